@@ -1,0 +1,245 @@
+"""The configuration of a conversion: frozen, validated when built, serialisable, with a digest of what makes pixels.
+
+Nothing here holds a credential: stores take theirs from the standard AWS chain (environment, shared files, instance
+role) or from their own environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+
+# Raised whenever the same input, weights and options would give other pixels or other statistics than before.
+PIXEL_PIPELINE_VERSION = 1
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PixelType = Literal["half", "float"]
+VerifyMode = Literal["off", "sample", "all"]
+ExecutorName = Literal["ray", "local"]
+
+_COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
+_DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
+_DWAA_DEFAULT_LEVEL = 45.0
+
+
+class FrozenModel(BaseModel):
+    """Base of every configuration part: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _refuse_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        msg = "a URL must not hold credentials; use the standard credential chain (environment, profile, role)"
+        raise ValueError(msg)
+    return url
+
+
+class StorageConfig(FrozenModel):
+    """How to reach one object store. Times in seconds; `max_attempts` counts the first try."""
+
+    endpoint_url: str | None = None
+    profile: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+    connect_timeout_s: float = Field(10.0, gt=0, le=300)
+    read_timeout_s: float = Field(60.0, gt=0, le=3600)
+    max_attempts: int = Field(6, ge=1, le=20)
+    max_retry_s: float = Field(120.0, gt=0, le=3600)
+
+    _endpoint_has_no_secret = field_validator("endpoint_url")(lambda v: v if v is None else _refuse_secrets(v))
+
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        if self.anonymous and self.profile:
+            msg = "an anonymous store takes no profile; drop one of the two"
+            raise ValueError(msg)
+        return self
+
+
+class SourceConfig(FrozenModel):
+    """Which images to convert: a folder or prefix, a glob, a list file, or an S3 Inventory manifest.
+
+    `include` and `exclude` are shell patterns over the source name; a name is taken when it matches any `include`
+    (or none is given) and no `exclude`. `limit` caps the number of images of one plan.
+    """
+
+    url: str = Field(min_length=1)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = Field(None, ge=1)
+    storage: StorageConfig = StorageConfig()
+
+    _url_has_no_secret = field_validator("url")(_refuse_secrets)
+
+
+class DestinationConfig(FrozenModel):
+    """Where the job, the EXRs and the manifest go."""
+
+    url: str = Field(min_length=1)
+    storage: StorageConfig = StorageConfig()
+
+    _url_has_no_secret = field_validator("url")(_refuse_secrets)
+
+
+class ModelConfig(FrozenModel):
+    """`weights` is `identity` or the path or URL of a `.pth` or `.safetensors` checkpoint."""
+
+    weights: str = Field("identity", min_length=1)
+
+
+class InferenceConfig(FrozenModel):
+    """Where and how the network runs.
+
+    `tile_px` fixes the side of a tile's core in pixels (a multiple of 4); otherwise it follows from
+    `memory_budget_bytes`, and that from the cgroup's limit or the card's free memory. `num_threads` sets torch's
+    CPU threads in one worker.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    tile_px: int | None = Field(None, ge=64, le=65536)
+    memory_budget_bytes: int | None = Field(None, ge=64 * 2**20)
+    num_threads: int | None = Field(None, ge=1, le=1024)
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not _DEVICE.fullmatch(value):
+            msg = "device must be auto, cpu, cuda or cuda:N"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("tile_px")
+    @classmethod
+    def _aligned_tile(cls, value: int | None) -> int | None:
+        if value is not None and value % 4:
+            msg = f"tile_px must be a multiple of 4; {value - value % 4} and {value + 4 - value % 4} are near"
+            raise ValueError(msg)
+        return value
+
+
+class DecodeConfig(FrozenModel):
+    """Limits that are checked before any pixel is decoded."""
+
+    max_pixels: int = Field(256_000_000, ge=1)
+    max_bytes: int = Field(2 * 2**30, ge=1)
+
+
+class EncodeConfig(FrozenModel):
+    """What the EXR holds. `exposure_ev` multiplies linear values by 2**EV; `verify` decodes what was written."""
+
+    pixel_type: PixelType = "half"
+    compression: str = "zip"
+    exposure_ev: float = Field(0.0, ge=-20, le=20)
+    keep_gps: bool = False
+    verify: VerifyMode = "sample"
+
+    @field_validator("compression")
+    @classmethod
+    def _known_compression(cls, value: str) -> str:
+        value = value.lower()
+        if not _COMPRESSION.fullmatch(value):
+            msg = "compression must be none, zip, piz, htj2k256, dwaa or dwaa:LEVEL (for example dwaa:45)"
+            raise ValueError(msg)
+        if not 0 < float(value.partition(":")[2] or _DWAA_DEFAULT_LEVEL) <= 100_000:
+            msg = "a DWAA level must lie in (0, 100000]; 45 is visually lossless for most images"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def compression_name(self) -> str:
+        """The method without its level, for example `dwaa`."""
+        return self.compression.partition(":")[0]
+
+    @property
+    def dwaa_level(self) -> float:
+        """DWAA's quantisation level; OpenEXR's default of 45 where none is given."""
+        return float(self.compression.partition(":")[2] or _DWAA_DEFAULT_LEVEL)
+
+    @property
+    def is_lossy(self) -> bool:
+        """True when the stored samples can differ from the encoded ones."""
+        return self.compression_name == "dwaa"
+
+
+class ShardingConfig(FrozenModel):
+    """A shard closes at `max_images`, or when its estimated pixels pass `max_megapixels`, whichever comes first."""
+
+    max_images: int = Field(64, ge=1, le=100_000)
+    max_megapixels: float = Field(256.0, gt=0)
+
+
+class ExecutionConfig(FrozenModel):
+    """How many workers run the job and what each may hold. None of it changes a pixel.
+
+    `queue_bytes` bounds decoded and to-be-encoded pixels in flight in one worker; `max_shard_attempts` counts
+    failures of workers, not of images.
+    """
+
+    executor: ExecutorName = "ray"
+    num_workers: int | None = Field(None, ge=1, le=100_000)
+    address: str | None = None
+    num_decode_threads: int = Field(2, ge=1, le=64)
+    num_encode_threads: int = Field(2, ge=1, le=64)
+    queue_bytes: int = Field(2**30, ge=2**20)
+    leases_per_worker: int = Field(2, ge=1, le=16)
+    max_shard_attempts: int = Field(4, ge=1, le=100)
+    worker_start_timeout_s: float = Field(300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        if self.executor == "local" and self.address:
+            msg = "an address needs the ray executor; drop one of the two"
+            raise ValueError(msg)
+        return self
+
+
+class ConversionConfig(FrozenModel):
+    """Everything that defines a conversion job. Build it with `build_config` to get one-line errors."""
+
+    source: SourceConfig
+    destination: DestinationConfig
+    model: ModelConfig = ModelConfig()
+    inference: InferenceConfig = InferenceConfig()
+    decode: DecodeConfig = DecodeConfig()
+    encode: EncodeConfig = EncodeConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def pixel_fields(self) -> dict[str, object]:
+        """The options that change pixels or statistics; job.json stores them so that errors can name a difference.
+
+        Lossless compressions are one: they store the same samples. Weights are identified by their own digest;
+        device, precision and tiling are recorded per row, not here.
+        """
+        encode = self.encode
+        return {
+            "pixel_pipeline_version": PIXEL_PIPELINE_VERSION,
+            "pixel_type": encode.pixel_type,
+            "compression": f"dwaa:{encode.dwaa_level:g}" if encode.is_lossy else "lossless",
+            "exposure_ev": encode.exposure_ev,
+        }
+
+    def pixel_digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of `pixel_fields`."""
+        return hashlib.sha256(json.dumps(self.pixel_fields(), sort_keys=True).encode()).hexdigest()
+
+
+def build_config(**parts: object) -> ConversionConfig:
+    """Validate and build a ConversionConfig; a ConfigError names the first offending option in one line."""
+    try:
+        return ConversionConfig.model_validate(parts)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "options"
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,235 @@
+"""Every error that hdrfleet raises on purpose, in one tree.
+
+Each class has a stable `code` that scripts and the manifest may rely on::
+
+    HdrfleetError
+    ├── UsageError                     exit 2: nothing has started; the message says what to do
+    │   ├── ConfigError                bad_config
+    │   ├── SourceError                bad_source
+    │   ├── DestinationError           bad_destination
+    │   ├── WeightsError               bad_weights
+    │   └── QueryError                 bad_query
+    ├── ImageError                     costs one manifest row; `code` becomes its error_code
+    │   ├── SourceMissingError         source_missing
+    │   ├── SourceChangedError         source_changed
+    │   ├── SourceDeniedError          source_denied
+    │   ├── EmptyImageError            empty
+    │   ├── TooLargeError              too_large
+    │   ├── UnsupportedFormatError     unsupported_format
+    │   ├── TruncatedImageError        decode_truncated
+    │   ├── CorruptImageError          decode_corrupt
+    │   ├── InferenceError             inference_failed
+    │   ├── EncodeError                encode_failed
+    │   └── VerifyError                verify_failed
+    ├── StorageError                   raised by ObjectStore; the caller decides what it costs
+    │   ├── ObjectExistsError          object_exists
+    │   ├── ObjectMissingError         object_missing
+    │   ├── ObjectChangedError         object_changed
+    │   ├── ObjectDeniedError          object_denied
+    │   └── TransientStorageError      storage_unavailable
+    └── SystemicError                  exit 1: the job stops and can be resumed; never a manifest row
+        ├── CredentialsError           credentials
+        ├── DiskFullError              disk_full
+        ├── DeviceLostError            device_lost
+        ├── WorkerLostError            worker_lost
+        ├── ManifestError              bad_manifest
+        └── InterruptedJobError        interrupted
+
+Foreign exceptions are mapped once, where they enter (`raise ... from`): storage, codecs, checkpoint, execution.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HdrfleetError(Exception):
+    """Root of the tree. `str(error)` is one line for a person; `code` is stable for programs."""
+
+    code: ClassVar[str] = "error"
+
+
+class UsageError(HdrfleetError):
+    """Bad usage or configuration, found before any work starts (exit code 2)."""
+
+    code = "bad_usage"
+
+
+class ConfigError(UsageError):
+    """An option is invalid or contradicts another."""
+
+    code = "bad_config"
+
+
+class SourceError(UsageError):
+    """The source is missing, empty or unreadable, or holds no image."""
+
+    code = "bad_source"
+
+
+class DestinationError(UsageError):
+    """The destination cannot be written, or belongs to a different job."""
+
+    code = "bad_destination"
+
+
+class WeightsError(UsageError):
+    """The weights file is not a usable HDRUNet checkpoint; the message names the file and the fault."""
+
+    code = "bad_weights"
+
+
+class QueryError(UsageError):
+    """The SQL is invalid, or asks for something other than the manifest."""
+
+    code = "bad_query"
+
+
+class ImageError(HdrfleetError):
+    """One image cannot be converted. It costs one manifest row and nothing else."""
+
+    code = "image_failed"
+
+
+class SourceMissingError(ImageError):
+    """The planned source is gone."""
+
+    code = "source_missing"
+
+
+class SourceChangedError(ImageError):
+    """The source is no longer the object that was planned; the next plan takes it up again."""
+
+    code = "source_changed"
+
+
+class SourceDeniedError(ImageError):
+    """This one source may not be read, although others may."""
+
+    code = "source_denied"
+
+
+class EmptyImageError(ImageError):
+    """The file has zero bytes."""
+
+    code = "empty"
+
+
+class TooLargeError(ImageError):
+    """The file or its declared pixel count exceeds the configured limit."""
+
+    code = "too_large"
+
+
+class UnsupportedFormatError(ImageError):
+    """The bytes are not an image in a supported format."""
+
+    code = "unsupported_format"
+
+
+class TruncatedImageError(ImageError):
+    """The file ends before its pixels do."""
+
+    code = "decode_truncated"
+
+
+class CorruptImageError(ImageError):
+    """The file claims a supported format but its data is damaged."""
+
+    code = "decode_corrupt"
+
+
+class InferenceError(ImageError):
+    """The network failed on this image although the device is sound."""
+
+    code = "inference_failed"
+
+
+class EncodeError(ImageError):
+    """The HDR pixels could not be encoded."""
+
+    code = "encode_failed"
+
+
+class VerifyError(ImageError):
+    """The bytes that were encoded or stored do not decode to what was meant."""
+
+    code = "verify_failed"
+
+
+class StorageError(HdrfleetError):
+    """An object store operation failed. Keys in messages carry no credentials and no query strings."""
+
+    code = "storage_failed"
+
+
+class ObjectExistsError(StorageError):
+    """A conditional create met an existing object."""
+
+    code = "object_exists"
+
+
+class ObjectMissingError(StorageError):
+    """There is no such object."""
+
+    code = "object_missing"
+
+
+class ObjectChangedError(StorageError):
+    """The object's etag is not the one that the caller required."""
+
+    code = "object_changed"
+
+
+class ObjectDeniedError(StorageError):
+    """The store knows us but does not allow this operation on this object."""
+
+    code = "object_denied"
+
+
+class TransientStorageError(StorageError):
+    """The store stayed unavailable through every bounded retry."""
+
+    code = "storage_unavailable"
+
+
+class SystemicError(HdrfleetError):
+    """The environment is broken, not an image: the job stops (exit code 1) and can be resumed."""
+
+    code = "systemic"
+
+
+class CredentialsError(SystemicError):
+    """Credentials are missing, wrong or expired."""
+
+    code = "credentials"
+
+
+class DiskFullError(SystemicError):
+    """No space left where the job writes."""
+
+    code = "disk_full"
+
+
+class DeviceLostError(SystemicError):
+    """The accelerator stopped working."""
+
+    code = "device_lost"
+
+
+class WorkerLostError(SystemicError):
+    """Workers died or failed on the same shard more often than the job allows."""
+
+    code = "worker_lost"
+
+
+class ManifestError(SystemicError):
+    """What the destination records about the job contradicts itself."""
+
+    code = "bad_manifest"
+
+
+class InterruptedJobError(SystemicError):
+    """The user or the platform asked the job to stop; committed work is kept."""
+
+    code = "interrupted"
