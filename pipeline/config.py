@@ -183,7 +183,7 @@ class ExecutionConfig(FrozenModel):
     """How many workers run the job and what each may hold. None of it changes a pixel.
 
     `queue_bytes` bounds decoded and to-be-encoded pixels in flight in one worker; `max_shard_attempts` counts
-    failures of workers, not of images.
+    failures of workers, not of images; a worker that holds one shard longer than `shard_timeout_s` is replaced.
     """
 
     executor: ExecutorName = "ray"
@@ -195,11 +195,15 @@ class ExecutionConfig(FrozenModel):
     leases_per_worker: int = Field(2, ge=1, le=16)
     max_shard_attempts: int = Field(4, ge=1, le=100)
     worker_start_timeout_s: float = Field(300.0, gt=0)
+    shard_timeout_s: float = Field(7200.0, gt=0)
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
         if self.executor == "local" and self.address:
             msg = "an address needs the ray executor; drop one of the two"
+            raise ValueError(msg)
+        if self.executor == "local" and (self.num_workers or 1) > 1:
+            msg = "the local executor is one worker; use the ray executor for more"
             raise ValueError(msg)
         return self
 

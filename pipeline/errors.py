@@ -26,6 +26,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── ObjectMissingError         object_missing
     │   ├── ObjectChangedError         object_changed
     │   ├── ObjectDeniedError          object_denied
+    │   ├── ObjectTooLargeError        object_too_large
     │   └── TransientStorageError      storage_unavailable
     └── SystemicError                  exit 1: the job stops and can be resumed; never a manifest row
         ├── CredentialsError           credentials
@@ -185,6 +186,12 @@ class ObjectDeniedError(StorageError):
     """The store knows us but does not allow this operation on this object."""
 
     code = "object_denied"
+
+
+class ObjectTooLargeError(StorageError):
+    """The object is larger than the caller is ready to read."""
+
+    code = "object_too_large"
 
 
 class TransientStorageError(StorageError):

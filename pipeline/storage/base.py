@@ -42,8 +42,8 @@ class ObjectStore(Protocol):
     def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
         """Return the object's bytes; with `if_match`, only if its etag is that one.
 
-        Raises ObjectMissingError, ObjectChangedError; ValueError when the object is larger than `max_bytes`
-        (checked before the body is transferred).
+        Raises ObjectMissingError, ObjectChangedError; ObjectTooLargeError when the object is larger than
+        `max_bytes` (checked before the body is transferred).
         """
         ...
 

@@ -1,0 +1,92 @@
+"""Which keys a store accepts, and how prefixes are joined; the same for every store."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NUM_EXAMPLES = 3
+
+logger = logging.getLogger(__name__)
+
+
+class InvalidKeyError(ValueError):
+    """The text cannot be an object key. A ValueError, as ObjectStore promises."""
+
+
+def check_key(key: str) -> str:
+    """Return `key` when it may name an object.
+
+    Raises InvalidKeyError when it is empty, absolute, a folder (trailing slash), holds a `.` or `..` segment or a
+    control character, or is not valid Unicode (a file name that could not be decoded). Empty inner segments (`a//b`)
+    are legal on object stores; a file system reads them as one slash.
+    """
+    fault = _fault(key)
+    if fault:
+        msg = f"not a valid object key: {key!r} {fault}"
+        raise InvalidKeyError(msg)
+    return key
+
+
+def is_valid_key(key: str) -> bool:
+    """Tell whether `check_key` accepts it."""
+    return _fault(key) is None
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a folder prefix without trailing slash; the empty prefix is the root. Raises InvalidKeyError."""
+    prefix = prefix.rstrip("/") if prefix.strip("/") else prefix
+    return check_key(prefix) if prefix else ""
+
+
+def join_key(root: str, key: str) -> str:
+    """Join a root without trailing slash and a key or prefix; either may be empty."""
+    return f"{root}/{key}" if root and key else root or key
+
+
+def _fault(key: str) -> str | None:
+    faults = (
+        ("is empty", not key),
+        ("is absolute", key.startswith("/")),
+        ("ends with a slash", key.endswith("/")),
+        ("holds a control character", _CONTROL.search(key) is not None),
+        ("holds a '.' or '..' segment", not {".", ".."}.isdisjoint(key.split("/"))),
+        ("is not valid Unicode", _SURROGATE.search(key) is not None),
+    )
+    return next((fault for fault, is_there in faults if is_there), None)
+
+
+def normal_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return object metadata as every store gives it back: names in lower case (HTTP headers have no case)."""
+    return {name.lower(): value for name, value in (metadata or {}).items()}
+
+
+class SkippedNames:
+    """Counts listed names that cannot be keys, so that a listing leaves them out aloud instead of failing."""
+
+    def __init__(self) -> None:
+        self.num_skipped = 0
+        self._examples: list[str] = []
+
+    def accepts(self, name: str) -> bool:
+        """True for a valid key; any other name is counted."""
+        if is_valid_key(name):
+            return True
+        self.num_skipped += 1
+        if len(self._examples) < _NUM_EXAMPLES:
+            self._examples.append(repr(name))
+        return False
+
+    def warn(self, where: str) -> None:
+        """Log one warning when names were left out; `where` is a printable URL."""
+        if self.num_skipped:
+            logger.warning(
+                "%s: %d object(s) left out because their names cannot be keys (control characters, '..', or not"
+                " Unicode), for example %s",
+                where,
+                self.num_skipped,
+                ", ".join(self._examples),
+            )

@@ -1,0 +1,93 @@
+"""Find out by trying whether a destination can be written, and whether it decides races between creators."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline.errors import CredentialsError, DestinationError, HdrfleetError, ObjectExistsError, StorageError
+from pipeline.storage.base import ObjectStore
+
+_FOLDER = "_hdrfleet/probe"
+_NUM_CREATORS = 8
+_START_TIMEOUT_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreProbe:
+    """What the probe saw. `atomic` False: run one driver only. `atomic` True is evidence, not proof.
+
+    `overwrites` tells that the store ignores the condition altogether, even without a race: then open it with
+    `atomic_create=False` everywhere, so that `create` looks before it writes.
+    """
+
+    atomic: bool
+    reason: str
+    overwrites: bool = False
+
+
+def probe_store(store: ObjectStore, *, num_rounds: int = 3) -> StoreProbe:
+    """Create temporary objects below `_hdrfleet/probe/`, first twice in sequence, then 8 at once, and clean up.
+
+    Raises DestinationError when the store cannot be written: denied, no such bucket, bad credentials, unreachable.
+    A race can come out right by luck, so the race is run `num_rounds` times, and a store that is known to be weak
+    should be declared so instead (`open_store(..., atomic_create=False)`).
+    """
+    token = secrets.token_hex(8)
+    keys = [f"{_FOLDER}/{token}-{index}" for index in range(num_rounds + 1)]
+    try:
+        return _probe(store, keys)
+    except (StorageError, CredentialsError) as error:
+        msg = f"the destination cannot be written: {error}"
+        raise DestinationError(msg) from error
+    finally:
+        _clean_up(store, keys)
+
+
+def _probe(store: ObjectStore, keys: list[str]) -> StoreProbe:
+    store.create(keys[0], b"first")
+    if _wins(store, keys[0], b"second"):
+        reason = "a second create of the same object overwrote the first"
+        return StoreProbe(atomic=False, reason=reason, overwrites=True)
+    if not store.has_atomic_create:
+        return StoreProbe(atomic=False, reason="this kind of store does not decide races, or was declared weak")
+    for key in keys[1:]:
+        num_winners = _race(store, key)
+        if num_winners != 1:
+            reason = f"{num_winners} of {_NUM_CREATORS} concurrent creates of one object succeeded"
+            return StoreProbe(atomic=False, reason=reason)
+    reason = f"one of {_NUM_CREATORS} concurrent creates succeeded, in each of {len(keys) - 1} rounds"
+    return StoreProbe(atomic=True, reason=reason)
+
+
+def _race(store: ObjectStore, key: str) -> int:
+    start = threading.Barrier(_NUM_CREATORS)
+
+    def compete(index: int) -> bool:
+        start.wait(_START_TIMEOUT_S)
+        return _wins(store, key, b"creator %d" % index)
+
+    with ThreadPoolExecutor(_NUM_CREATORS, thread_name_prefix="hdrfleet-probe") as pool:
+        return sum(pool.map(compete, range(_NUM_CREATORS)))
+
+
+def _wins(store: ObjectStore, key: str, data: bytes) -> bool:
+    try:
+        store.create(key, data)
+    except ObjectExistsError:
+        return False
+    return True
+
+
+def _clean_up(store: ObjectStore, keys: list[str]) -> None:
+    for key in keys:
+        try:
+            store.delete(key)
+        except HdrfleetError as error:
+            logger.info("a probe object was left behind: %s", error)
+            return

@@ -1,0 +1,43 @@
+"""Fixtures that every tier shares."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs and HDR images that is not part of the repository."""
+    root = Path(os.environ.get("HDRFLEET_TEST_DATA", REPOSITORY.parent / "shared"))
+    if not (root / "photos" / "index.csv").is_file():
+        pytest.skip(f"no real test images at {root}; set HDRFLEET_TEST_DATA to a folder that holds photos/index.csv")
+    return root
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray on this machine with two CPUs, in a home of its own; stopped at the end."""
+    import ray
+
+    home = tmp_path_factory.mktemp("ray-home")
+    with tempfile.TemporaryDirectory(prefix="hf-") as short, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=150 * 2**20,
+            _temp_dir=short,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()

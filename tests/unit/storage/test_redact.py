@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.storage import redact_url
+
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/a/b.jpg", "s3://bucket/a/b.jpg"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+        ("http://host:8080/path/me@example.com", "http://host:8080/path/me@example.com"),
+        ("https://user:pass@host/a", "https://host/a"),
+        ("https://token@host/a", "https://host/a"),
+        (f"s3://AKIAIOSFODNN7EXAMPLE:{SECRET}@bucket/a", "s3://bucket/a"),
+        ("https://h/a.jpg?X-Amz-Signature=abc&x=1", "https://h/a.jpg"),
+        ('failed: "https://u:p@h/a?sig=1", then https://v:q@i/b?t=2.', 'failed: "https://h/a", then https://i/b'),
+        ("key AKIAIOSFODNN7EXAMPLE is wrong", "key *** is wrong"),
+        ("ASIAIOSFODNN7EXAMPLE", "***"),
+        (f"aws_secret_access_key={SECRET}", "aws_secret_access_key=***"),
+        (f'{{"SecretAccessKey": "{SECRET}"}}', '{"SecretAccessKey": "***"}'),
+        (f"<SecretAccessKey>{SECRET}</SecretAccessKey>", "<SecretAccessKey>***</SecretAccessKey>"),
+        ("X-Amz-Signature=0123&X-Amz-Security-Token=abc", "X-Amz-Signature=***&X-Amz-Security-Token=***"),
+        (
+            "Authorization: AWS4 Credential=me/20261122, Signature=00ff",
+            "Authorization: AWS4 Credential=***, Signature=***",
+        ),
+        ("AccountName=a;AccountKey=Zm9v==;x", "AccountName=a;AccountKey=***;x"),
+        ("/data/photos/design=1.jpg", "/data/photos/design=1.jpg"),
+        ("no secret here: a signature block", "no secret here: a signature block"),
+    ],
+)
+def test_examples(text: str, expected: str) -> None:
+    assert redact_url(text) == expected
+
+
+def test_credentials_of_the_environment_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "an-unusual-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "short")
+    assert redact_url("server echoed an-unusual-secret in short") == "server echoed *** in short"
+
+
+alphabet = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789+/=-_.", min_size=16, max_size=60)
+
+
+@given(user=st.text("abcXYZ019", min_size=1), secret=alphabet.map(lambda text: "S" + text))
+def test_no_password_survives(user: str, secret: str) -> None:
+    assert secret not in redact_url(f"cannot open s3://{user}:{secret}@bucket/key: denied")
+    assert secret not in redact_url(f"https://host/key?token={secret}")
+
+
+@given(st.text())
+def test_any_text_can_be_redacted_twice(text: str) -> None:
+    once = redact_url(text)
+    assert redact_url(once) == once

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+from botocore import exceptions as botocore_errors
+from fsspec.exceptions import FSTimeoutError
+
+from pipeline.errors import (
+    ConfigError,
+    CredentialsError,
+    DiskFullError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageError,
+    TransientStorageError,
+)
+from pipeline.storage import s3_errors
+
+
+def client_error(code: str, status: int = 0, message: str = "", **headers: str) -> botocore_errors.ClientError:
+    response: dict[str, Any] = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
+    }
+    return botocore_errors.ClientError(response, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("SlowDown", 503, TransientStorageError),
+        ("ServiceUnavailable", 503, TransientStorageError),
+        ("InternalError", 500, TransientStorageError),
+        ("InternalError", 200, TransientStorageError),
+        ("RequestTimeout", 400, TransientStorageError),
+        ("BadDigest", 400, TransientStorageError),
+        ("ConditionalRequestConflict", 409, TransientStorageError),
+        ("429", 429, TransientStorageError),
+        ("502", 502, TransientStorageError),
+        ("ExpiredToken", 400, CredentialsError),
+        ("InvalidAccessKeyId", 403, CredentialsError),
+        ("SignatureDoesNotMatch", 403, CredentialsError),
+        ("RequestTimeTooSkewed", 403, CredentialsError),
+        ("401", 401, CredentialsError),
+        ("AccessDenied", 403, ObjectDeniedError),
+        ("403", 403, ObjectDeniedError),
+        ("InvalidObjectState", 403, ObjectDeniedError),
+        ("NoSuchKey", 404, ObjectMissingError),
+        ("404", 404, ObjectMissingError),
+        ("PreconditionFailed", 412, ObjectExistsError),
+        ("412", 412, ObjectExistsError),
+        ("XMinioStorageFull", 507, DiskFullError),
+        ("QuotaExceeded", 403, DiskFullError),
+        ("NotImplemented", 501, s3_errors.NotImplementedByStoreError),
+        ("NoSuchUpload", 404, StorageError),
+        ("NoSuchBucket", 404, StorageError),
+        ("EntityTooLarge", 400, StorageError),
+        ("", 0, StorageError),
+    ],
+)
+def test_answers(code: str, status: int, expected: type[Exception]) -> None:
+    assert type(s3_errors.map_exception(client_error(code, status), "s3://b/k")) is expected
+
+
+def test_messages_say_what_happened_without_secrets() -> None:
+    assert (
+        str(s3_errors.map_exception(client_error("NoSuchBucket", 404), "s3://b")) == "s3://b: there is no such bucket"
+    )
+    error = client_error("AccessDenied", 403, "key AKIAIOSFODNN7EXAMPLE may not read https://u:p@h/k?X-Amz-Signature=1")
+    assert str(s3_errors.map_exception(error, "s3://b/k")) == "s3://b/k: AccessDenied: key *** may not read https://h/k"
+    assert str(s3_errors.map_exception(client_error("400", 400), "s3://b/k")) == "s3://b/k: 400: HTTP status 400"
+
+
+def test_wrong_region_names_the_right_one() -> None:
+    error = client_error("PermanentRedirect", 301, "elsewhere", **{"x-amz-bucket-region": "eu-west-1"})
+    assert "is in region eu-west-1" in str(s3_errors.map_exception(error, "s3://b/k"))
+    assert "set the bucket's region" in str(s3_errors.map_exception(client_error("301", 301), "s3://b/k"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (botocore_errors.EndpointConnectionError(endpoint_url="http://h"), TransientStorageError),
+        (botocore_errors.ConnectTimeoutError(endpoint_url="http://h"), TransientStorageError),
+        (botocore_errors.ReadTimeoutError(endpoint_url="http://h"), TransientStorageError),
+        (botocore_errors.ConnectionClosedError(endpoint_url="http://h"), TransientStorageError),
+        (botocore_errors.IncompleteReadError(actual_bytes=1, expected_bytes=2), TransientStorageError),
+        (aiohttp.ClientPayloadError("torn"), TransientStorageError),
+        (TimeoutError(), TransientStorageError),
+        (FSTimeoutError(), TransientStorageError),
+        (ConnectionResetError(104, "reset"), TransientStorageError),
+        (botocore_errors.SSLError(endpoint_url="https://h", error="self-signed"), StorageError),
+        (botocore_errors.ParamValidationError(report="too long"), StorageError),
+        (OSError(5, "other"), StorageError),
+        (botocore_errors.NoCredentialsError(), CredentialsError),
+        (botocore_errors.PartialCredentialsError(provider="env", cred_var="x"), CredentialsError),
+        (botocore_errors.CredentialRetrievalError(provider="sso", error_msg="expired"), CredentialsError),
+        (botocore_errors.UnauthorizedSSOTokenError(), CredentialsError),
+        (botocore_errors.ProfileNotFound(profile="p"), ConfigError),
+        (ValueError("Invalid endpoint: x"), ConfigError),
+    ],
+)
+def test_exceptions(error: Exception, expected: type[Exception]) -> None:
+    mapped = s3_errors.map_exception(error, "s3://b/k")
+    assert type(mapped) is expected
+    assert str(mapped).startswith("s3://b/k: ")
+
+
+def test_code_of_a_cause_is_found() -> None:
+    outer = StorageError("x")
+    outer.__cause__ = StorageError("y")
+    outer.__cause__.__cause__ = client_error("NoSuchUpload", 404)
+    assert s3_errors.has_code(outer, "NoSuchUpload")
+    assert not s3_errors.has_code(outer, "NoSuchKey")
+    assert not s3_errors.has_code(StorageError("z"), "NoSuchUpload")
