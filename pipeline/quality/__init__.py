@@ -1,0 +1,5 @@
+"""No-reference quality statistics of one conversion."""
+
+from pipeline.quality.stats import measure
+
+__all__ = ["measure"]
