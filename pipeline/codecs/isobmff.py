@@ -1,0 +1,154 @@
+"""The box structure that HEIC and AVIF share (ISO/IEC 14496-12, ISO/IEC 23008-12): what the decoders do not tell."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.codecs.orientation import orientation_of
+from pipeline.errors import CorruptImageError, TruncatedImageError
+
+_TRACK_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz")
+_MAX_BOXES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """`orientation` (EXIF 1..8) equals the primary item's irot and imir; `num_frames` counts an image sequence's."""
+
+    orientation: int
+    has_clean_aperture: bool
+    has_gain_map: bool
+    is_sequence: bool
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    kind: bytes
+    body: int
+    end: int
+
+
+def read_container(data: bytes) -> ContainerFacts:
+    """Check that every top-level box lies in the file, and read the facts. Truncated and corrupt files raise."""
+    top = list(_boxes(data, 0, len(data), is_top=True))
+    meta = next((box for box in top if box.kind == b"meta"), None)
+    if meta is None:
+        raise CorruptImageError("no image items in this HEIF container")
+    boxes = {box.kind: box for box in _boxes(data, meta.body + 4, meta.end)}
+    properties = _primary_properties(data, boxes)
+    frames = _sequence_frames(data, top)
+    item_info, iprp = boxes.get(b"iinf"), boxes.get(b"iprp")
+    if item_info is not None:
+        _check_item_names(data, item_info)
+    return ContainerFacts(
+        orientation=orientation_of([turn for box in properties if (turn := _turn(data, box)) is not None]),
+        has_clean_aperture=any(box.kind == b"clap" for box in properties),
+        # A tone-mapped derived item (ISO 21496-1) or Apple's auxiliary image.
+        has_gain_map=(item_info is not None and data.find(b"tmap", item_info.body, item_info.end) >= 0)
+        or (iprp is not None and data.find(b":aux:hdrgainmap", iprp.body, iprp.end) >= 0),
+        is_sequence=any(box.kind == b"moov" for box in top),
+        num_frames=frames,
+    )
+
+
+def _boxes(data: bytes, at: int, end: int, *, is_top: bool = False) -> Iterator[_Box]:
+    for _ in range(_MAX_BOXES):
+        if at + 8 > end:
+            return
+        size, kind = struct.unpack_from(">I4s", data, at)
+        body = at + 8
+        if size == 1:
+            size = int.from_bytes(data[body : body + 8], "big")
+            body += 8
+        elif size == 0:
+            size = end - at
+        if at + size > end:
+            if is_top:
+                raise TruncatedImageError(f"the file ends within its {kind.decode('latin-1')!r} box")
+            raise CorruptImageError(f"the {kind.decode('latin-1')!r} box is longer than its parent")
+        if at + size < body:
+            raise CorruptImageError("a box with an impossible size")
+        yield _Box(kind, body, at + size)
+        at += size
+    raise CorruptImageError("too many boxes")
+
+
+def _primary_properties(data: bytes, meta: dict[bytes, _Box]) -> list[_Box]:
+    """Return the primary item's properties in the order in which they apply."""
+    pitm, iprp = meta.get(b"pitm"), meta.get(b"iprp")
+    if pitm is None or iprp is None:
+        raise CorruptImageError("this HEIF container names no primary image")
+    primary = int.from_bytes(data[pitm.body + 4 : pitm.body + (6 if data[pitm.body] == 0 else 8)], "big")
+    parts = list(_boxes(data, iprp.body, iprp.end))
+    container = next((box for box in parts if box.kind == b"ipco"), None)
+    if container is None:
+        raise CorruptImageError("this HEIF container has no item properties")
+    properties = list(_boxes(data, container.body, container.end))
+    indices: list[int] = []
+    for box in parts:
+        if box.kind == b"ipma":
+            indices += _associations(data[box.body : box.end], primary)
+    return [properties[index - 1] for index in indices if 1 <= index <= len(properties)]
+
+
+def _associations(body: bytes, item: int) -> list[int]:
+    # ItemPropertyAssociationBox, ISO/IEC 23008-12, 9.3: the top bit of an association says "essential".
+    version, wide = body[0], bool(body[3] & 1)
+    id_size, index_size = (2 if version == 0 else 4), (2 if wide else 1)
+    at, found = 8, []
+    for _ in range(int.from_bytes(body[4:8], "big")):
+        if at + id_size >= len(body):
+            break
+        is_wanted = int.from_bytes(body[at : at + id_size], "big") == item
+        count = body[at + id_size]
+        at += id_size + 1
+        if is_wanted:
+            mask = 0x7FFF if wide else 0x7F
+            ends = range(at, min(at + count * index_size, len(body) - index_size + 1), index_size)
+            found += [int.from_bytes(body[i : i + index_size], "big") & mask for i in ends]
+        at += count * index_size
+    return found
+
+
+def _turn(data: bytes, box: _Box) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    value = data[box.body] if box.body < box.end else 0
+    if box.kind == b"irot":  # counter-clockwise quarter turns
+        return lambda pixels: np.rot90(pixels, value & 3)
+    if box.kind == b"imir":  # 0 exchanges top and bottom, 1 left and right
+        return np.fliplr if value & 1 else np.flipud
+    return None
+
+
+def _check_item_names(data: bytes, item_info: _Box) -> None:
+    """Refuse item types and content types that are not text: pi-heif 1.4 crashes the process on them."""
+    first = item_info.body + (6 if data[item_info.body] == 0 else 8)
+    for box in _boxes(data, first, item_info.end):
+        # ItemInfoEntry: version and flags, item ID (16 bits, 32 from version 3), protection index, then text.
+        text = data[box.body + (8 if data[box.body] < 3 else 10) : box.end]
+        if box.kind == b"infe" and not (text[:4].isascii() and text[:4].isalnum() and _is_utf8(text)):
+            raise CorruptImageError("this HEIF container has an item of no readable type")
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sequence_frames(data: bytes, top: list[_Box]) -> int:
+    boxes = top
+    for kind in _TRACK_PATH:
+        box = next((box for box in boxes if box.kind == kind), None)
+        if box is None:
+            return 1
+        boxes = [] if kind == b"stsz" else list(_boxes(data, box.body, box.end))
+    return max(int.from_bytes(data[box.body + 8 : box.body + 12], "big"), 1) if box is not None else 1

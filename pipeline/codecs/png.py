@@ -1,0 +1,162 @@
+"""PNG (W3C PNG, third edition; ISO/IEC 15948): a checksum of every chunk, and pixels through libpng."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import imagecodecs
+from numpy.typing import NDArray
+
+from pipeline.codecs.formats import PNG_SIGNATURE, ImageFormat
+from pipeline.codecs.header import Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.errors import CorruptImageError, TruncatedImageError
+
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
+_MAX_ICC_BYTES = 16 * 2**20
+_MAX_XMP_BYTES = 16 * 2**20
+
+# Colour type -> (mode, colour space, has an alpha channel, allowed bit depths); PNG 11.2.1, table 11.1.
+_COLOR_TYPES: dict[int, tuple[str, ColorSpace, bool, frozenset[int]]] = {
+    0: ("L", ColorSpace.GRAY, False, frozenset({1, 2, 4, 8, 16})),
+    2: ("RGB", ColorSpace.RGB, False, frozenset({8, 16})),
+    3: ("P", ColorSpace.RGB, False, frozenset({1, 2, 4, 8})),
+    4: ("LA", ColorSpace.GRAY, True, frozenset({8, 16})),
+    6: ("RGBA", ColorSpace.RGB, True, frozenset({8, 16})),
+}
+_KEPT = frozenset({b"IHDR", b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"})
+
+
+def read_header(data: bytes) -> LdrHeader:
+    """Walk every chunk and check its CRC. Raises TruncatedImageError and CorruptImageError."""
+    chunks, xmp = _collect(data)
+    width, height, depth, color_type, compression, filtering, interlace = _read_ihdr(chunks)
+    if color_type not in _COLOR_TYPES or depth not in _COLOR_TYPES[color_type][3]:
+        raise CorruptImageError(f"PNG with colour type {color_type} and bit depth {depth}")
+    if compression or filtering or interlace > 1:
+        raise CorruptImageError("PNG with unknown compression, filter or interlace method")
+    mode, space, has_alpha, _ = _COLOR_TYPES[color_type]
+    color = _read_color(chunks)
+    num_frames = int.from_bytes(chunks.get(b"acTL", b"\0\0\0\x01")[:4], "big")
+    warnings = []
+    if b"acTL" in chunks:
+        warnings.append("animated")
+    return LdrHeader(
+        format=ImageFormat.PNG,
+        width=width,
+        height=height,
+        sample_bits=max(depth, 8),  # libpng expands fewer bits to the full range of 8
+        mode=mode,
+        color_space=space,
+        has_alpha=has_alpha or b"tRNS" in chunks,
+        exif=chunks.get(b"eXIf"),
+        xmp=xmp,
+        num_frames=max(num_frames, 1),
+        warnings=tuple(warnings),
+        **color,
+    )
+
+
+def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return colour samples (H, W) or (H, W, 3) and alpha (H, W) or None, in 8 or 16 bits, palettes expanded."""
+    pixels: NDArray[Any] = imagecodecs.png_decode(data)
+    if pixels.ndim == 2:
+        return pixels, None
+    alpha = pixels[..., -1] if pixels.shape[2] in {2, 4} else None
+    color = pixels[..., 0] if header.color_space is ColorSpace.GRAY else pixels[..., :3]
+    return color, alpha
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (type, start, end) of each chunk's data, through IEND."""
+    at = len(PNG_SIGNATURE)
+    view = memoryview(data)
+    while True:
+        if at + 8 > len(data):
+            raise TruncatedImageError("PNG ends before its IEND chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if not kind.isalpha() or length > 2**31 - 1:
+            raise CorruptImageError("PNG with a damaged chunk header")
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise TruncatedImageError(f"PNG ends within its {kind.decode('ascii')} chunk")
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise CorruptImageError(f"PNG with a wrong checksum in its {kind.decode('ascii')} chunk")
+        yield kind, at + 8, end
+        if kind == b"IEND":
+            return
+        at = end + 4
+
+
+def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None]:
+    chunks: dict[bytes, bytes] = {}
+    xmp: bytes | None = None
+    has_pixels = False
+    for index, (kind, start, end) in enumerate(_chunks(data)):
+        if (index == 0) != (kind == b"IHDR"):
+            raise CorruptImageError("PNG without exactly one IHDR chunk at its beginning")
+        has_pixels |= kind == b"IDAT"
+        if kind in _KEPT:
+            chunks.setdefault(kind, data[start:end])
+        elif kind == b"iTXt" and data.startswith(_XMP_KEYWORD + b"\0", start):
+            xmp = _itxt_text(data[start:end])
+    if not has_pixels:
+        raise CorruptImageError("PNG without image data")
+    return chunks, xmp
+
+
+def _read_ihdr(chunks: Mapping[bytes, bytes]) -> tuple[int, ...]:
+    ihdr = chunks[b"IHDR"]
+    if len(ihdr) != 13:
+        raise CorruptImageError("PNG with a damaged IHDR chunk")
+    return struct.unpack(">IIBBBBB", ihdr)
+
+
+def _itxt_text(body: bytes) -> bytes | None:
+    # keyword, NUL, compressed flag, method, language, NUL, translated keyword, NUL, text
+    rest = body[len(_XMP_KEYWORD) + 1 :]
+    parts = rest[2:].split(b"\0", 2)
+    if len(rest) < 2 or len(parts) != 3:
+        return None
+    return _inflate(parts[2], _MAX_XMP_BYTES) if rest[0] else parts[2]
+
+
+def _read_color(chunks: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Choose the colour chunk by precedence: cICP, iCCP, sRGB, gAMA with cHRM (PNG 4.3)."""
+    cicp = chunks.get(b"cICP")
+    if cicp is not None and len(cicp) == 4:
+        return {"cicp": Cicp(primaries=cicp[0], transfer=cicp[1])}
+    if b"iCCP" in chunks:
+        profile = _read_iccp(chunks[b"iCCP"])
+        return {"icc": profile, "is_icc_broken": profile is None}
+    gamma, chromaticities = chunks.get(b"gAMA"), chunks.get(b"cHRM")
+    if b"sRGB" in chunks or (gamma is None and chromaticities is None):
+        return {}
+    # Both store 100000 times the value; chromaticities as white, red, green, blue.
+    return {
+        "png_color": PngColor(
+            gamma=int.from_bytes(gamma, "big") / 1e5 if gamma is not None and len(gamma) == 4 else None,
+            chromaticities=tuple(v / 1e5 for v in struct.unpack(">8I", chromaticities))
+            if chromaticities is not None and len(chromaticities) == 32
+            else None,
+        )
+    }
+
+
+def _read_iccp(body: bytes) -> bytes | None:
+    _name, separator, rest = body.partition(b"\0")
+    if not separator or rest[:1] != b"\0":
+        return None
+    return _inflate(rest[1:], _MAX_ICC_BYTES)
+
+
+def _inflate(compressed: bytes, max_bytes: int) -> bytes | None:
+    """Return the whole deflated stream, or None where it is damaged or larger than `max_bytes`."""
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(compressed, max_bytes)
+    except zlib.error:
+        return None
+    return data if inflater.eof else None

@@ -1,0 +1,196 @@
+"""TIFF and BigTIFF (TIFF 6.0) through tifffile: the first full-resolution page, every strip and tile accounted for.
+
+tifffile leaves zeros where a strip is missing and its JPEG decoder accepts half a strip, so the layout is checked
+against the file before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from pipeline.codecs.formats import ImageFormat
+from pipeline.codecs.header import ColorSpace, LdrHeader
+from pipeline.codecs.samples import unassociate
+from pipeline.errors import CorruptImageError, TruncatedImageError, UnsupportedFormatError
+
+# Damage becomes a typed error; without a handler every damaged tag would also be printed.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_SUBFILE_TYPE, _SUB_IFDS, _INK_SET, _XMP, _ICC, _DNG_VERSION = 254, 330, 332, 700, 34675, 50706
+_ORIENTATION = 274
+_CAMERA_RAW_PHOTOMETRICS = frozenset({32803, 34892})
+_LOG_LUV_PHOTOMETRICS = frozenset({32844, 32845})
+_UINT, _FLOATS = 1, frozenset({3, 6})
+_OLD_JPEG, _JPEG = 6, 7
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+
+# A tile may be larger than a small image, but a hostile one must not decide how much memory is taken.
+_MAX_SEGMENT_SAMPLES = 2**26
+
+# Photometric interpretation -> (mode, colour space, number of colour samples)
+_PHOTOMETRICS = {
+    _MIN_IS_WHITE: ("L", ColorSpace.GRAY, 1),
+    _MIN_IS_BLACK: ("L", ColorSpace.GRAY, 1),
+    _RGB: ("RGB", ColorSpace.RGB, 3),
+    _PALETTE: ("P", ColorSpace.RGB, 1),
+    _SEPARATED: ("CMYK", ColorSpace.CMYK, 4),
+    _YCBCR: ("RGB", ColorSpace.RGB, 3),
+}
+
+
+def read_header(data: bytes) -> LdrHeader:
+    """Read the directories. Truncated, corrupt and unsupported files raise."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page, num_pages = _primary_page(file, data)
+        tags = _tag_values(page)
+        _refuse_unsupported(page, tags)
+        _check_segments(data, page)
+        mode, space, num_color = _PHOTOMETRICS[int(page.photometric)]
+        extra = _extra_samples(page, num_color)
+        has_alpha = bool(extra) and extra[0] in {_ASSOCIATED, _UNASSOCIATED}
+        warnings = []
+        if num_pages > 1:
+            warnings.append("multi_page")
+        if len(extra) > has_alpha:
+            warnings.append("extra_channel_ignored")
+        return LdrHeader(
+            format=ImageFormat.TIFF,
+            width=int(page.imagewidth),
+            height=int(page.imagelength),
+            sample_bits=int(page.bitspersample),
+            mode=mode + ("A" if has_alpha else ""),
+            color_space=space,
+            has_alpha=has_alpha,
+            exif=data if data[2:4] in {b"*\0", b"\0*"} else None,
+            xmp=_as_bytes(tags.get(_XMP)),
+            orientation=_orientation(tags.get(_ORIENTATION)),
+            icc=_as_bytes(tags.get(_ICC)),
+            num_frames=num_pages,
+            warnings=tuple(warnings),
+        )
+
+
+def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return colour (H, W), (H, W, 3) or (H, W, 4) and straight alpha (H, W) or None, in the file's own code values.
+
+    CMYK comes with the highest code as full ink.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page, _ = _primary_page(file, data)
+        photometric = int(page.photometric)
+        # (separate samples, depth, length, width, contiguous samples)
+        raw: NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)
+        if raw.dtype == np.bool_:
+            raw = raw.view(np.uint8)
+        raw = raw[:, 0]
+        pixels = raw[0] if raw.shape[0] == 1 else np.moveaxis(raw[..., 0], 0, -1)
+        num_color = _PHOTOMETRICS[photometric][2]
+        color, alpha = pixels[..., :num_color], None
+        if header.has_alpha:
+            alpha = pixels[..., num_color]
+            if _extra_samples(page, num_color)[0] == _ASSOCIATED:
+                color = unassociate(color, alpha, header.sample_bits)
+        if photometric == _PALETTE:
+            return _apply_palette(color[..., 0], page.colormap, header.sample_bits), alpha
+        if photometric == _MIN_IS_WHITE:
+            color = (2**header.sample_bits - 1) - color
+        return color[..., 0] if num_color == 1 else color, alpha
+
+
+def _primary_page(file: tifffile.TiffFile, data: bytes) -> tuple[tifffile.TiffPage, int]:
+    """Return the first page that is not a reduced copy of another, and the number of pages."""
+    num_pages = len(file.pages)
+    if num_pages == 0:
+        raise TruncatedImageError("TIFF without an image directory")
+    first = file.pages[0]
+    tags = _tag_values(first)
+    if _DNG_VERSION in tags or data[8:10] == b"CR" or (_is_reduced(tags) and _SUB_IFDS in tags):
+        raise UnsupportedFormatError("a camera raw file is not supported; develop it first")
+    for index in range(num_pages):
+        page = file.pages[index]
+        if isinstance(page, tifffile.TiffPage) and not _is_reduced(_tag_values(page)):
+            return page, num_pages
+    return first, num_pages
+
+
+def _tag_values(page: tifffile.TiffPage | tifffile.TiffFrame) -> Mapping[int, Any]:
+    wanted = (_SUBFILE_TYPE, _SUB_IFDS, _INK_SET, _XMP, _ICC, _DNG_VERSION, _ORIENTATION)
+    tags = page.tags if isinstance(page, tifffile.TiffPage) else {}
+    return {code: tags[code].value for code in wanted if code in tags}
+
+
+def _is_reduced(tags: Mapping[int, Any]) -> bool:
+    value = tags.get(_SUBFILE_TYPE, 0)
+    return isinstance(value, int) and bool(value & 1)
+
+
+def _refuse_unsupported(page: tifffile.TiffPage, tags: Mapping[int, Any]) -> None:
+    photometric, compression = int(page.photometric), int(page.compression)
+    if page.sampleformat in _FLOATS or photometric in _LOG_LUV_PHOTOMETRICS:
+        raise UnsupportedFormatError(
+            "TIFF with floating-point or LogLuv samples holds linear HDR pixels already (already_hdr_float)"
+        )
+    if photometric in _CAMERA_RAW_PHOTOMETRICS:
+        raise UnsupportedFormatError("a camera raw file is not supported; develop it first")
+    is_known = photometric in _PHOTOMETRICS and (photometric != _YCBCR or compression == _JPEG)
+    if not is_known or compression == _OLD_JPEG:
+        raise UnsupportedFormatError(f"TIFF with photometric {photometric}, compression {compression} is not supported")
+    bits, num_color = page.bitspersample, _PHOTOMETRICS[photometric][2]
+    if page.sampleformat != _UINT or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise UnsupportedFormatError(f"TIFF with {bits}-bit samples of format {page.sampleformat} is not supported")
+    if photometric == _PALETTE and bits > 8:
+        raise UnsupportedFormatError("TIFF with a palette of more than 256 colours is not supported")
+    if page.samplesperpixel < num_color or tags.get(_INK_SET, 1) != 1:
+        raise UnsupportedFormatError(f"TIFF with {page.samplesperpixel} samples of photometric {photometric}")
+    if page.imagedepth != 1:
+        raise UnsupportedFormatError("TIFF with volumetric pixels is not supported")
+
+
+def _check_segments(data: bytes, page: tifffile.TiffPage) -> None:
+    """Every strip or tile must be there, lie within the file and, if JPEG, end with its end marker."""
+    offsets, counts = page.dataoffsets, page.databytecounts
+    expected = math.prod(page.chunked)
+    if math.prod(page.chunks) > max(_MAX_SEGMENT_SAMPLES, 4 * math.prod(page.shape)):
+        raise CorruptImageError("TIFF with tiles that are far larger than its image")
+    if len(offsets) != len(counts) or len(offsets) < expected or not expected:
+        raise CorruptImageError(f"TIFF with {len(offsets)} strips or tiles where {expected} are needed")
+    for offset, count in zip(offsets[:expected], counts[:expected], strict=True):
+        if not offset or not count:
+            raise CorruptImageError("TIFF with a missing strip or tile")
+        if offset + count > len(data):
+            raise TruncatedImageError("TIFF ends before the end of a strip or tile")
+        if page.compression == _JPEG and not data[offset : offset + count].rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise TruncatedImageError("TIFF with an unfinished JPEG strip or tile")
+
+
+def _extra_samples(page: tifffile.TiffPage, num_color: int) -> tuple[int, ...]:
+    """Kinds of the samples beyond colour: 0 unspecified, 1 associated alpha, 2 straight alpha."""
+    num_extra = int(page.samplesperpixel) - num_color
+    kinds = tuple(int(kind) for kind in page.extrasamples[:num_extra])
+    return kinds + (0,) * (num_extra - len(kinds))
+
+
+def _apply_palette(indices: NDArray[Any], colormap: NDArray[Any] | None, bits: int) -> NDArray[np.uint8]:
+    if colormap is None or colormap.shape != (3, 2**bits):
+        raise CorruptImageError("TIFF with a missing or damaged palette")
+    # Entries are 16 bits wide; some writers stored 8-bit values in them.
+    palette = colormap if colormap.max(initial=0) < 256 else colormap >> 8
+    colors: NDArray[np.uint8] = palette.T.astype(np.uint8)[indices]
+    return colors
+
+
+def _orientation(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else None
+
+
+def _as_bytes(value: Any) -> bytes | None:
+    return bytes(value) if isinstance(value, bytes) else None
