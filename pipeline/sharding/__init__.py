@@ -1,0 +1,36 @@
+"""From a source to a plan: list the images, name their outputs, cut shards, store the plan."""
+
+from pipeline.sharding.listing import IMAGE_EXTENSIONS, ListingCounts, SourceListing
+from pipeline.sharding.names import output_key
+from pipeline.sharding.plan import (
+    PlanPart,
+    PlanSummary,
+    iter_shards,
+    load_inventory,
+    plan_folder,
+    read_plan_summaries,
+    read_plan_summary,
+    write_plan,
+)
+from pipeline.sharding.shards import changed_tasks, estimate_megapixels, plan_shards
+from pipeline.sharding.sources import open_source, source_store
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "ListingCounts",
+    "PlanPart",
+    "PlanSummary",
+    "SourceListing",
+    "changed_tasks",
+    "estimate_megapixels",
+    "iter_shards",
+    "load_inventory",
+    "open_source",
+    "output_key",
+    "plan_folder",
+    "plan_shards",
+    "read_plan_summaries",
+    "read_plan_summary",
+    "source_store",
+    "write_plan",
+]

@@ -1,0 +1,159 @@
+"""The images of an opened source: filtered, limited, counted and, where a list gives only names, looked up."""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from pipeline.config import SourceConfig
+from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError
+from pipeline.records import ImageTask
+from pipeline.sharding.names import unrooted
+from pipeline.sharding.patterns import name_filter
+from pipeline.storage import ObjectStore, redact_url
+from pipeline.storage.keys import is_valid_key
+
+# The extensions of what pipeline.codecs decodes. Layers keep the two apart; a test keeps them equal.
+IMAGE_EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+        *(".png", ".apng"),
+        *(".tif", ".tiff"),
+        ".webp",
+        *(".avif", ".avifs"),
+        *(".heic", ".heif", ".heics", ".heifs", ".hif"),
+    }
+)
+_NUM_EXAMPLES = 5
+_NUM_STAT_THREADS = 8
+_NUM_STATS_AHEAD = 64
+
+
+@dataclass(slots=True)
+class ListingCounts:
+    """What one pass over a source took and left. Complete once the pass has ended; a limit ends it early."""
+
+    num_images: int = 0
+    num_excluded: int = 0
+    ignored_by_extension: Counter[str] = field(default_factory=Counter)
+    ignored_examples: list[str] = field(default_factory=list)
+
+    def ignore(self, source: str, kind: str) -> None:
+        """Count a file that is not taken as an image; the first five are named."""
+        self.ignored_by_extension[kind] += 1
+        if len(self.ignored_examples) < _NUM_EXAMPLES:
+            self.ignored_examples.append(source)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceListing:
+    """An opened source.
+
+    `root_url` is the absolute path or URL that source names are relative to: the folder, a glob's part before the
+    first wildcard, the folder of a file or list, the folder of an inventory's series. Two sources with one root give
+    one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that the source names.
+    `by_extension` takes only what has an image's extension; `needs_stat` says that images were named outright, and
+    that their sizes and etags are still to be looked up.
+    `num_duplicates` counts repeated entries of a list.
+    """
+
+    config: SourceConfig
+    root_url: str
+    store: ObjectStore
+    entries: Callable[[], Iterator[ImageTask]]
+    by_extension: bool
+    needs_stat: bool
+    num_duplicates: int = 0
+    _counts: list[ListingCounts] = field(default_factory=lambda: [ListingCounts()])
+
+    @property
+    def counts(self) -> ListingCounts:
+        """The counts of the latest pass."""
+        return self._counts[0]
+
+    @property
+    def num_ignored(self) -> int:
+        """Number of files that are not images, by their names; known after a pass."""
+        return self.counts.ignored_by_extension.total()
+
+    @property
+    def ignored_by_extension(self) -> dict[str, int]:
+        """How many of them by lower-case extension, the most frequent first; known after a pass."""
+        return dict(self.counts.ignored_by_extension.most_common())
+
+    def iterate(self) -> Iterator[ImageTask]:
+        """Start a pass and stream the images to take: ascending names for folders and globs, else the listed order.
+
+        Raises SourceError at the end of a pass that found nothing to take. A listed image that is missing or may not
+        be read is yielded with size 0 and no etag: it costs one row, not the job.
+        """
+        counts = self._counts[0] = ListingCounts()
+        taken = itertools.islice(self._filtered(counts), self.config.limit)
+        for task in _looked_up(self.store, taken) if self.needs_stat else taken:
+            counts.num_images += 1
+            yield task
+        if not counts.num_images:
+            raise SourceError(self._nothing_found(counts))
+
+    def _filtered(self, counts: ListingCounts) -> Iterator[ImageTask]:
+        is_taken = name_filter(self.config.include, self.config.exclude)
+        for task in self.entries():
+            source = task.source
+            if source.endswith("/"):  # the empty objects that stand for folders on object stores
+                continue
+            if not is_taken(source):
+                counts.num_excluded += 1
+            elif kind := self._ignored_kind(task):
+                counts.ignore(source, kind)
+            else:
+                yield task
+
+    def _ignored_kind(self, task: ImageTask) -> str | None:
+        """Under which kind a name is counted as no image; None for an image."""
+        name = posixpath.basename(task.source)
+        if self.by_extension and name.startswith("._"):
+            return "._*"  # resource forks that macOS leaves beside files on foreign volumes
+        extension = posixpath.splitext(name)[1].lower()
+        if self.by_extension and extension not in IMAGE_EXTENSIONS:
+            return extension or "(none)"
+        # What is found, unlike what is listed, may have any name: below `p`, `p//a.jpg` would take `p/a.jpg`'s output.
+        is_usable = self.needs_stat or (
+            is_valid_key(task.key.removeprefix("/")) and unrooted(task.source) == task.source
+        )
+        return None if is_usable else "(unusable name)"
+
+    def _nothing_found(self, counts: ListingCounts) -> str:
+        message = f"no image to convert in {redact_url(self.config.url)}"
+        if counts.num_excluded:
+            message += f"; {counts.num_excluded} left out by include or exclude patterns"
+        if self.num_ignored:
+            kinds = ", ".join(f"{kind} {number}" for kind, number in counts.ignored_by_extension.most_common(3))
+            message += f"; {self.num_ignored} without an image's extension ({kinds})"
+        return message
+
+
+def _looked_up(store: ObjectStore, tasks: Iterable[ImageTask]) -> Iterator[ImageTask]:
+    """Fill in size and etag, in order, with a bounded number of lookups in flight."""
+    ahead: deque[Future[ImageTask]] = deque()
+    with ThreadPoolExecutor(_NUM_STAT_THREADS, thread_name_prefix="stat") as pool:
+        try:
+            for task in tasks:
+                ahead.append(pool.submit(_stat, store, task))
+                if len(ahead) >= _NUM_STATS_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stat(store: ObjectStore, task: ImageTask) -> ImageTask:
+    try:
+        info = store.stat(task.key)
+    except (ObjectMissingError, ObjectDeniedError):
+        return task
+    return replace(task, size_bytes=info.size_bytes, etag=info.etag)

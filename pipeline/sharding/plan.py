@@ -1,0 +1,223 @@
+"""Plans as the destination stores them: immutable, numbered from 1, committed by their `plan.json`.
+
+`_hdrfleet/plan/<n>/part-<k>-<digest>.parquet` hold the images, shard by shard; `_hdrfleet/plan/<n>/plan.json` names
+the parts with their SHA-256 and is created last. Everything is created, never overwritten. Of two planners that race
+for a number the first `plan.json` wins, and the other adopts it; parts are named by content, so they cannot clash, and
+those that no `plan.json` names mean nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import re
+from collections.abc import Container, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from pipeline.config import FrozenModel
+from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError
+from pipeline.records import ImageTask, Shard
+from pipeline.sharding.listing import SourceListing
+from pipeline.sharding.shards import estimate_megapixels
+from pipeline.storage import ObjectStore
+
+PLAN_PREFIX = "_hdrfleet/plan"
+PLAN_SCHEMA_VERSION = 1
+MAX_PART_IMAGES = 50_000
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("revision", pa.int32(), nullable=False),
+    ]
+)
+_SHA_CHARS = 12
+_PLAN_KEY = re.compile(rf"{PLAN_PREFIX}/([1-9][0-9]*)/plan\.json")
+
+
+class PlanPart(FrozenModel):
+    """One Parquet file of a plan: its name in the plan's folder, its SHA-256 (hex), and the shards that it holds."""
+
+    name: str
+    sha256: str
+    num_images: int = Field(ge=1)
+    first_shard: int = Field(ge=0)
+    last_shard: int = Field(ge=0)
+
+
+class PlanSummary(FrozenModel):
+    """What `plan.json` says. `num_bytes` and `megapixels` (an estimate) are of the source images.
+
+    `created_at` is UTC in ISO 8601. `num_ignored` counts files of the source that are no images by their names, split
+    up in `ignored_by_extension`; `ignored_examples` names up to five.
+    """
+
+    schema_version: int = PLAN_SCHEMA_VERSION
+    plan: int = Field(ge=1)
+    num_shards: int = Field(ge=1)
+    num_images: int = Field(ge=1)
+    num_bytes: int = Field(ge=0)
+    megapixels: float = Field(ge=0)
+    created_at: str
+    num_ignored: int = 0
+    ignored_by_extension: dict[str, int] = Field(default_factory=dict)
+    ignored_examples: tuple[str, ...] = ()
+    parts: tuple[PlanPart, ...] = Field(min_length=1)
+
+
+def plan_folder(plan: int) -> str:
+    """Return the folder of a plan within the destination."""
+    return f"{PLAN_PREFIX}/{plan}"
+
+
+def write_plan(
+    store: ObjectStore,
+    plan: int,
+    shards: Iterable[Shard],
+    *,
+    listing: SourceListing | None = None,
+    max_part_images: int = MAX_PART_IMAGES,
+) -> PlanSummary | None:
+    """Write and commit a plan; return what is committed under its number, or None when `shards` is empty.
+
+    Streams: at most one part is in memory. An empty plan is never written. When another planner has committed this
+    number meanwhile its plan is returned, whatever it holds; the same call again is therefore harmless. `listing`
+    gives the counts of ignored files, read when `shards` is exhausted.
+    """
+    parts: list[PlanPart] = []
+    num_shards = num_bytes = 0
+    megapixels = 0.0
+    for index, group in enumerate(_grouped(shards, max_part_images)):
+        parts.append(_write_part(store, plan, index, group))
+        num_shards += len(group)
+        for shard in group:
+            num_bytes += sum(task.size_bytes for task in shard.tasks)
+            megapixels += sum(estimate_megapixels(task) for task in shard.tasks)
+    if not parts:
+        return None
+    summary = PlanSummary(
+        plan=plan,
+        num_shards=num_shards,
+        num_images=sum(part.num_images for part in parts),
+        num_bytes=num_bytes,
+        megapixels=round(megapixels, 3),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        num_ignored=listing.num_ignored if listing else 0,
+        ignored_by_extension=listing.ignored_by_extension if listing else {},
+        ignored_examples=tuple(listing.counts.ignored_examples) if listing else (),
+        parts=tuple(parts),
+    )
+    try:
+        store.create(f"{plan_folder(plan)}/plan.json", summary.model_dump_json(indent=1).encode())
+    except ObjectExistsError:
+        return read_plan_summary(store, plan)
+    return summary
+
+
+def read_plan_summary(store: ObjectStore, plan: int) -> PlanSummary:
+    """Read a committed plan's summary. Raises ObjectMissingError where there is none, ManifestError for damage."""
+    key = f"{plan_folder(plan)}/plan.json"
+    try:
+        summary = PlanSummary.model_validate_json(store.read(key))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ManifestError(f"{key} is not a plan: {where} {first['msg']}".replace("\n", " ")) from error
+    if summary.plan != plan or summary.schema_version != PLAN_SCHEMA_VERSION:
+        raise ManifestError(f"{key} says plan {summary.plan}, schema version {summary.schema_version}")
+    return summary
+
+
+def read_plan_summaries(store: ObjectStore) -> list[PlanSummary]:
+    """Return all committed plans, the oldest first. Raises ManifestError for a damaged one."""
+    matches = (_PLAN_KEY.fullmatch(info.key) for info in store.list(PLAN_PREFIX))
+    return [read_plan_summary(store, plan) for plan in sorted(int(match[1]) for match in matches if match)]
+
+
+def iter_shards(store: ObjectStore, plan: PlanSummary, skip: Container[int] = ()) -> Iterator[Shard]:
+    """Stream the shards of a committed plan in order, without those in `skip`.
+
+    Parts of which every shard is skipped are not read. Raises ManifestError when a part is missing, or is not the one
+    that was planned.
+    """
+    for part in plan.parts:
+        if all(shard in skip for shard in range(part.first_shard, part.last_shard + 1)):
+            continue
+        columns = [_read_part(store, plan, part).column(name).to_pylist() for name in PLAN_SCHEMA.names]
+        for shard, rows in itertools.groupby(zip(*columns, strict=True), key=lambda row: int(row[0])):
+            if shard not in skip:
+                yield Shard(plan.plan, shard, tuple(ImageTask(*row[1:]) for row in rows))
+
+
+def load_inventory(store: ObjectStore, plans: Iterable[PlanSummary]) -> dict[str, tuple[str, int]]:
+    """Return the latest planned (etag, revision) by source over all `plans`; a higher plan wins.
+
+    Holds every source in memory: 270 bytes each were measured with names of 43 characters and MD5 etags. Raises
+    ManifestError as `iter_shards`.
+    """
+    inventory: dict[str, tuple[str, int]] = {}
+    for plan in sorted(plans, key=lambda summary: summary.plan):
+        for part in plan.parts:
+            for batch in _read_part(store, plan, part).select(["source", "etag", "revision"]).to_batches():
+                sources, etags, revisions = (column.to_pylist() for column in batch.columns)
+                inventory.update(zip(sources, zip(etags, revisions, strict=True), strict=True))
+    return inventory
+
+
+def _grouped(shards: Iterable[Shard], max_images: int) -> Iterator[list[Shard]]:
+    """Group whole shards into parts of at most `max_images`, or of one shard that is larger."""
+    group: list[Shard] = []
+    num_images = 0
+    for shard in shards:
+        if group and num_images + len(shard.tasks) > max_images:
+            yield group
+            group, num_images = [], 0
+        group.append(shard)
+        num_images += len(shard.tasks)
+    if group:
+        yield group
+
+
+def _write_part(store: ObjectStore, plan: int, index: int, group: list[Shard]) -> PlanPart:
+    rows = [(shard.shard, task) for shard in group for task in shard.tasks]
+    columns: dict[str, list[Any]] = {"shard": [shard for shard, _ in rows]}
+    for name in PLAN_SCHEMA.names[1:]:
+        columns[name] = [getattr(task, name) for _, task in rows]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=PLAN_SCHEMA), sink, compression="zstd")
+    data = sink.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"part-{index:05d}-{sha256[:_SHA_CHARS]}.parquet"
+    # One that is there has the same content, from an earlier or concurrent attempt; iter_shards checks the digest.
+    with contextlib.suppress(ObjectExistsError):
+        store.create(f"{plan_folder(plan)}/{name}", data)
+    return PlanPart(
+        name=name, sha256=sha256, num_images=len(rows), first_shard=group[0].shard, last_shard=group[-1].shard
+    )
+
+
+def _read_part(store: ObjectStore, plan: PlanSummary, part: PlanPart) -> pa.Table:
+    key = f"{plan_folder(plan.plan)}/{part.name}"
+    try:
+        data = store.read(key)
+    except ObjectMissingError as error:
+        raise ManifestError(f"{key} is missing although the plan is committed") from error
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise ManifestError(f"{key} is not the file that was planned: its SHA-256 differs")
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except pa.ArrowException as error:
+        raise ManifestError(f"{key} is not readable: {str(error).partition(chr(10))[0]}") from error
+    if table.schema.names != PLAN_SCHEMA.names or table.num_rows != part.num_images:
+        raise ManifestError(f"{key} does not hold the columns and rows of a plan")
+    return table
