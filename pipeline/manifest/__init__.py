@@ -1,0 +1,27 @@
+"""The manifest: one row per input image, in Parquet; a part's existence commits its shard.
+
+`schema` says what a row is, `writer` commits parts, `reader` reads them back, `query` and `summary` answer questions.
+"""
+
+from pipeline.manifest.query import run_query
+from pipeline.manifest.reader import Manifest, completed_shards, open_manifest
+from pipeline.manifest.schema import COLUMNS, RUN_COLUMNS, SCHEMA, SCHEMA_VERSION
+from pipeline.manifest.summary import SUMMARY_COLUMNS, ManifestSummary, summarise
+from pipeline.manifest.writer import commit_part, part_key, rows_to_part
+
+__all__ = [
+    "COLUMNS",
+    "RUN_COLUMNS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "SUMMARY_COLUMNS",
+    "Manifest",
+    "ManifestSummary",
+    "commit_part",
+    "completed_shards",
+    "open_manifest",
+    "part_key",
+    "rows_to_part",
+    "run_query",
+    "summarise",
+]

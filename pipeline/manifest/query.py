@@ -1,0 +1,100 @@
+"""Run a user's SQL over the manifest with DuckDB, and nothing else.
+
+The SQL is untrusted: it may come from a web form in front of this function. The connection holds two views over
+Arrow tables and has no files, network, extensions, secrets or Python variables to reach for.
+"""
+
+from __future__ import annotations
+
+from threading import Timer
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.errors import QueryError
+from pipeline.manifest.reader import Manifest
+
+DEFAULT_MEMORY_LIMIT_BYTES = 2 * 2**30
+
+# In this order: the last two close the door for good, and no later statement can open it again.
+_LOCKDOWN = (
+    "SET python_enable_replacements = false",  # `FROM table` must not find a Python variable of that name
+    "SET python_scan_all_frames = false",
+    "SET TimeZone = 'UTC'",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    "SET secret_directory = ''",
+    "SET temp_directory = ''",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
+
+
+def run_query(
+    manifest: Manifest,
+    sql: str,
+    *,
+    timeout_s: float | None = None,
+    memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES,
+) -> pa.Table:
+    """Run one SELECT-like statement over the views `manifest` (current rows) and `manifest_history` (all rows).
+
+    SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW and SUMMARIZE count as such. DuckDB reads only the columns that the
+    statement names. Integer sums come back as int64 where they fit; times are UTC. The whole result is held in memory.
+
+    Raises QueryError, in one line, for anything else: invalid SQL, another kind of statement, more than one, access
+    to anything outside, a spent `timeout_s` or `memory_limit_bytes` (DuckDB's working memory, without the result).
+    """
+    connection = duckdb.connect(":memory:")
+    try:
+        _require_one_select(connection, sql)
+        connection.register("manifest", manifest.current)
+        connection.register("manifest_history", manifest.history)
+        connection.execute(f"SET memory_limit = '{memory_limit_bytes // 2**20}MiB'")
+        for statement in _LOCKDOWN:
+            connection.execute(statement)
+        return _plain_integers(_fetch(connection, sql, timeout_s))
+    except duckdb.Error as error:
+        raise QueryError(_one_line(error)) from error
+    finally:
+        connection.close()
+
+
+def _require_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryError(f"expected one SELECT statement, found {len(statements)}")
+    if statements[0].type is not duckdb.StatementType.SELECT:
+        kind = statements[0].type.name.replace("_", " ")
+        raise QueryError(f"only SELECT statements are allowed, not {kind}")
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, timeout_s: float | None) -> pa.Table:
+    if timeout_s is None:
+        return connection.sql(sql).to_arrow_table()
+    timer = Timer(timeout_s, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        return connection.sql(sql).to_arrow_table()
+    except duckdb.InterruptException as error:
+        raise QueryError(f"the query took longer than {timeout_s:g} s") from error
+    finally:
+        timer.cancel()
+
+
+def _plain_integers(table: pa.Table) -> pa.Table:
+    """DuckDB sums integers as 128-bit; turn such columns into int64, which every reader and JSON can take."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type) and field.type.scale == 0:
+            try:
+                column = table.column(index).cast(pa.int64())
+            except pa.ArrowInvalid:
+                continue  # a true 128-bit value keeps its type
+            table = table.set_column(index, field.name, column)
+    return table
+
+
+def _one_line(error: duckdb.Error) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
