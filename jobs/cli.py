@@ -1,0 +1,307 @@
+"""The `hdrfleet` command: options in, exit codes out. Work is done by the modules beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import pipeline
+from jobs import options as opt
+from pipeline.config import StorageConfig, build_config
+from pipeline.errors import HdrfleetError, InterruptedJobError, StorageError, SystemicError, UsageError
+
+EXIT_DIED, EXIT_USAGE = 1, 2
+
+app = typer.Typer(
+    name="hdrfleet",
+    help="Convert image libraries from LDR to HDR: linear OpenEXR out, and a manifest that can be queried.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
+app.add_typer(weights_app, name="weights")
+
+_INFERENCE = "Inference"
+_OUTPUT = "Output"
+_RUNNING = "Running"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"hdrfleet {pipeline.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Convert image libraries from LDR to HDR: linear OpenEXR out, and a manifest that can be queried."""
+
+
+@app.command()
+def convert(
+    src: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="Folder, s3:// prefix, glob, list (.txt .csv .parquet) or S3 Inventory."),
+    ],
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Folder or URL prefix for the EXRs and the manifest.")],
+    weights: Annotated[
+        str, typer.Option(help="'identity', or a .pth or .safetensors HDRUNet checkpoint (path or URL).")
+    ] = "identity",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out names that match; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Convert at most this many images.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, fp32, bf16 or fp16; auto is fp16 on a GPU.", rich_help_panel=_INFERENCE),
+    ] = "auto",
+    tile_px: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of a tile in pixels, a multiple of 4 (by default from the memory budget).",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for the network per worker, such as 4G (by default from the cgroup or the card).",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
+    ] = 256_000_000,
+    pixel_type: Annotated[str, typer.Option(help="half or float.", rich_help_panel=_OUTPUT)] = "half",
+    compression: Annotated[
+        str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.", rich_help_panel=_OUTPUT)
+    ] = "zip",
+    exposure: Annotated[float, typer.Option(help="Multiply linear values by 2**EV.", rich_help_panel=_OUTPUT)] = 0.0,
+    keep_gps: Annotated[
+        bool, typer.Option("--keep-gps", help="Write the capture position into the EXR.", rich_help_panel=_OUTPUT)
+    ] = False,
+    verify: Annotated[
+        str, typer.Option(help="Decode what was encoded: off, sample (1 in 20) or all.", rich_help_panel=_OUTPUT)
+    ] = "sample",
+    workers: Annotated[
+        str,
+        typer.Option(help="Number of workers, or auto: one per GPU, or one per CPU node.", rich_help_panel=_RUNNING),
+    ] = "auto",
+    executor: Annotated[
+        str, typer.Option(help="ray, or local: one worker in this process, without Ray.", rich_help_panel=_RUNNING)
+    ] = "ray",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to use (by default Ray is started here).", rich_help_panel=_RUNNING)
+    ] = None,
+    shard_images: Annotated[
+        int, typer.Option(help="Images per shard, the unit of commit.", rich_help_panel=_RUNNING)
+    ] = 64,
+    shard_megapixels: Annotated[
+        float, typer.Option(help="Close a shard at this many estimated megapixels.", rich_help_panel=_RUNNING)
+    ] = 256.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
+    json: opt.Json = False,
+    src_endpoint_url: opt.SrcEndpoint = None,
+    src_profile: opt.SrcProfile = None,
+    src_region: opt.SrcRegion = None,
+    src_anonymous: opt.SrcAnonymous = False,
+    src_requester_pays: opt.SrcRequesterPays = False,
+    dst_endpoint_url: opt.DstEndpoint = None,
+    dst_profile: opt.DstProfile = None,
+    dst_region: opt.DstRegion = None,
+) -> None:
+    """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
+
+    Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
+    done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
+    """
+    from jobs.convert import run_conversion
+    from jobs.progress import ConsoleReporter
+    from jobs.tables import print_json, print_summary
+
+    config = build_config(
+        source={
+            "url": src,
+            "include": include or (),
+            "exclude": exclude or (),
+            "limit": limit,
+            "storage": opt.storage(
+                src_endpoint_url, src_profile, src_region, anonymous=src_anonymous, requester_pays=src_requester_pays
+            ),
+        },
+        destination={"url": dst, "storage": opt.storage(dst_endpoint_url, dst_profile, dst_region)},
+        model={"weights": weights},
+        inference={
+            "device": device,
+            "precision": precision,
+            "tile_px": tile_px,
+            "memory_budget_bytes": opt.parse_bytes(memory_budget),
+        },
+        decode={"max_pixels": max_pixels},
+        encode={
+            "pixel_type": pixel_type,
+            "compression": compression,
+            "exposure_ev": exposure,
+            "keep_gps": keep_gps,
+            "verify": verify,
+        },
+        sharding={"max_images": shard_images, "max_megapixels": shard_megapixels},
+        execution={"executor": executor, "num_workers": None if workers == "auto" else workers, "address": address},
+    )
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+    if json:
+        print_json(outcome.to_json())
+    else:
+        print_summary(outcome.manifest, title=outcome.headline())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def query(
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
+    sql: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SQL]", help="A SELECT over manifest (one current row per source) or manifest_history."
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",  # noqa: A002
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Ask the manifest. Without SQL, print a summary.
+
+    Example: hdrfleet query DST "select source, stops_gained_clipped from manifest order by 2 desc limit 10"
+    """
+    from jobs.tables import print_arrow, print_json, print_summary
+    from pipeline.errors import ConfigError
+    from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, run_query, summarise
+
+    style = "json" if json else format
+    if style not in {"table", "csv", "json"}:
+        raise ConfigError("--format must be table, csv or json")
+    store = _open_destination(dst, endpoint_url, profile, region)
+    if sql is not None:
+        print_arrow(run_query(open_manifest(store), sql), style)
+        return
+    if style == "csv":
+        raise ConfigError('--format csv needs SQL, for example "select * from manifest"')
+    summary = summarise(open_manifest(store, columns=SUMMARY_COLUMNS))
+    if style == "json":
+        print_json(summary.to_json())
+    else:
+        print_summary(summary, title=f"manifest of {store.url}")
+
+
+@app.command()
+def status(
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Say how far a job is, from what its destination records; needs no cluster."""
+    from jobs.status import job_status, print_status
+    from jobs.tables import print_json
+
+    report = job_status(_open_destination(dst, endpoint_url, profile, region))
+    if json:
+        print_json(report.to_json())
+    else:
+        print_status(report)
+
+
+@weights_app.command("inspect")
+def inspect_weights(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file, or 'identity'.")],
+    json: opt.Json = False,
+) -> None:
+    """Print parameters, width, digests, and whether FILE is the released HDRUNet checkpoint."""
+    from jobs.tables import print_json
+    from jobs.weights import describe_weights
+
+    description = describe_weights(file)
+    if json:
+        print_json(description)
+        return
+    width = max(map(len, description))
+    for name, value in description.items():
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the demo puts its files.")] = Path(
+        "demo-output"
+    ),
+    executor: Annotated[str, typer.Option(help="ray or local.")] = "ray",
+) -> None:
+    """Make photographs of a rendered scene, one of them broken, convert them, and show the result."""
+    from jobs.demo import run_demo
+
+    run_demo(folder, executor)
+
+
+def _open_destination(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Any:
+    """Open a destination that holds a job. Raises DestinationError when it holds none."""
+    from pydantic import ValidationError
+
+    from pipeline.errors import ConfigError, DestinationError
+    from pipeline.job import read_job
+    from pipeline.storage import open_store
+
+    try:
+        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+    except ValidationError as error:
+        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    try:
+        store = open_store(dst, config)
+        job = read_job(store)
+    except (StorageError, SystemicError) as error:
+        raise DestinationError(f"cannot read {dst}: {error}") from error
+    if job is None:
+        raise DestinationError(f"{store.url} holds no conversion; give the DST of an earlier `hdrfleet convert`")
+    return store
+
+
+def main() -> NoReturn:
+    """Entry point: every expected error is one line on standard error and an exit code."""
+    try:
+        app()
+    except HdrfleetError as error:
+        sys.exit(_explain(error))
+    sys.exit(0)
+
+
+def _explain(error: HdrfleetError) -> int:
+    from pipeline.storage import redact_url
+
+    hint = ""
+    if isinstance(error, InterruptedJobError):
+        hint = "; committed work is kept, run the same command again to carry on"
+    text = " ".join(redact_url(f"{error}{hint}").split())
+    typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED
+
+
+if __name__ == "__main__":
+    main()

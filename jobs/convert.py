@@ -1,0 +1,184 @@
+"""The conversion job: check everything, plan, run, summarise. The command line calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from jobs.progress import Reporter, Watch
+from jobs.weights import read_weights
+from pipeline.config import ConversionConfig
+from pipeline.errors import DestinationError, SourceError, StorageError, SystemicError, UsageError
+from pipeline.execution.address import check_address
+from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
+from pipeline.job import Job, PlannedWork, open_job, read_job
+from pipeline.manifest import SUMMARY_COLUMNS, ManifestSummary, open_manifest, summarise
+from pipeline.records import ConversionStatus
+from pipeline.sharding import SourceListing, open_source
+from pipeline.storage import open_store
+from pipeline.storage.probe import probe_store
+
+if TYPE_CHECKING:
+    from pipeline.models.checkpoint import LoadedWeights
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionOutcome:
+    """What a run did and what the destination now holds."""
+
+    destination: str
+    job_id: str
+    did_work: bool
+    num_planned: int
+    num_ignored: int
+    seconds: float
+    run: RunSummary
+    manifest: ManifestSummary
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every image is converted, 3 when some failed."""
+        return 3 if set(self.manifest.num_by_status) - {ConversionStatus.OK.value} else 0
+
+    def headline(self) -> str:
+        """One line for a person."""
+        if not self.did_work:
+            return f"nothing to do: {self.destination} is complete"
+        return f"{self.num_planned:,} images in {self.seconds:.1f} s to {self.destination}"
+
+    def to_json(self) -> dict[str, object]:
+        """Values that `json.dumps` takes."""
+        values = asdict(self)
+        values["manifest"] = self.manifest.to_json()
+        values["exit_code"] = self.exit_code
+        return values
+
+
+def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOutcome:
+    """Convert SRC to DST, or carry on where an earlier run stopped.
+
+    Raises UsageError before any work starts, SystemicError when the job has to stop; committed work is kept.
+    """
+    started = monotonic()
+    with _nothing_started("source", SourceError):
+        listing = open_source(config.source, config.destination.url)
+    check_address(config.execution.address)
+    from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
+
+    name, data = read_weights(config.model.weights)
+    with _nothing_started("destination", DestinationError):
+        job = _open(config, load_weights(name, data), listing, reporter)
+    if job.record.weights_name == "identity":
+        reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
+    spec = WorkerSpec(config, name, data, atomic_create=None if job.record.has_conditional_create else False)
+    run, num_planned = _run_all(job, listing, spec, reporter)
+    if listing.num_ignored:
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in listing.ignored_by_extension.items())
+        examples = ", ".join(listing.counts.ignored_examples)
+        reporter.note(f"{listing.num_ignored:,} files are not images by their names ({kinds}), for example {examples}")
+    return ConversionOutcome(
+        destination=job.store.url,
+        job_id=job.record.job_id,
+        did_work=run.num_shards > 0,
+        num_planned=num_planned,
+        num_ignored=listing.num_ignored,
+        seconds=monotonic() - started,
+        run=run,
+        manifest=summarise(open_manifest(job.store, columns=SUMMARY_COLUMNS)),
+    )
+
+
+def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListing, reporter: Reporter) -> Job:
+    """Join the job at the destination, or create it once the source is known to hold an image."""
+    destination = config.destination
+    store = open_store(destination.url, destination.storage)
+    record = read_job(store)
+    if record is None:
+        next(listing.iterate())  # raises SourceError when there is nothing to convert
+        probe = probe_store(store)
+        if not probe.atomic:
+            reporter.warn(f"{store.url}: {probe.reason}; run one hdrfleet at a time on this destination")
+        is_conditional = not probe.overwrites
+    else:
+        is_conditional = record.has_conditional_create
+    if not is_conditional:
+        store = open_store(destination.url, destination.storage, atomic_create=False)
+    return open_job(
+        store,
+        config,
+        source_root=listing.root_url,
+        weights_name=weights.name,
+        weights_sha256=weights.sha256,
+        has_conditional_create=is_conditional,
+    )
+
+
+def _work(job: Job, listing: SourceListing) -> Iterator[PlannedWork]:
+    """First what is planned and unfinished, then what is new or changed in the source."""
+    yield from job.pending()
+    work = job.extend(listing)
+    if work is not None:
+        yield work
+
+
+def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Reporter) -> tuple[RunSummary, int]:
+    """Run every unfinished plan on one executor, which starts with the first work. Returns totals and images."""
+    total, num_planned, counted = RunSummary(), 0, Progress()
+    with ExitStack() as stack:
+        executor: Executor | None = None
+        for work in _work(job, listing):
+            num_images = sum(len(shard.tasks) for shard in job.shards(work)) if work.done else work.plan.num_images
+            num_planned += num_images
+            reporter.note(_announce(work, num_images))
+            if executor is None:
+                executor = stack.enter_context(_executor(spec, work.num_shards))
+            with reporter.watch(num_images) as watch:
+                latest = [counted]
+
+                def on_progress(now: Progress, watch: Watch = watch, latest: list[Progress] = latest) -> None:
+                    watch(now.since(latest[0]))
+                    latest[1:] = [now]
+
+                total = total.plus(executor.run(job.shards(work), resuming=work.resuming, on_progress=on_progress))
+                counted = latest[-1]
+    return total, num_planned
+
+
+@contextmanager
+def _executor(spec: WorkerSpec, num_shards: int) -> Iterator[Executor]:
+    """Build the executor that the configuration asks for; Ray is loaded, and started if need be, only here."""
+    execution = spec.config.execution
+    if execution.executor == "local":
+        from pipeline.execution.local import LocalExecutor
+        from pipeline.execution.worker import Worker
+
+        worker = Worker(spec, "local")
+        with LocalExecutor(
+            worker, num_leases=execution.leases_per_worker, max_attempts=execution.max_shard_attempts
+        ) as local:
+            yield local
+    else:
+        from pipeline.execution.ray_executor import RayExecutor
+        from pipeline.execution.ray_session import plan_resources, ray_session
+
+        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config, num_shards)) as on_ray:
+            yield on_ray
+
+
+@contextmanager
+def _nothing_started(what: str, wrap: type[UsageError]) -> Iterator[None]:
+    """Before work starts, a store that cannot be used is bad usage (exit 2), not a job that died."""
+    try:
+        yield
+    except (StorageError, SystemicError) as error:
+        raise wrap(f"cannot use the {what}: {error}") from error
+
+
+def _announce(work: PlannedWork, num_images: int) -> str:
+    images = f"{num_images:,} image{'' if num_images == 1 else 's'}"
+    shards = f"{work.num_shards:,} shard{'' if work.num_shards == 1 else 's'}"
+    verb = "carrying on with" if work.done else "converting"
+    return f"plan {work.plan.plan}: {verb} {images} in {shards}"

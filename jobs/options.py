@@ -1,0 +1,69 @@
+"""Command-line options that several commands share, and how they become configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.config import StorageConfig, build_config  # noqa: F401  (re-exported for the commands)
+
+_SRC = "Source storage"
+_DST = "Destination storage"
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on standard output.")]
+
+SrcEndpoint = Annotated[
+    str | None, typer.Option("--src-endpoint-url", help="S3 endpoint of the source.", rich_help_panel=_SRC)
+]
+SrcProfile = Annotated[str | None, typer.Option("--src-profile", help="AWS profile.", rich_help_panel=_SRC)]
+SrcRegion = Annotated[str | None, typer.Option("--src-region", help="AWS region.", rich_help_panel=_SRC)]
+SrcAnonymous = Annotated[
+    bool, typer.Option("--src-anonymous", help="Read a public bucket without credentials.", rich_help_panel=_SRC)
+]
+SrcRequesterPays = Annotated[
+    bool, typer.Option("--src-requester-pays", help="Pay for requests to the source bucket.", rich_help_panel=_SRC)
+]
+DstEndpoint = Annotated[
+    str | None, typer.Option("--dst-endpoint-url", help="S3 endpoint of the destination.", rich_help_panel=_DST)
+]
+DstProfile = Annotated[str | None, typer.Option("--dst-profile", help="AWS profile.", rich_help_panel=_DST)]
+DstRegion = Annotated[str | None, typer.Option("--dst-region", help="AWS region.", rich_help_panel=_DST)]
+
+Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint of DST.")]
+Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile for DST.")]
+Region = Annotated[str | None, typer.Option("--region", help="AWS region of DST.")]
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """Read a size such as `1500000`, `512M`, `4G` or `1.5GiB` (binary multiples). Raises typer.BadParameter."""
+    if text is None:
+        return None
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in units else ""
+    try:
+        value = float(number.removesuffix(unit) if unit else number) * units[unit]
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 2**60:
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 512M or 4G")
+    return int(value)
+
+
+def storage(
+    endpoint_url: str | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    *,
+    anonymous: bool = False,
+    requester_pays: bool = False,
+) -> dict[str, object]:
+    """The part of the configuration that reaches one store, left out where the user said nothing."""
+    values: dict[str, object] = {"endpoint_url": endpoint_url, "profile": profile, "region": region}
+    values = {name: value for name, value in values.items() if value is not None}
+    if anonymous:
+        values["anonymous"] = True
+    if requester_pays:
+        values["requester_pays"] = True
+    return values

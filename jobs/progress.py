@@ -1,0 +1,122 @@
+"""How a running job tells a person about itself: a live bar on a terminal, plain periodic lines when piped."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from pipeline.execution.base import Progress as Counts
+
+_PLAIN_EVERY_S = 5.0
+
+
+class Reporter(Protocol):
+    """Receives notes, warnings and progress; standard output stays free for the result."""
+
+    def note(self, text: str) -> None:
+        """Tell the user what happens next."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Tell the user what they may not expect."""
+        ...
+
+    def watch(self, num_images: int) -> Watch:
+        """A context manager around one run; call its value with the counts about once a second."""
+        ...
+
+
+class Watch(Protocol):
+    """Shows the progress of one run."""
+
+    def __enter__(self) -> Watch: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+    def __call__(self, counts: Counts) -> None:
+        """Show these counts, which are totals of this run."""
+        ...
+
+
+class ConsoleReporter:
+    """Writes to standard error; a bar when that is a terminal, else a line every few seconds."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+
+    def note(self, text: str) -> None:
+        """See `Reporter.note`."""
+        self._console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """See `Reporter.warn`."""
+        self._console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def watch(self, num_images: int) -> Watch:
+        """See `Reporter.watch`."""
+        return _Bar(self._console, num_images) if self._console.is_terminal else _Lines(self._console, num_images)
+
+
+class _Bar:
+    def __init__(self, console: Console, num_images: int) -> None:
+        self._start = monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images · {task.fields[rate]:.1f} MP/s · {task.fields[failed]} failed · {task.fields[workers]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=num_images, rate=0.0, failed=0, workers="starting workers")
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, counts: Counts) -> None:
+        rate = _rate(counts, self._start)
+        workers = _plural(counts.num_workers, "worker") if counts.num_workers else "starting workers"
+        self._progress.update(
+            self._task, completed=counts.num_images, rate=rate, failed=counts.num_failed, workers=workers
+        )
+
+
+class _Lines:
+    def __init__(self, console: Console, num_images: int) -> None:
+        self._console = console
+        self._num_images = num_images
+        self._start = monotonic()
+        self._next = monotonic() + _PLAIN_EVERY_S
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+    def __call__(self, counts: Counts) -> None:
+        if monotonic() < self._next:
+            return
+        self._next = monotonic() + _PLAIN_EVERY_S
+        self._console.print(
+            f"{counts.num_images}/{self._num_images} images, {_rate(counts, self._start):.1f} MP/s, "
+            f"{counts.num_failed} failed, {_plural(counts.num_workers, 'worker')}",
+            markup=False,
+        )
+
+
+def _rate(counts: Counts, start: float) -> float:
+    """Megapixels per second since `start`."""
+    return counts.megapixels / max(1e-3, monotonic() - start)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

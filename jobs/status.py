@@ -1,0 +1,95 @@
+"""How far a job is, read from its destination alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import DestinationError
+from pipeline.job import read_job
+from pipeline.manifest import completed_shards, open_manifest
+from pipeline.records import ConversionStatus
+from pipeline.sharding import read_plan_summaries
+from pipeline.storage import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStatus:
+    """One plan: what it holds and how many of its shards are committed."""
+
+    plan: int
+    created_at: str
+    num_images: int
+    num_shards: int
+    num_shards_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What the destination records about its job. `state` is `planned`, `incomplete` or `complete`."""
+
+    destination: str
+    job_id: str
+    created_at: str
+    source_root: str
+    weights_name: str
+    state: str
+    num_ok: int
+    num_failed: int
+    num_quarantined: int
+    plans: tuple[PlanStatus, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The same fields as values that `json.dumps` takes."""
+        return asdict(self)
+
+
+def job_status(store: ObjectStore) -> JobStatus:
+    """Read job.json, the plans and the manifest. Raises DestinationError when there is no job."""
+    record = read_job(store)
+    if record is None:
+        raise DestinationError(f"{store.url} holds no conversion")
+    plans = tuple(
+        PlanStatus(
+            plan.plan, plan.created_at, plan.num_images, plan.num_shards, len(completed_shards(store, plan.plan))
+        )
+        for plan in read_plan_summaries(store)
+    )
+    current = open_manifest(store, columns=("source", "plan", "status")).current
+    counts = {entry["values"]: entry["counts"] for entry in current["status"].value_counts().to_pylist()}
+    done = all(plan.num_shards_done >= plan.num_shards for plan in plans)
+    return JobStatus(
+        destination=store.url,
+        job_id=record.job_id,
+        created_at=record.created_at,
+        source_root=record.source_root,
+        weights_name=record.weights_name,
+        state="planned" if not counts else "complete" if done else "incomplete",
+        num_ok=counts.get(ConversionStatus.OK.value, 0),
+        num_failed=counts.get(ConversionStatus.FAILED.value, 0),
+        num_quarantined=counts.get(ConversionStatus.QUARANTINED.value, 0),
+        plans=plans,
+    )
+
+
+def print_status(status: JobStatus) -> None:
+    """Print the status for a person."""
+    console = Console(highlight=False)
+    console.print(f"{status.destination}: {status.state}", markup=False, style="bold")
+    console.print(
+        f"job {status.job_id}, created {status.created_at}, from {status.source_root}, weights {status.weights_name}",
+        markup=False,
+    )
+    console.print(
+        f"{status.num_ok:,} ok, {status.num_failed:,} failed, {status.num_quarantined:,} quarantined", markup=False
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("plan", "created", "images", "shards", "committed"):
+        table.add_column(name, justify="left" if name == "created" else "right")
+    for plan in status.plans:
+        table.add_row(
+            str(plan.plan), plan.created_at, f"{plan.num_images:,}", f"{plan.num_shards:,}", f"{plan.num_shards_done:,}"
+        )
+    console.print(table)

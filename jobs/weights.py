@@ -1,0 +1,39 @@
+"""Reading weights, by built-in name or from a path or URL, and describing a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from pipeline.config import StorageConfig
+from pipeline.errors import StorageError, SystemicError, WeightsError
+from pipeline.storage import open_store, redact_url
+
+BUILT_IN_WEIGHTS = ("identity",)
+
+
+def read_weights(name: str) -> tuple[str, bytes | None]:
+    """Return the weights' display name and the checkpoint's bytes; None for weights that are built in code.
+
+    Paths and URLs are read with the standard credential chain. Raises WeightsError when there is no such file.
+    """
+    if name in BUILT_IN_WEIGHTS:
+        return name, None
+    folder, _, file = name.rpartition("/")
+    try:
+        store = open_store(folder or ("/" if name.startswith("/") else "."), StorageConfig())
+        return redact_url(file), store.read(file)
+    except (StorageError, SystemicError, ValueError) as error:
+        built_in = ", ".join(BUILT_IN_WEIGHTS)
+        raise WeightsError(
+            f"cannot read weights {redact_url(name)}: {error}; give a .pth or .safetensors file, or one of: {built_in}"
+        ) from error
+
+
+def describe_weights(name: str) -> dict[str, object]:
+    """What `hdrfleet weights inspect` prints. Raises WeightsError."""
+    from pipeline.models.checkpoint import inspect_weights
+
+    summary = inspect_weights(*read_weights(name))
+    description: dict[str, object] = {key: value for key, value in asdict(summary).items() if value is not None}
+    description["is_released"] = summary.is_released
+    return description

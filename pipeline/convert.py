@@ -1,0 +1,368 @@
+"""The data path: fetch, decode, infer, encode, verify, put, measure, commit. It knows no executor.
+
+Each image passes three stages that overlap: threads fetch and decode the next images, the calling thread owns the
+device, and other threads encode, store and measure the last ones. Byte budgets bound what waits between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import perf_counter
+
+from pipeline.codecs.exr import (
+    ExrProvenance,
+    OutputIdentity,
+    PreparedHdr,
+    decode_exr,
+    encode_exr,
+    prepare_hdr,
+    verify_exr,
+)
+from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
+from pipeline.config import ConversionConfig
+from pipeline.errors import (
+    EmptyImageError,
+    ImageError,
+    InterruptedJobError,
+    ObjectChangedError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    ObjectTooLargeError,
+    SourceChangedError,
+    SourceDeniedError,
+    SourceMissingError,
+    TooLargeError,
+)
+from pipeline.flow import ByteBudget
+from pipeline.inference.base import Engine, Inference
+from pipeline.manifest import commit_part
+from pipeline.outputs import OutputStore, StoredOutput
+from pipeline.quality.stats import measure
+from pipeline.records import (
+    ConversionStatus,
+    ImageResult,
+    ImageTask,
+    OutputInfo,
+    Provenance,
+    Shard,
+    ShardResult,
+    StageTimings,
+)
+from pipeline.storage import ObjectStore
+
+# Under `--verify sample` this share of the images is decoded again, chosen by source digest.
+_VERIFY_ONE_IN = 20
+# float32 RGB from the network, its half copy, and the encoded file.
+_OUTPUT_BYTES_PER_PIXEL = 12 + 6 + 6
+
+
+@dataclass(slots=True)
+class ConversionCounts:
+    """Running totals of one converter."""
+
+    num_images: int = 0
+    num_failed: int = 0
+    num_adopted: int = 0
+    megapixels: float = 0.0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One image on its way; the fields fill up stage by stage and become an ImageResult."""
+
+    task: ImageTask
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    timings: StageTimings = field(default_factory=StageTimings)
+    source_sha256: str | None = None
+    ldr: LdrImage | None = None
+    existing: StoredOutput | None = None
+    held_bytes: int = 0
+    error: ImageError | None = None
+
+
+class ShardConverter:
+    """Converts shards with one engine. `run` may be called from several threads; the device is used by one at a time.
+
+    Owns its decode and encode threads (`close` ends them), not the stores or the engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ObjectStore,
+        destination: ObjectStore,
+        engine: Engine,
+        config: ConversionConfig,
+        provenance: Provenance,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._outputs = OutputStore(destination)
+        self._engine = engine
+        self._config = config
+        self._provenance = provenance
+        execution = config.execution
+        self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
+        self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
+        self._fetched_budget = ByteBudget(execution.queue_bytes)
+        self._decoded_budget = ByteBudget(execution.queue_bytes)
+        self._output_budget = ByteBudget(execution.queue_bytes)
+        self._device_lock = threading.Lock()
+        self._counts = ConversionCounts()
+        self._counts_lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self, shard: Shard, attempt: int = 1, *, adopt: bool = False) -> ShardResult:
+        """Convert every image of the shard and commit its manifest part.
+
+        With `adopt`, outputs of an earlier attempt are looked for before the device works. An ImageError costs one
+        row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
+        by the next attempt.
+        """
+        loads = {self._decoders.submit(self._load, task, adopt) for task in shard.tasks}
+        results: list[Future[ImageResult]] = []
+        try:
+            for load in as_completed(tuple(loads)):
+                loads.discard(load)
+                results.append(self._advance(load.result()))
+            rows = [result.result() for result in results]
+        except BaseException:
+            self._abandon(loads, results)
+            raise
+        return commit_part(self._destination, rows, shard, attempt, self._provenance)
+
+    def counts(self) -> ConversionCounts:
+        """Totals since this converter was built."""
+        with self._counts_lock:
+            return replace(self._counts)
+
+    def stop(self) -> None:
+        """Make every running and later `run` end soon with InterruptedJobError; images in flight finish first."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """End the threads; images in flight finish first."""
+        self._decoders.shutdown(cancel_futures=True)
+        self._encoders.shutdown(cancel_futures=True)
+
+    # Stage 1, on a decode thread.
+
+    def _load(self, task: ImageTask, adopt: bool) -> _Draft:
+        draft = _Draft(task)
+        if self._stopping.is_set():
+            raise InterruptedJobError("stopped before the shard was finished")
+        try:
+            with self._fetched_budget.hold(task.size_bytes):
+                start = perf_counter()
+                data = self._fetch(task)
+                draft.timings = replace(draft.timings, fetch_ms=_ms_since(start))
+                draft.source_sha256 = hashlib.sha256(data).hexdigest()
+                info = probe_ldr(data, self._config.decode)
+                draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
+                start = perf_counter()
+                draft.ldr = decode_ldr(data, self._config.decode)
+                draft.timings = replace(draft.timings, decode_ms=_ms_since(start))
+            if adopt:
+                draft.existing = self._outputs.find(task, self._identity(draft))
+        except ImageError as error:
+            draft.error = error
+            self._release(draft)
+        except BaseException:
+            self._release(draft)
+            raise
+        return draft
+
+    def _fetch(self, task: ImageTask) -> bytes:
+        max_bytes = self._config.decode.max_bytes
+        try:
+            data = self._source.read(task.key, if_match=task.etag or None, max_bytes=max_bytes)
+        except ObjectMissingError as error:
+            raise SourceMissingError(f"{task.source} is gone") from error
+        except ObjectChangedError as error:
+            raise SourceChangedError(
+                f"{task.source} changed after it was planned; the next run plans it again"
+            ) from error
+        except ObjectDeniedError as error:
+            raise SourceDeniedError(f"{task.source} may not be read: {error}") from error
+        except ObjectTooLargeError as error:
+            raise TooLargeError(f"{task.source} is larger than the limit of {max_bytes} bytes") from error
+        if not data:
+            raise EmptyImageError(f"{task.source} has zero bytes")
+        return data
+
+    # Stage 2, on the calling thread.
+
+    def _advance(self, draft: _Draft) -> Future[ImageResult]:
+        """Run the network if the image still needs it, and hand the image to an encode thread."""
+        if draft.error is not None or draft.ldr is None:
+            return self._encoders.submit(self._fail, draft)
+        if draft.existing is not None:
+            return self._encoders.submit(self._finish_existing, draft, draft.ldr, draft.existing)
+        info = draft.ldr.info
+        output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
+        try:
+            start = perf_counter()
+            with self._device_lock:
+                inference = self._engine.infer(draft.ldr.pixels)
+            draft.timings = replace(draft.timings, infer_ms=_ms_since(start))
+            return self._encoders.submit(self._finish, draft, draft.ldr, inference, output_bytes)
+        except ImageError as error:
+            self._output_budget.release(output_bytes)
+            draft.error = error
+            return self._encoders.submit(self._fail, draft)
+        except BaseException:
+            self._output_budget.release(output_bytes)
+            self._release(draft)
+            raise
+
+    # Stage 3, on an encode thread.
+
+    def _finish(self, draft: _Draft, ldr: LdrImage, inference: Inference, output_bytes: int) -> ImageResult:
+        try:
+            prepared = prepare_hdr(inference.linear, ldr.alpha, self._config.encode)
+            data, verified = self._encode(draft, prepared, inference)
+            start = perf_counter()
+            stored = self._outputs.put(draft.task, self._identity(draft), data)
+            draft.timings = replace(draft.timings, put_ms=_ms_since(start))
+            if stored.adopted:
+                return self._finish_existing(draft, ldr, stored)
+            # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
+            hdr = decode_exr(data).image if self._config.encode.is_lossy else prepared.image
+            return self._count(
+                ImageResult(
+                    task=draft.task,
+                    status=ConversionStatus.OK,
+                    started_at=draft.started_at,
+                    finished_at=datetime.now(UTC),
+                    source_sha256=draft.source_sha256,
+                    image=ldr.info,
+                    inference=inference.info,
+                    output=_output_info(stored, prepared.num_half_overflow, verified=verified),
+                    timings=draft.timings,
+                    stats=measure(ldr.pixels, hdr, self._config.encode.exposure_ev),
+                )
+            )
+        except ImageError as error:
+            draft.error = error
+            return self._fail(draft)
+        finally:
+            self._output_budget.release(output_bytes)
+            self._release(draft)
+
+    def _encode(self, draft: _Draft, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
+        start = perf_counter()
+        ldr = draft.ldr
+        assert ldr is not None
+        options = self._config.encode
+        identity = self._identity(draft)
+        provenance = ExrProvenance(
+            source=draft.task.source,
+            software_version=self._provenance.software_version,
+            weights_name=self._provenance.weights_name,
+            inference=inference.info,
+            num_half_overflow=prepared.num_half_overflow,
+            capture=ldr.info.capture,
+        )
+        data = encode_exr(prepared.image, options, identity, provenance)
+        verify = options.verify == "all" or (
+            options.verify == "sample" and int(identity.source_sha256[:8], 16) % _VERIFY_ONE_IN == 0
+        )
+        if verify:
+            verify_exr(data, prepared.image, options, identity)
+        draft.timings = replace(draft.timings, encode_ms=_ms_since(start))
+        return data, verify
+
+    def _finish_existing(self, draft: _Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
+        """Build the row from the bytes that are in the store; decoding them verifies them."""
+        try:
+            decoded = decode_exr(stored.data)
+            made = decoded.provenance
+            return self._count(
+                ImageResult(
+                    task=draft.task,
+                    status=ConversionStatus.OK,
+                    started_at=draft.started_at,
+                    finished_at=datetime.now(UTC),
+                    source_sha256=draft.source_sha256,
+                    image=ldr.info,
+                    inference=made.inference if made else None,
+                    output=_output_info(stored, made.num_half_overflow if made else 0, verified=True),
+                    timings=draft.timings,
+                    stats=measure(ldr.pixels, decoded.image, self._config.encode.exposure_ev),
+                )
+            )
+        except ImageError as error:
+            draft.error = error
+            return self._fail(draft)
+        finally:
+            self._release(draft)
+
+    def _fail(self, draft: _Draft) -> ImageResult:
+        self._release(draft)
+        error = draft.error
+        assert error is not None
+        return self._count(
+            ImageResult(
+                task=draft.task,
+                status=ConversionStatus.FAILED,
+                started_at=draft.started_at,
+                finished_at=datetime.now(UTC),
+                error_code=error.code,
+                error_message=str(error),
+                source_sha256=draft.source_sha256,
+                image=draft.ldr.info if draft.ldr else None,
+                timings=draft.timings,
+            )
+        )
+
+    # Book-keeping.
+
+    def _identity(self, draft: _Draft) -> OutputIdentity:
+        assert draft.source_sha256 is not None
+        return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
+
+    def _count(self, result: ImageResult) -> ImageResult:
+        with self._counts_lock:
+            self._counts.num_images += 1
+            self._counts.num_failed += result.status is not ConversionStatus.OK
+            self._counts.num_adopted += bool(result.output and result.output.adopted)
+            if result.image and result.status is ConversionStatus.OK:
+                self._counts.megapixels += result.image.width * result.image.height / 1e6
+        return result
+
+    def _release(self, draft: _Draft) -> None:
+        if draft.held_bytes:
+            self._decoded_budget.release(draft.held_bytes)
+            draft.held_bytes = 0
+
+    def _abandon(self, loads: Iterable[Future[_Draft]], results: Iterable[Future[ImageResult]]) -> None:
+        """Drop what no stage took over, and let what was being stored finish, so that the attempt is really over."""
+        for load in loads:
+            if not load.cancel():
+                load.add_done_callback(self._release_loaded)
+        wait(results)
+
+    def _release_loaded(self, load: Future[_Draft]) -> None:
+        if not load.cancelled() and load.exception() is None:
+            self._release(load.result())
+
+
+def _output_info(stored: StoredOutput, num_half_overflow: int, *, verified: bool) -> OutputInfo:
+    return OutputInfo(
+        path=stored.key,
+        num_bytes=len(stored.data),
+        sha256=stored.sha256,
+        revision=stored.revision,
+        num_half_overflow=num_half_overflow,
+        adopted=stored.adopted,
+        verified=verified,
+    )
+
+
+def _ms_since(start: float) -> float:
+    return (perf_counter() - start) * 1e3

@@ -1,0 +1,111 @@
+"""What every executor promises, and the values it exchanges with the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.config import ConversionConfig
+from pipeline.records import Shard, ShardResult
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker needs to build its replica, on any machine.
+
+    `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
+    workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
+    `atomic_create` is what `open_store` takes for the destination.
+    """
+
+    config: ConversionConfig
+    weights_name: str
+    weights_data: bytes | None
+    num_workers_on_node: int = 1
+    atomic_create: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts since a worker (or a run) started; images and pixels count as they finish, before their shard does."""
+
+    num_images: int = 0
+    num_failed: int = 0
+    num_adopted: int = 0
+    megapixels: float = 0.0
+    num_workers: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            self.num_images + other.num_images,
+            self.num_failed + other.num_failed,
+            self.num_adopted + other.num_adopted,
+            self.megapixels + other.megapixels,
+            self.num_workers + other.num_workers,
+        )
+
+    def since(self, earlier: Progress) -> Progress:
+        """What was added after `earlier`; the number of workers is the present one."""
+        return Progress(
+            self.num_images - earlier.num_images,
+            self.num_failed - earlier.num_failed,
+            self.num_adopted - earlier.num_adopted,
+            self.megapixels - earlier.megapixels,
+            self.num_workers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What one `Executor.run` did. Shards that another attempt had committed first count as completed."""
+
+    num_shards: int = 0
+    num_ok: int = 0
+    num_failed: int = 0
+    megapixels: float = 0.0
+    num_given_back: int = 0
+    num_workers_lost: int = 0
+
+    def plus_shard(self, result: ShardResult) -> RunSummary:
+        """This summary with one more committed shard."""
+        return RunSummary(
+            self.num_shards + 1,
+            self.num_ok + result.num_ok,
+            self.num_failed + result.num_failed,
+            self.megapixels + result.megapixels,
+            self.num_given_back,
+            self.num_workers_lost,
+        )
+
+    def plus(self, other: RunSummary) -> RunSummary:
+        """The sum of two runs."""
+        return RunSummary(
+            self.num_shards + other.num_shards,
+            self.num_ok + other.num_ok,
+            self.num_failed + other.num_failed,
+            self.megapixels + other.megapixels,
+            self.num_given_back + other.num_given_back,
+            self.num_workers_lost + other.num_workers_lost,
+        )
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Executor(Protocol):
+    """Runs shards to their commit, whatever happens to workers. Use as a context manager.
+
+    `run` returns when every shard is committed. It raises a SystemicError when the job cannot go on (committed
+    shards are kept), a UsageError when a worker cannot be built from its configuration. With `resuming`, outputs
+    that an earlier run may have left are looked for and adopted. `on_progress` is called about once a second from
+    the calling thread.
+    """
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+        """Convert and commit every shard."""
+        ...

@@ -1,0 +1,85 @@
+"""LocalExecutor: one worker in this process, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import Protocol, Self
+
+from pipeline.errors import InterruptedJobError, StorageError
+from pipeline.execution.base import OnProgress, Progress, RunSummary
+from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.records import Shard, ShardResult
+
+_REPORT_EVERY_S = 1.0
+
+
+class Replica(Protocol):
+    """What the executor needs of a worker."""
+
+    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        """Convert and commit one shard."""
+        ...
+
+    def progress(self) -> Progress:
+        """Counts since the worker started."""
+        ...
+
+    def stop(self) -> None:
+        """Make running shards end soon with InterruptedJobError."""
+        ...
+
+    def close(self) -> None:
+        """Release what the worker holds."""
+        ...
+
+
+class LocalExecutor:
+    """Runs shards through one worker, `num_leases` of them at a time so that their stages overlap."""
+
+    def __init__(self, worker: Replica, *, num_leases: int, max_attempts: int) -> None:
+        self._worker = worker
+        self._num_leases = num_leases
+        self._max_attempts = max_attempts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._worker.close()
+
+    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+        """See `Executor.run`."""
+        book = LeaseBook(shards, self._max_attempts)
+        with ThreadPoolExecutor(self._num_leases, thread_name_prefix="lease") as threads:
+            try:
+                summary = self._drive(book, threads, resuming, on_progress)
+            except KeyboardInterrupt as error:
+                self._worker.stop()
+                raise InterruptedJobError("interrupted") from error
+            except BaseException:
+                self._worker.stop()
+                raise
+        book.raise_if_given_up()
+        return replace(summary, num_given_back=book.num_given_back)
+
+    def _drive(
+        self, book: LeaseBook, threads: ThreadPoolExecutor, resuming: bool, on_progress: OnProgress
+    ) -> RunSummary:
+        summary = RunSummary()
+        running: dict[Future[ShardResult], Lease] = {}
+        while not book.is_finished:
+            while len(running) < self._num_leases and (lease := book.take("local")):
+                adopt = resuming or lease.attempt > 1
+                running[threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)] = lease
+            done, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                lease = running.pop(future)
+                try:
+                    summary = summary.plus_shard(future.result())
+                    book.complete(lease)
+                except StorageError as error:
+                    book.give_back(lease, f"{error.code}: {error}")
+            on_progress(self._worker.progress())
+        return summary

@@ -1,0 +1,220 @@
+"""RayExecutor: the lease scheduler on disposable Ray actors (docs/adr/0001-engine.md)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Self
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from pipeline.errors import InterruptedJobError, StorageError, SystemicError, UsageError, WorkerLostError
+from pipeline.execution.base import OnProgress, Progress, RunSummary, WorkerSpec
+from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_worker import RayWorker, WorkerReady
+from pipeline.inference.memory import MALLOC_ENV
+from pipeline.records import Shard
+
+_POLL_S = 1.0
+# A reference that ray.wait calls ready is a few kilobytes away; longer means that its owner is gone.
+_GET_TIMEOUT_S = 60.0
+_MAX_FAILED_STARTS = 3
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One actor and what the driver knows of it."""
+
+    name: str
+    actor: Any
+    start_ref: Any
+    start_deadline: float
+    ready: WorkerReady | None = None
+    running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    progress_ref: Any = None
+
+
+class RayExecutor:
+    """Leases shards to actors that own one accelerator each; a lost actor costs its leases' work and nothing else.
+
+    Actors are created with no restarts and no retries: a lost one is replaced, and its shards are leased again
+    (design: Ray's own retries lose shards or hold them hostage). Nothing is dispatched to an actor before it is
+    ready, and at most `leases_per_worker` references per actor exist, so that the driver's memory stays flat.
+    """
+
+    def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
+        self._execution = spec.config.execution
+        self._resources = resources
+        self._spec = replace(spec, num_workers_on_node=resources.num_workers_on_node)
+        self._spec_ref: Any = None
+        self._workers: dict[str, _Worker] = {}
+        self._num_spawned = 0
+        self._num_failed_starts = 0
+        self._num_lost = 0
+        self._retired = Progress()
+
+    def __enter__(self) -> Self:
+        self._spec_ref = ray.put(self._spec)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for worker in list(self._workers.values()):
+            self._kill(worker)
+
+    @property
+    def workers(self) -> list[WorkerReady]:
+        """The workers that are ready now."""
+        return [worker.ready for worker in self._workers.values() if worker.ready]
+
+    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+        """See `Executor.run`."""
+        book = LeaseBook(shards, self._execution.max_shard_attempts)
+        summary = RunSummary()
+        lost_before = self._num_lost
+        try:
+            while not book.is_finished:
+                self._dispatch(book, resuming)
+                for worker, ref in self._wait():
+                    summary = self._settle(worker, ref, book, summary)
+                self._expire_starts(book)
+                self._expire_leases(book)
+                on_progress(self._total_progress())
+        except KeyboardInterrupt as error:
+            raise InterruptedJobError("interrupted") from error
+        book.raise_if_given_up()
+        return replace(summary, num_given_back=book.num_given_back, num_workers_lost=self._num_lost - lost_before)
+
+    def _dispatch(self, book: LeaseBook, resuming: bool) -> None:
+        """Give every ready worker its leases, and keep the wanted number of actors alive."""
+        while len(self._workers) < self._resources.num_workers:
+            self._spawn()
+        for worker in self._workers.values():
+            while worker.ready and len(worker.running) < self._execution.leases_per_worker:
+                lease = book.take(worker.name)
+                if lease is None:
+                    return
+                ref = worker.actor.convert.remote(lease.shard, lease.attempt, resuming or lease.attempt > 1)
+                worker.running[ref] = (lease, monotonic() + self._execution.shard_timeout_s)
+
+    def _spawn(self) -> None:
+        self._num_spawned += 1
+        name = f"worker-{self._num_spawned}"
+        actor_class = ray.remote(
+            num_cpus=self._resources.num_cpus,
+            num_gpus=self._resources.num_gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"convert": self._execution.leases_per_worker, "control": 1},
+            runtime_env={"env_vars": MALLOC_ENV} if not self._resources.num_gpus else None,
+        )(RayWorker)
+        actor = actor_class.remote(name)
+        deadline = monotonic() + self._execution.worker_start_timeout_s
+        self._workers[name] = _Worker(name, actor, actor.start.remote(self._spec_ref), deadline)
+
+    def _wait(self) -> list[tuple[_Worker, Any]]:
+        """Wait at most a second for any start, shard or progress report to finish."""
+        owners: dict[Any, _Worker] = {}
+        for worker in self._workers.values():
+            if worker.ready is None:
+                owners[worker.start_ref] = worker
+                continue
+            owners.update(dict.fromkeys(worker.running, worker))
+            if worker.progress_ref is None:
+                worker.progress_ref = worker.actor.progress.remote()
+        ready, _ = ray.wait(list(owners), num_returns=1, timeout=_POLL_S) if owners else ([], [])
+        polls = {worker.progress_ref: worker for worker in self._workers.values() if worker.progress_ref}
+        if polls:
+            polled, _ = ray.wait(list(polls), num_returns=len(polls), timeout=0)
+            owners.update(polls)
+            ready = [*ready, *polled]
+        return [(owners[ref], ref) for ref in ready]
+
+    def _settle(self, worker: _Worker, ref: Any, book: LeaseBook, summary: RunSummary) -> RunSummary:
+        """Take one finished reference into account. A failure of the actor loses the worker; others are judged."""
+        if worker.name not in self._workers:
+            return summary
+        lease, _ = worker.running.get(ref, (None, 0.0))
+        try:
+            result = ray.get(ref, timeout=_GET_TIMEOUT_S)
+        except RayTaskError as error:
+            self._judge(error, worker, lease, book)
+            if lease:
+                worker.running.pop(ref, None)
+            return summary
+        except (RayActorError, GetTimeoutError, RayError) as error:
+            self._lose(worker, book, f"{type(error).__name__}: {_first_line(error)}")
+            return summary
+        if lease:
+            del worker.running[ref]
+            book.complete(lease)
+            return summary.plus_shard(result)
+        if ref is worker.progress_ref or ref == worker.progress_ref:
+            worker.progress, worker.progress_ref = result, None
+        else:
+            worker.ready = result
+            self._num_failed_starts = 0
+        return summary
+
+    def _judge(self, error: RayTaskError, worker: _Worker, lease: Lease | None, book: LeaseBook) -> None:
+        """An exception raised inside a worker: stop the job, try the shard again, or replace the worker."""
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, SystemicError | UsageError):
+            raise cause
+        reason = f"{getattr(cause, 'code', type(cause).__name__)}: {_first_line(cause)}"
+        if lease is None:
+            self._lose(worker, book, reason)
+            return
+        book.give_back(lease, reason)
+        if not isinstance(cause, StorageError):
+            # An unforeseen exception may have left the replica in any state: replace it.
+            self._lose(worker, book, reason)
+
+    def _lose(self, worker: _Worker, book: LeaseBook, reason: str) -> None:
+        """Put back the leases of a dead worker, make sure that it is dead, and remember a failed start."""
+        self._kill(worker)
+        self._num_lost += 1
+        self._retired += replace(worker.progress, num_workers=0)
+        for lease in book.held_by(worker.name):
+            book.give_back(lease, reason)
+        if worker.ready is None:
+            self._num_failed_starts += 1
+            if self._num_failed_starts >= _MAX_FAILED_STARTS:
+                raise WorkerLostError(f"{_MAX_FAILED_STARTS} workers in a row could not start; the last one: {reason}")
+
+    def _expire_starts(self, book: LeaseBook) -> None:
+        now = monotonic()
+        for worker in [w for w in self._workers.values() if w.ready is None and now > w.start_deadline]:
+            waited = self._execution.worker_start_timeout_s
+            if not self.workers:
+                raise WorkerLostError(
+                    f"no worker started within {waited:.0f} s; it asks for {self._resources.describe()} per worker"
+                )
+            self._lose(worker, book, f"not ready after {waited:.0f} s")
+
+    def _expire_leases(self, book: LeaseBook) -> None:
+        now = monotonic()
+        for worker in list(self._workers.values()):
+            if any(now > deadline for _, deadline in worker.running.values()):
+                self._lose(worker, book, f"a shard took longer than {self._execution.shard_timeout_s:.0f} s")
+
+    def _kill(self, worker: _Worker) -> None:
+        self._workers.pop(worker.name, None)
+        # The actor may be gone already, or Ray itself; either way there is nothing left to kill.
+        with contextlib.suppress(RayError, ValueError, RuntimeError):
+            ray.kill(worker.actor, no_restart=True)
+
+    def _total_progress(self) -> Progress:
+        total = self._retired
+        for worker in self._workers.values():
+            total += worker.progress
+        return replace(total, num_workers=len(self.workers))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,65 @@
+"""One worker's replica: stores, engine and converter, built from a WorkerSpec in whichever process runs it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pipeline
+from pipeline.convert import ShardConverter
+from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.inference.engine import InferenceEngine
+from pipeline.inference.memory import retain_freed_memory
+from pipeline.models.checkpoint import build_network, load_weights
+from pipeline.records import Provenance, Shard, ShardResult
+from pipeline.sharding import source_store
+from pipeline.storage import open_store
+
+
+class Worker:
+    """Holds one network replica and converts shards with it. `convert` may run in several threads at once."""
+
+    def __init__(self, spec: WorkerSpec, name: str) -> None:
+        retain_freed_memory()
+        config = spec.config
+        weights = load_weights(spec.weights_name, spec.weights_data)
+        self._engine = InferenceEngine(build_network(weights), config.inference, num_workers=spec.num_workers_on_node)
+        self._engine.warm_up()
+        self._converter = ShardConverter(
+            source=source_store(config.source),
+            destination=open_store(
+                config.destination.url, config.destination.storage, atomic_create=spec.atomic_create
+            ),
+            engine=self._engine,
+            config=config,
+            provenance=Provenance(
+                software_version=pipeline.__version__,
+                weights_name=weights.name,
+                weights_sha256=weights.sha256,
+                pixel_digest=config.pixel_digest(),
+                worker=f"{name}:{os.getpid()}",
+                node=socket.gethostname(),
+            ),
+        )
+
+    @property
+    def description(self) -> str:
+        """Device and precision, for the user."""
+        return f"{self._engine.device} {self._engine.precision}"
+
+    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        """Convert and commit one shard."""
+        return self._converter.run(shard, attempt, adopt=adopt)
+
+    def progress(self) -> Progress:
+        """Counts since the worker started."""
+        counts = self._converter.counts()
+        return Progress(counts.num_images, counts.num_failed, counts.num_adopted, counts.megapixels, num_workers=1)
+
+    def stop(self) -> None:
+        """Make running shards end soon, uncommitted; what they stored is adopted later."""
+        self._converter.stop()
+
+    def close(self) -> None:
+        """End the worker's threads; images in flight finish first."""
+        self._converter.close()

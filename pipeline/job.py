@@ -1,0 +1,181 @@
+"""A job at its destination: what it is (job.json), what is planned, and what is still to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import pipeline
+from pipeline.config import ConversionConfig
+from pipeline.errors import (
+    DestinationError,
+    ManifestError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+)
+from pipeline.manifest import completed_shards
+from pipeline.records import ImageTask, Shard
+from pipeline.sharding import (
+    PlanSummary,
+    SourceListing,
+    changed_tasks,
+    iter_shards,
+    load_inventory,
+    plan_shards,
+    read_plan_summaries,
+    write_plan,
+)
+from pipeline.storage import ObjectStore
+
+JOB_KEY = "_hdrfleet/job.json"
+JOB_SCHEMA_VERSION = 1
+
+
+class JobRecord(BaseModel):
+    """What job.json holds: created once, never changed. No credential has a field here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int
+    job_id: str
+    created_at: str
+    software_version: str
+    source_root: str
+    weights_name: str
+    weights_sha256: str
+    has_conditional_create: bool
+    pixel_fields: dict[str, object]
+    pixel_digest: str
+    config: ConversionConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWork:
+    """The uncommitted shards of one plan. `resuming` when an earlier driver may have left outputs behind."""
+
+    plan: PlanSummary
+    done: frozenset[int]
+    resuming: bool
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that are left."""
+        return self.plan.num_shards - len(self.done)
+
+
+class Job:
+    """Reads and extends what a destination records. Holds no state of its own: any driver can take over."""
+
+    def __init__(self, store: ObjectStore, record: JobRecord, *, created: bool) -> None:
+        self.store = store
+        self.record = record
+        self.created = created
+
+    def pending(self) -> list[PlannedWork]:
+        """Plans with uncommitted shards, oldest first."""
+        work = []
+        for plan in read_plan_summaries(self.store):
+            done = frozenset(completed_shards(self.store, plan.plan))
+            if len(done) < plan.num_shards:
+                work.append(PlannedWork(plan, done, resuming=True))
+        return work
+
+    def extend(self, listing: SourceListing) -> PlannedWork | None:
+        """Plan what is new or changed in the source since the plans so far; None when nothing is.
+
+        Raises SourceError when the source holds no image at all.
+        """
+        plans = read_plan_summaries(self.store)
+        tasks: Iterator[ImageTask] = listing.iterate()
+        if plans:
+            tasks = changed_tasks(tasks, load_inventory(self.store, plans))
+        number = plans[-1].plan + 1 if plans else 1
+        shards = plan_shards(tasks, number, self.record.config.sharding)
+        plan = write_plan(self.store, number, shards, listing=listing)
+        return PlannedWork(plan, frozenset(), resuming=False) if plan else None
+
+    def shards(self, work: PlannedWork) -> Iterator[Shard]:
+        """The shards of `work` that are not committed, streamed from the plan's files."""
+        return iter_shards(self.store, work.plan, skip=work.done)
+
+
+def open_job(
+    store: ObjectStore,
+    config: ConversionConfig,
+    *,
+    source_root: str,
+    weights_name: str,
+    weights_sha256: str,
+    has_conditional_create: bool = True,
+) -> Job:
+    """Create the job at its destination, or join the one that is there.
+
+    `has_conditional_create` is recorded for a new job: False where the store was seen to ignore the condition.
+    Raises DestinationError when the one that is there would give other pixels or reads another source, naming the
+    fields that differ, and when the destination cannot be written.
+    """
+    record = JobRecord(
+        schema_version=JOB_SCHEMA_VERSION,
+        job_id=uuid4().hex,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        software_version=pipeline.__version__,
+        source_root=source_root,
+        weights_name=weights_name,
+        weights_sha256=weights_sha256,
+        has_conditional_create=has_conditional_create,
+        pixel_fields=config.pixel_fields(),
+        pixel_digest=config.pixel_digest(),
+        config=config,
+    )
+    existing = read_job(store)
+    if existing is None:
+        try:
+            store.create(JOB_KEY, record.model_dump_json(indent=2).encode())
+            return Job(store, record, created=True)
+        except ObjectExistsError:
+            existing = read_job(store)
+        except ObjectDeniedError as error:
+            raise DestinationError(f"cannot write to {store.url}: {error}") from error
+    if existing is None:
+        raise ManifestError(f"{store.url}: {JOB_KEY} appeared and vanished; is something else deleting here?")
+    _require_same(existing, record, store.url)
+    return Job(store, existing.model_copy(update={"config": config}), created=False)
+
+
+def read_job(store: ObjectStore) -> JobRecord | None:
+    """The job recorded at a destination, or None. Raises ManifestError when job.json is unreadable or newer."""
+    try:
+        raw = json.loads(store.read(JOB_KEY))
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > JOB_SCHEMA_VERSION:
+            raise ManifestError(f"{store.url} was written by a newer hdrfleet; upgrade this one")
+        return JobRecord.model_validate(raw)
+    except ObjectMissingError:
+        return None
+    except (ValueError, ValidationError) as error:
+        raise ManifestError(f"{store.url}/{JOB_KEY} is not a job record") from error
+
+
+def _require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:
+    differences = [
+        f"{name} is {existing.pixel_fields.get(name)!r} there and {value!r} here"
+        for name, value in wanted.pixel_fields.items()
+        if existing.pixel_fields.get(name) != value
+    ]
+    if existing.weights_sha256 != wanted.weights_sha256:
+        differences.append(
+            f"weights are {existing.weights_name} ({existing.weights_sha256[:12]}) there "
+            f"and {wanted.weights_name} ({wanted.weights_sha256[:12]}) here"
+        )
+    if existing.source_root != wanted.source_root:
+        differences.append(f"the source root is {existing.source_root} there and {wanted.source_root} here")
+    if differences:
+        raise DestinationError(
+            f"{url} belongs to another job: {'; '.join(differences)}. Use another destination or the same options"
+        )

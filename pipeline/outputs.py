@@ -1,0 +1,107 @@
+"""Where an EXR becomes durable: created once under its own identity, adopted when already there, never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.codecs.exr import OutputIdentity, read_exr_identity
+from pipeline.errors import (
+    CredentialsError,
+    ManifestError,
+    ObjectDeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    VerifyError,
+)
+from pipeline.records import ImageTask
+from pipeline.sharding import output_key
+from pipeline.storage import ObjectStore
+
+# One source converted under this many identities at one DST is a fault, not a history.
+_MAX_REVISIONS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """An EXR in the destination. `data` is what the store holds; `adopted` when an earlier attempt put it there."""
+
+    key: str
+    revision: int
+    data: bytes
+    sha256: str
+    adopted: bool
+
+
+class OutputStore:
+    """Creates and finds outputs by identity (design: source, pixel options and weights digests)."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def find(self, task: ImageTask, identity: OutputIdentity) -> StoredOutput | None:
+        """Return the stored output of this identity at the task's revision or a later one; None where none is."""
+        for revision in range(task.revision, _MAX_REVISIONS):
+            key = output_key(task.source, revision)
+            data = self._read_if_identical(key, identity)
+            if data is _MISSING:
+                return None
+            if isinstance(data, bytes):
+                return StoredOutput(key, revision, data, _sha256(data), adopted=True)
+        raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
+
+    def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:
+        """Create the output at the first revision that is free; adopt what has the same identity.
+
+        Raises CredentialsError when the destination refuses writes.
+        """
+        sha256 = _sha256(data)
+        for revision in range(task.revision, _MAX_REVISIONS):
+            key = output_key(task.source, revision)
+            try:
+                self._store.create(key, data, metadata=_metadata(identity))
+                return StoredOutput(key, revision, data, sha256, adopted=False)
+            except ObjectExistsError:
+                stored = self._read_if_identical(key, identity)
+            except ObjectDeniedError as error:
+                raise CredentialsError(f"the destination refuses writes: {error}") from error
+            if isinstance(stored, bytes):
+                # Equal bytes are our own success whose answer was lost, or an attempt that computed the same.
+                stored_sha256 = _sha256(stored)
+                return StoredOutput(key, revision, stored, stored_sha256, adopted=stored_sha256 != sha256)
+        raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
+
+    def _read_if_identical(self, key: str, identity: OutputIdentity) -> bytes | object | None:
+        """The object's bytes if it has this identity, None if it has another, `_MISSING` if there is no object."""
+        try:
+            metadata = self._store.stat(key).metadata
+            known = _identity_of(metadata)
+            if known is not None and known != identity:
+                return None
+            data = self._store.read(key)
+        except ObjectMissingError:
+            return _MISSING
+        # The header decides even where metadata agreed: metadata can be copied without the bytes.
+        try:
+            return data if read_exr_identity(data) == identity else None
+        except VerifyError:
+            return None  # not an EXR that anybody can read: not ours to replace either
+
+
+_MISSING = object()
+_METADATA_PREFIX = "hdrfleet-"
+_METADATA_FIELDS = ("source_sha256", "pixel_digest", "weights_sha256")
+
+
+def _metadata(identity: OutputIdentity) -> dict[str, str]:
+    return {_METADATA_PREFIX + name.replace("_", "-"): getattr(identity, name) for name in _METADATA_FIELDS}
+
+
+def _identity_of(metadata: Mapping[str, str]) -> OutputIdentity | None:
+    values = [metadata.get(_METADATA_PREFIX + name.replace("_", "-")) for name in _METADATA_FIELDS]
+    return OutputIdentity(*[value for value in values if value]) if all(values) else None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import WorkerLostError
+from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.records import Shard
+
+
+def shards(count: int) -> Iterator[Shard]:
+    return (Shard(1, index, ()) for index in range(count))
+
+
+def take(book: LeaseBook, holder: str = "w") -> Lease:
+    lease = book.take(holder)
+    assert lease is not None
+    return lease
+
+
+def test_every_shard_is_leased_once_and_the_book_closes() -> None:
+    book = LeaseBook(shards(3), 2)
+    leases = [take(book) for _ in range(3)]
+    assert [lease.shard.shard for lease in leases] == [0, 1, 2]
+    assert book.take("w") is None
+    assert not book.is_finished
+    for lease in leases:
+        assert book.complete(lease)
+    assert book.is_finished
+    assert book.num_completed == 3
+
+
+def test_shards_are_drawn_only_as_they_are_leased() -> None:
+    drawn: list[int] = []
+
+    def source() -> Iterator[Shard]:
+        for index in range(1000):
+            drawn.append(index)
+            yield Shard(1, index, ())
+
+    book = LeaseBook(source(), 2)
+    take(book)
+    take(book)
+    assert drawn == [0, 1]
+
+
+def test_a_returned_lease_goes_to_the_next_taker_with_a_higher_attempt() -> None:
+    book = LeaseBook(shards(2), 3)
+    first = take(book, "dead")
+    book.give_back(first, "lost")
+    again = take(book, "alive")
+    assert (again.shard, again.attempt, again.holder) == (first.shard, 2, "alive")
+
+
+def test_a_zombie_cannot_complete_or_return_a_lease_that_moved_on() -> None:
+    book = LeaseBook(shards(1), 3)
+    zombie = take(book, "zombie")
+    book.give_back(zombie, "lost")
+    current = take(book, "next")
+    assert not book.complete(zombie)
+    book.give_back(zombie, "again")
+    assert book.num_given_back == 1
+    assert book.complete(current)
+
+
+def test_a_shard_that_keeps_failing_is_given_up_after_the_others_are_done() -> None:
+    book = LeaseBook(shards(3), 2)
+    while (lease := book.take("w")) is not None:
+        if lease.shard.shard == 1:
+            book.give_back(lease, "storage_unavailable: no answer")
+        else:
+            book.complete(lease)
+    assert book.is_finished
+    assert book.num_completed == 2
+    with pytest.raises(WorkerLostError, match=r"shard 1 of plan 1 failed 2 times.*no answer"):
+        book.raise_if_given_up()
+
+
+def test_a_job_in_which_nothing_works_ends_early() -> None:
+    book = LeaseBook(shards(1000), 1)
+    book.give_back(take(book), "broken")
+    book.give_back(take(book), "broken")
+    third = take(book)
+    with pytest.raises(WorkerLostError, match="and 2 more"):
+        book.give_back(third, "broken")
+
+
+@given(st.data())
+def test_whatever_fails_nothing_is_lost_and_nothing_is_done_twice(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 12))
+    book = LeaseBook(shards(count), max_attempts=100)
+    held: list[Lease] = []
+    completed: list[int] = []
+    for _ in range(400):
+        if book.is_finished:
+            break
+        action = data.draw(st.sampled_from(["take", "complete", "give_back"])) if held else "take"
+        if action == "take":
+            lease = book.take(data.draw(st.sampled_from("ab")))
+            held += [lease] if lease else []
+        elif action == "complete":
+            lease = held.pop(data.draw(st.integers(0, len(held) - 1)))
+            assert book.complete(lease)
+            completed.append(lease.shard.shard)
+        else:
+            book.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))), "fault")
+        assert book.num_outstanding == len(held)
+    while not book.is_finished:
+        while (lease := book.take("end")) is not None:
+            held.append(lease)
+        for lease in held:
+            book.complete(lease)
+            completed.append(lease.shard.shard)
+        held = []
+    assert sorted(completed) == list(range(count))

@@ -1,0 +1,317 @@
+"""The data path on in-memory stores, with an engine that is not a network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from fakes import FakeEngine
+from photographs import jpeg, picture, write_library
+
+from pipeline.codecs.exr import decode_exr
+from pipeline.config import ConversionConfig, StorageConfig, build_config
+from pipeline.convert import ShardConverter
+from pipeline.errors import (
+    CredentialsError,
+    DeviceLostError,
+    DiskFullError,
+    InferenceError,
+    InterruptedJobError,
+    ObjectDeniedError,
+    TransientStorageError,
+)
+from pipeline.inference.base import Engine, Inference, LdrPixels
+from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest
+from pipeline.records import ImageTask, Provenance, Shard
+from pipeline.storage import ObjectInfo, ObjectStore, open_store
+
+WEIGHTS = hashlib.sha256(b"weights").hexdigest()
+
+
+def new_store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}", StorageConfig())
+
+
+def put(store: ObjectStore, files: Mapping[str, bytes]) -> tuple[ImageTask, ...]:
+    tasks = []
+    for name, data in files.items():
+        info = store.create(name, data)
+        tasks.append(ImageTask(name, name, info.size_bytes, info.etag))
+    return tuple(tasks)
+
+
+@dataclass
+class FaultyStore:
+    """Passes everything on, but raises the given errors for keys that contain the given text."""
+
+    inner: ObjectStore
+    on_read: dict[str, Exception] = field(default_factory=dict)
+    on_create: dict[str, Exception] = field(default_factory=dict)
+    url: str = "memory://faulty"
+    has_atomic_create: bool = True
+
+    def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
+        self._fail(self.on_read, key)
+        return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
+
+    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        self._fail(self.on_create, key)
+        return self.inner.create(key, data, metadata=metadata)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self.inner.stat(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix)
+
+    def replace(self, key: str, data: bytes) -> ObjectInfo:
+        return self.inner.replace(key, data)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
+    @staticmethod
+    def _fail(faults: Mapping[str, Exception], key: str) -> None:
+        for text, error in faults.items():
+            if text in key:
+                raise error
+
+
+@dataclass
+class CountingEngine:
+    """A FakeEngine that counts, checks that one thread at a time is in it, and fails on demand."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    num_calls: int = 0
+    error: Exception | None = None
+    _inside: threading.Lock = field(default_factory=threading.Lock)
+
+    def infer(self, pixels: LdrPixels) -> Inference:
+        assert self._inside.acquire(blocking=False), "two threads use the device"
+        try:
+            self.num_calls += 1
+            if self.error:
+                raise self.error
+            return FakeEngine().infer(pixels)
+        finally:
+            self._inside.release()
+
+
+def converter(
+    source: ObjectStore, destination: ObjectStore, engine: Engine | None = None, **parts: object
+) -> ShardConverter:
+    config: ConversionConfig = build_config(source={"url": "s"}, destination={"url": "d"}, **parts)
+    provenance = Provenance("0", "fake", WEIGHTS, config.pixel_digest(), "w", "n")
+    return ShardConverter(
+        source=source,
+        destination=destination,
+        engine=engine or FakeEngine(),
+        config=config,
+        provenance=provenance,
+    )
+
+
+@pytest.fixture
+def source() -> ObjectStore:
+    return new_store()
+
+
+@pytest.fixture
+def destination() -> ObjectStore:
+    return new_store()
+
+
+def rows(destination: ObjectStore) -> dict[str, dict[str, object]]:
+    return {str(row["source"]): row for row in open_manifest(destination).current.to_pylist()}
+
+
+def library(tmp_path: Path) -> tuple[dict[str, bytes], dict[str, str | None]]:
+    expected = write_library(tmp_path)
+    return {name: (tmp_path / name).read_bytes() for name in expected}, expected
+
+
+def test_every_task_becomes_one_row(source: ObjectStore, destination: ObjectStore, tmp_path: Path) -> None:
+    files, expected = library(tmp_path)
+    engine = CountingEngine()
+    result = converter(source, destination, engine).run(Shard(1, 0, put(source, files)))
+    found = rows(destination)
+    assert {name: row["error_code"] for name, row in found.items()} == expected
+    assert (result.num_ok, result.num_failed) == (11, 3)
+    assert engine.num_calls == 11
+    assert completed_shards(destination, 1) == {0}
+    for name, row in found.items():
+        assert row["source_sha256"] == (hashlib.sha256(files[name]).hexdigest() if files[name] else None)
+        if row["status"] == "ok":
+            data = destination.read(str(row["output"]))
+            assert row["output_sha256"] == hashlib.sha256(data).hexdigest()
+            decoded = decode_exr(data)
+            assert decoded.image.pixels.shape == (row["height"], row["width"], 3)
+            assert (decoded.image.alpha is not None) == row["has_alpha"]
+
+
+def test_pixels_are_the_networks_linear_output(source: ObjectStore, destination: ObjectStore) -> None:
+    pixels = np.full((5, 7, 3), (51, 128, 254), np.uint8)
+    from photographs import png
+
+    converter(source, destination).run(Shard(1, 0, put(source, {"flat.png": png(pixels)})))
+    stored = decode_exr(destination.read("images/flat.png.exr")).image.pixels
+    np.testing.assert_allclose(stored, (pixels / 255.0) ** 2.24, rtol=1e-3)
+
+
+def test_exposure_and_lossy_compression_are_undone_or_measured(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(64, 64))})
+    plain, bright, lossy = new_store(), new_store(), new_store()
+    converter(source, plain).run(Shard(1, 0, tasks))
+    converter(source, bright, encode={"exposure_ev": 2.0}).run(Shard(1, 0, tasks))
+    converter(source, lossy, encode={"compression": "dwaa:45", "verify": "all"}).run(Shard(1, 0, tasks))
+    one, other = (decode_exr(store.read("images/a.jpg.exr")).image.pixels for store in (plain, bright))
+    np.testing.assert_allclose(other, one.astype(np.float32) * 4, rtol=2e-3)
+    assert rows(bright)["a.jpg"]["luminance_p50"] == pytest.approx(rows(plain)["a.jpg"]["luminance_p50"], rel=1e-2)
+    row = rows(lossy)["a.jpg"]
+    assert row["verified"]
+    assert row["fidelity_psnr_db"] < rows(plain)["a.jpg"]["fidelity_psnr_db"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code"),
+    [
+        (lambda store, key: store.delete(key), "source_missing"),
+        (lambda store, key: store.replace(key, jpeg(picture(9, 9, 5))), "source_changed"),
+    ],
+)
+def test_a_source_that_is_not_what_was_planned_costs_its_row(
+    source: ObjectStore, destination: ObjectStore, break_it: object, code: str
+) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16)), "b.jpg": jpeg(picture(16, 16, 1))})
+    break_it(source, "a.jpg")  # type: ignore[operator]
+    converter(source, destination).run(Shard(1, 0, tasks))
+    assert {name: row["error_code"] for name, row in rows(destination).items()} == {"a.jpg": code, "b.jpg": None}
+
+
+def test_limits_and_denied_sources_cost_their_rows(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"big.jpg": jpeg(picture(200, 200)), "wide.jpg": jpeg(picture(30, 30)), "no.jpg": b"x"})
+    faulty = FaultyStore(source, on_read={"no.jpg": ObjectDeniedError("no.jpg: access denied")})
+    limits = {"max_bytes": len(source.read("big.jpg")) - 1, "max_pixels": 899}
+    converter(faulty, destination, decode=limits).run(Shard(1, 0, tasks))
+    codes = {name: row["error_code"] for name, row in rows(destination).items()}
+    assert codes == {"big.jpg": "too_large", "wide.jpg": "too_large", "no.jpg": "source_denied"}
+
+
+def test_an_image_the_network_cannot_take_costs_its_row(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16))})
+    engine = CountingEngine()
+    engine.error = InferenceError("no tile is small enough")
+    converter(source, destination, engine).run(Shard(1, 0, tasks))
+    assert rows(destination)["a.jpg"]["error_code"] == "inference_failed"
+
+
+@pytest.mark.parametrize(
+    ("faults", "raised"),
+    [
+        ({"on_read": {"a.jpg": TransientStorageError("no answer")}}, TransientStorageError),
+        ({"on_read": {"a.jpg": CredentialsError("expired")}}, CredentialsError),
+        ({"on_create": {"images/": DiskFullError("no space left")}}, DiskFullError),
+        ({"on_create": {"images/": ObjectDeniedError("denied")}}, CredentialsError),
+        ({"on_create": {"manifest/": TransientStorageError("no answer")}}, TransientStorageError),
+    ],
+)
+def test_a_broken_environment_is_never_a_row(
+    source: ObjectStore, destination: ObjectStore, faults: dict[str, dict[str, Exception]], raised: type[Exception]
+) -> None:
+    shard = Shard(1, 0, put(source, {f"{name}.jpg": jpeg(picture(16, 16, seed)) for seed, name in enumerate("abc")}))
+    broken = FaultyStore(source, on_read=dict(faults.get("on_read", {})))
+    full = FaultyStore(destination, on_create=dict(faults.get("on_create", {})))
+    subject = converter(broken, full)
+    with pytest.raises(raised):
+        subject.run(shard)
+    assert completed_shards(destination, 1) == set()
+    # The fault is gone: the same converter finishes the shard, and adopts what was stored before.
+    broken.on_read.clear()
+    full.on_create.clear()
+    stored = {info.key for info in destination.list("images")}
+    result = subject.run(shard, 2, adopt=True)
+    assert result.num_ok == 3
+    assert {row["output"] for row in rows(destination).values() if row["adopted"]} == stored
+
+
+def test_a_lost_device_ends_the_attempt(source: ObjectStore, destination: ObjectStore) -> None:
+    engine = CountingEngine()
+    engine.error = DeviceLostError("the card fell off the bus")
+    with pytest.raises(DeviceLostError):
+        converter(source, destination, engine).run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
+    assert not list(destination.list("manifest"))
+
+
+def test_a_second_attempt_adopts_and_gives_the_same_rows(
+    source: ObjectStore, destination: ObjectStore, tmp_path: Path
+) -> None:
+    files, _ = library(tmp_path)
+    shard = Shard(1, 0, put(source, files))
+    converter(source, destination).run(shard)
+    before = rows(destination)
+    destination.delete("manifest/plan=1/shard-000000.parquet")
+    engine = CountingEngine()
+    converter(source, destination, engine).run(shard, 2, adopt=True)
+    after = rows(destination)
+    assert engine.num_calls == 0
+    assert all(row["adopted"] for row in after.values() if row["status"] == "ok")
+    for name, row in before.items():
+        assert {k: v for k, v in row.items() if k not in RUN_COLUMNS} == {
+            k: v for k, v in after[name].items() if k not in RUN_COLUMNS
+        }
+
+
+def test_a_zombie_that_did_not_look_first_changes_nothing(source: ObjectStore, destination: ObjectStore) -> None:
+    shard = Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))}))
+    converter(source, destination).run(shard)
+    before = {info.key: destination.read(info.key) for info in destination.list()}
+    result = converter(source, destination).run(shard)
+    assert not result.committed or result.num_ok == 1
+    assert {info.key: destination.read(info.key) for info in destination.list()} == before
+
+
+def test_other_pixels_under_the_same_name_become_a_revision(source: ObjectStore, destination: ObjectStore) -> None:
+    shard = Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))}))
+    destination.create("images/a.jpg.exr", b"something else that nobody wrote a row for")
+    for attempt, adopt in ((1, False), (2, True)):
+        converter(source, destination).run(Shard(attempt, 0, shard.tasks), attempt, adopt=adopt)
+        row = rows(destination)["a.jpg"]
+        assert (row["output"], row["revision"]) == ("images/a.jpg.v2.exr", 2)
+    assert destination.read("images/a.jpg.exr").startswith(b"something")
+
+
+def test_two_leases_share_one_device(source: ObjectStore, destination: ObjectStore) -> None:
+    files = {f"{index:02d}.jpg": jpeg(picture(24, 24, index)) for index in range(24)}
+    tasks = put(source, files)
+    engine = CountingEngine()
+    # A queue smaller than one image: everything must still pass, one image at a time.
+    subject = converter(source, destination, engine, execution={"queue_bytes": 2**20})
+    threads = [
+        threading.Thread(target=subject.run, args=(Shard(1, index, tasks[index * 12 : index * 12 + 12]),))
+        for index in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert completed_shards(destination, 1) == {0, 1}
+    assert engine.num_calls == 24
+    counts = subject.counts()
+    assert (counts.num_images, counts.num_failed) == (24, 0)
+    assert counts.megapixels == pytest.approx(24 * 24 * 24 / 1e6)
+    subject.close()
+
+
+def test_a_stopped_converter_commits_nothing_more(source: ObjectStore, destination: ObjectStore) -> None:
+    subject = converter(source, destination)
+    subject.stop()
+    with pytest.raises(InterruptedJobError):
+        subject.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
+    assert not list(destination.list())
