@@ -1,0 +1,89 @@
+"""`hdrfleet demo`: photographs of a rendered scene, converted, with a contact sheet to look at."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, ImageOps
+
+from jobs.camera import save_exposures
+from jobs.contact_sheet import SheetRow, render_contact_sheet
+from jobs.convert import run_conversion
+from jobs.progress import ConsoleReporter
+from jobs.tables import print_summary
+from pipeline.codecs.exr import decode_exr
+from pipeline.config import StorageConfig, build_config
+from pipeline.errors import DestinationError
+from pipeline.manifest import open_manifest
+from pipeline.storage import open_store
+
+_MARKER = ".hdrfleet-demo"
+# Small enough for a minute on two CPU cores, large enough to look at.
+_WIDTH_PX, _HEIGHT_PX = 480, 320
+
+
+def run_demo(folder: Path, executor: str) -> int:
+    """Make the input, convert it, print the summary and where everything lies. Returns convert's exit code.
+
+    Replaces what an earlier demo left in `folder`; raises DestinationError when the folder holds anything else.
+    """
+    _prepare(folder)
+    reporter = ConsoleReporter()
+    photos, hdr, sheet = folder / "photos", folder / "hdr", folder / "contact-sheet.png"
+    reporter.note("photographing a rendered scene; one file is broken on purpose")
+    save_exposures(photos, width=_WIDTH_PX, height=_HEIGHT_PX)
+    config = build_config(
+        source={"url": str(photos)},
+        destination={"url": str(hdr)},
+        encode={"verify": "all"},
+        execution={"executor": executor},
+    )
+    outcome = run_conversion(config, reporter)
+    write_contact_sheet(photos, hdr, sheet)
+    print_summary(outcome.manifest, title=outcome.headline())
+    places = {"input": photos, "HDR images": hdr / "images", "manifest": hdr / "manifest", "contact sheet": sheet}
+    reporter.note("\n" + "\n".join(f"{name:<14} {place}" for name, place in places.items()))
+    reporter.note(f"\nnext: hdrfleet query {hdr} 'select source, status, error_code from manifest'")  # noqa: S608
+    return outcome.exit_code
+
+
+def write_contact_sheet(source: Path, destination: Path, sheet: Path) -> None:
+    """Draw every row of the manifest: the input beside the stored EXR at several exposures."""
+    store = open_store(str(destination), StorageConfig())
+    rows = []
+    for row in open_manifest(store).current.sort_by("source").to_pylist():
+        if row["output"] is None:
+            rows.append(SheetRow(row["source"], None, None, f"{row['error_code']}: {row['error_message']}"))
+            continue
+        hdr = decode_exr(store.read(row["output"])).image.pixels
+        note = f"{row['width']}x{row['height']}, {row['clipped_fraction']:.1%} clipped"
+        rows.append(SheetRow(row["source"], _view(source / row["source"]), hdr, note))
+    image = render_contact_sheet(rows)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    sheet.write_bytes(buffer.getvalue())
+
+
+def _view(path: Path) -> np.ndarray:
+    """The input as a viewer shows it: upright, 8 bit, on black where it is transparent."""
+    data = path.read_bytes()
+    if path.suffix == ".png":
+        pixels = np.asarray(imagecodecs.png_decode(data))
+        if pixels.dtype == np.uint16:
+            return np.ascontiguousarray(pixels[..., :3] >> 8).astype(np.uint8)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB"))
+
+
+def _prepare(folder: Path) -> None:
+    if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DestinationError(f"{folder} holds something else than an earlier demo; name an empty or new folder")
+    for part in ("photos", "hdr"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
