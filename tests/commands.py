@@ -1,0 +1,88 @@
+"""Run the `hdrfleet` command as a user does: its own process, its own home, bounded in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "COV_CORE"))}
+    return {**kept, "HOME": str(home), "RAY_AUTH_MODE": "disabled", "COLUMNS": "160", **(extra or {})}
+
+
+def hdrfleet(
+    *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None, timeout_s: float = 100
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        env=environment(home, env),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def hdrfleet_here(*arguments: str | Path) -> int:
+    """Run the command within this process and return its exit code; much faster than a process of its own."""
+    from unittest.mock import patch
+
+    from jobs.cli import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with patch.object(sys, "argv", ["hdrfleet", *map(str, arguments)]):
+            main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def start_hdrfleet(*arguments: str | Path, home: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+            env=environment(home),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout_s} s")
+        time.sleep(0.05)
+
+
+def descendants(pid: int, title: str = "") -> list[psutil.Process]:
+    """Processes below `pid` whose command line contains `title`."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Make sure that these processes are gone."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=20)

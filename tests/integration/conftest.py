@@ -1,0 +1,188 @@
+"""Fixtures of the integration tier: S3 servers on loopback, and a fresh bucket on each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SWIFT_SCRIPT = REPOSITORY / "tests" / "servers" / "swift-s3"
+SWIFT_VENV = REPOSITORY / ".cache" / "swift" / "venv"
+
+# The first test on Swift may have to install it.
+SWIFT_TIMEOUT_S = 600
+SWIFT_INSTALL_TIMEOUT_S = 400
+SWIFT_START_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 endpoint and the credentials it takes. `checks_secrets`: a wrong secret is refused."""
+
+    name: str
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    region: str
+    checks_secrets: bool
+
+
+@dataclass(frozen=True)
+class S3Bucket:
+    """An empty bucket. `client` is a boto3 client that is independent of the code under test."""
+
+    name: str
+    server: S3Server
+    client: Any
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.name}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests on S3 servers time for the installation of Swift, unless they set their own limit."""
+    for item in items:
+        parameters = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        on_swift = any(isinstance(parameter, str) and parameter == "swift" for parameter in parameters)
+        if on_swift or "swift_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(SWIFT_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """moto's S3 in a thread of this process: decides races between conditional PUTs, accepts any secret."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield S3Server("moto", f"http://{host}:{port}", "moto-access-key", "moto-secret-key", "us-east-1", False)
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """OpenStack Swift with s3api, a real S3 server: checks secrets, but races of conditional PUTs can have two winners.
+
+    Installed once into `.cache/swift/venv`. Skips where no package index, no bash or no extended attributes are at
+    hand.
+    """
+    folder = _folder_with_attributes(tmp_path_factory)
+    _install_swift()
+    port = _free_ports(4)
+    process = subprocess.Popen([SWIFT_SCRIPT, "run", SWIFT_VENV, folder, str(port)], stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_until_up(f"http://127.0.0.1:{port}/info", process)
+        yield S3Server("swift", f"http://127.0.0.1:{port}", "test:tester", "testing", "us-east-1", True)
+    finally:
+        process.terminate()  # the script stops its four servers
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["moto", "swift"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each S3 server in turn; one of them with `@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)`."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def s3_bucket_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[S3Server], S3Bucket]:
+    """Make a fresh bucket with a random name on a server, and point the AWS environment of this process there.
+
+    Child processes inherit that environment; no other AWS setting is left, and HOME is an empty folder.
+    """
+
+    def make(server: S3Server) -> S3Bucket:
+        import boto3
+        from botocore.config import Config
+
+        for variable in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(variable)
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+        monkeypatch.setenv("AWS_REGION", server.region)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", server.region)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+        config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+        client = boto3.Session().client("s3", region_name=server.region, config=config)
+        name = f"test-{secrets.token_hex(6)}"
+        client.create_bucket(Bucket=name)
+        return S3Bucket(name, server, client)
+
+    return make
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, s3_bucket_on: Callable[[S3Server], S3Bucket]) -> S3Bucket:
+    """A fresh bucket on each S3 server in turn, and the environment that reaches it (see `s3_bucket_on`)."""
+    return s3_bucket_on(s3_server)
+
+
+def _install_swift() -> None:
+    if not shutil.which("bash"):
+        pytest.skip("Swift's start script needs bash")
+    command = [SWIFT_SCRIPT, "install", SWIFT_VENV]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SWIFT_INSTALL_TIMEOUT_S, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"Swift could not be installed within {SWIFT_INSTALL_TIMEOUT_S} s")
+    if done.returncode:
+        pytest.skip(f"Swift could not be installed, is there a package index? {done.stderr.strip()[-300:]}")
+
+
+def _folder_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = SWIFT_VENV.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    for folder in (tmp_path_factory.mktemp("swift"), cache / f"data-{os.getpid()}"):
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            os.setxattr(folder, "user.hdrfleet", b"1")
+            return folder
+        shutil.rmtree(folder)
+    pytest.skip("Swift keeps metadata in extended attributes, which this file system lacks")
+
+
+def _free_ports(num_ports: int) -> int:
+    """Return the first of `num_ports` consecutive free ports."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + num_ports):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return int(first)
+    pytest.skip(f"no {num_ports} consecutive free ports")
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + SWIFT_START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    process.terminate()
+    pytest.fail(f"Swift did not answer at {url}: {process.communicate(timeout=30)[1]}")

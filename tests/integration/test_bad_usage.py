@@ -1,0 +1,102 @@
+"""Bad usage exits with 2 and one line, before any worker starts; scripts can rely on the codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from commands import hdrfleet, hdrfleet_here
+from photographs import jpeg, picture, write_library
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(jpeg(picture(16, 16)))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("no image")
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{root}/missing", "{root}/out"], "nothing at"),
+        (["{root}/empty", "{root}/out"], "no image to convert"),
+        (["{root}/texts", "{root}/out"], "without an image's extension"),
+        (["{root}/photos", "{root}/photos/out"], "lies inside the source"),
+        (["{root}/photos", "{root}"], "lies inside the destination"),
+        (["{root}/photos", "{root}/photos"], "are the same place"),
+        (["{root}/photos", "{root}/weights.pth/out"], "destination"),
+        (["{root}/photos", "{root}/out", "--weights", "{root}/no.pth"], "cannot read weights"),
+        (["{root}/photos", "{root}/out", "--weights", "{root}/weights.pth"], "not a PyTorch checkpoint"),
+        (["{root}/photos", "{root}/out", "--include", "*.png"], "left out by include or exclude"),
+        (["{root}/photos", "{root}/out", "--executor", "local", "--workers", "3"], "local executor is one worker"),
+        (["{root}/photos", "{root}/out", "--workers", "many"], "num_workers"),
+        (["{root}/photos", "{root}/out", "--compression", "b44"], "compression must be"),
+        (["{root}/photos", "{root}/out", "--tile-px", "130"], "multiple of 4"),
+        (["{root}/photos", "{root}/out", "--device", "cuda", "--executor", "local"], "cuda"),
+        (["{root}/photos", "{root}/out", "--memory-budget", "lots"], "is not a size"),
+        (["{root}/photos", "ftq://host/out"], "ftq"),
+        (["{root}/photos", "{root}/out", "--address", "127.0.0.1:1"], "cannot use Ray at 127.0.0.1:1"),
+        (["{root}/photos", "{root}/out", "--address", "nonsense"], "is no Ray address"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_usage_is_exit_2_and_says_what_is_wrong(
+    photos: Path, tmp_path: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(root=tmp_path) for argument in arguments]
+    assert hdrfleet_here("convert", *filled) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "out").rglob("*.exr"))
+
+
+def test_the_command_itself_prints_one_line_and_no_traceback(photos: Path, tmp_path: Path) -> None:
+    result = hdrfleet("convert", photos, photos / "out", home=tmp_path / "home")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("hdrfleet: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_destination(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert hdrfleet_here("convert", photos, tmp_path / "locked/out") == 2
+    assert "destination" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["query", "status"])
+def test_a_destination_without_a_job(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hdrfleet_here(command, tmp_path) == 2
+    assert "holds no conversion" in capsys.readouterr().err
+
+
+def test_query_and_status_answer_and_refuse(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = hdrfleet_here(*arguments)
+        captured = capsysbinary.readouterr()
+        return code, captured.out.decode(), captured.err.decode()
+
+    write_library(tmp_path / "photos", num_photos=2)
+    dst = tmp_path / "out"
+    code, _, err = run("convert", tmp_path / "photos", dst, "--executor", "local")
+    assert code == 3, err
+    assert "highlights are not reconstructed" in " ".join(err.split())
+    sql = "select source, warnings, clipped_fraction from manifest where status = 'failed' order by 1"
+    assert run("query", dst, sql, "--format", "csv")[1].splitlines()[1] == '"bad/empty.jpg","",'
+    assert json.loads(run("query", dst, sql, "--json")[1])[0]["source"] == "bad/empty.jpg"
+    assert "bad/truncated.jpg" in run("query", dst, sql)[1]
+    assert "decode_truncated (1)" in run("query", dst)[1]
+    assert json.loads(run("query", dst, "--json")[1])["num_by_status"] == {"ok": 5, "failed": 3}
+    code, _, err = run("query", dst, "copy manifest to '/tmp/x.csv'")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert run("query", dst, "--format", "csv")[0] == 2
+    assert run("query", dst, sql, "--format", "xml")[0] == 2
+    assert "complete" in run("status", dst)[1]
+    status = json.loads(run("status", dst, "--json")[1])
+    assert (status["state"], status["num_ok"], status["num_failed"]) == ("complete", 5, 3)
