@@ -15,7 +15,7 @@ import psutil
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "COV_CORE"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_NUM_"))}
     return {**kept, "HOME": str(home), "RAY_AUTH_MODE": "disabled", "COLUMNS": "160", **(extra or {})}
 
 

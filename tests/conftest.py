@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread is faster for the small arrays of tests, and leaves the other cores to other work. Read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

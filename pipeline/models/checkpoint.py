@@ -164,7 +164,7 @@ def _parse(name: str, data: bytes) -> object:
 def _explain(error: Exception) -> str:
     refused = _REFUSED_GLOBAL.search(str(error))
     if refused:
-        return f"refused, because loading it would run code from the file ({ascii(refused[1])[1:-1][:80]})"
+        return f"refused, because loading it would run code from the file ({_printable(refused[1], 80)})"
     # torch's text for other pickle faults is advice to load the file unsafely.
     fault = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else _first_line(error)
     return f"truncated, damaged or not a PyTorch checkpoint ({fault})"
@@ -172,7 +172,12 @@ def _explain(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {_printable(lines[0], 120)}" if lines else type(error).__name__
+
+
+def _printable(text: str, max_chars: int) -> str:
+    """Escape and cut text that may come from a hostile file: no control character reaches a terminal or a log."""
+    return ascii(text)[1:-1][:max_chars]
 
 
 def _normalise(name: str, loaded: object) -> dict[str, Tensor]:
@@ -237,6 +242,6 @@ def _to_float32(name: str, key: str, tensor: Tensor) -> Tensor:
 
 
 def _name_some(names: list[str]) -> str:
-    """Name the first few, printable and short: keys come from a file that may be hostile."""
-    shown = ", ".join(ascii(name)[1:-1][:80] for name in names[:_MAX_NAMED])
+    """Name the first few."""
+    shown = ", ".join(_printable(name, 80) for name in names[:_MAX_NAMED])
     return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"

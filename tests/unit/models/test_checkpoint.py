@@ -10,6 +10,7 @@ import subprocess
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fakes import tiny_network
@@ -216,3 +217,21 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, function: object, wrap: s
 def test_a_refused_global_is_named() -> None:
     with pytest.raises(WeightsError, match=r"refused, because loading it would run code from the file \(.*system\)"):
         load_weights("evil.pth", pth(Hostile(os.system, "true")))
+
+
+@pytest.mark.parametrize("container", ["plain", "legacy", "safetensors"])
+def test_damaged_bytes_load_or_fail_in_one_printable_line(container: str) -> None:
+    good, rng = CONTAINERS[container](), np.random.default_rng(7)
+    messages = []
+    for i in range(40):
+        damaged = bytearray(good)
+        for at in rng.integers(0, 4000 if i % 2 else len(good), 30):
+            damaged[at] = rng.integers(256)
+        if i % 4 == 0:
+            del damaged[int(rng.integers(len(good))) :]
+        try:
+            load_weights("w", bytes(damaged))
+        except WeightsError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(message.isprintable() and len(message) < 400 for message in messages)

@@ -1,0 +1,187 @@
+"""The lease scheduler with real actors: workers that die, cannot start, or ask for what the cluster lacks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from commands import descendants
+from photographs import jpeg, picture
+
+from pipeline.config import ConversionConfig, StorageConfig, build_config
+from pipeline.errors import ConfigError, DiskFullError, InterruptedJobError, WeightsError, WorkerLostError
+from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.ray_executor import RayExecutor
+from pipeline.execution.ray_session import WorkerResources, plan_resources, ray_session
+from pipeline.manifest import open_manifest
+from pipeline.records import Shard
+from pipeline.sharding import open_source, plan_shards
+from pipeline.storage import open_store
+
+NUM_PHOTOS = 6
+ONE_WORKER = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ConversionConfig:
+    (tmp_path / "photos").mkdir()
+    for index in range(NUM_PHOTOS):
+        (tmp_path / f"photos/{index}.jpg").write_bytes(jpeg(picture(96, 96, seed=index)))
+    return build_config(
+        source={"url": str(tmp_path / "photos")},
+        destination={"url": str(tmp_path / "out")},
+        inference={"device": "cpu", "precision": "fp32", "num_threads": 1},
+        sharding={"max_images": 1},
+    )
+
+
+def shards(config: ConversionConfig) -> Iterator[Shard]:
+    return plan_shards(open_source(config.source).iterate(), 1, config.sharding)
+
+
+def rows(config: ConversionConfig) -> list[dict[str, Any]]:
+    return open_manifest(open_store(config.destination.url, StorageConfig())).history.to_pylist()
+
+
+def workers() -> list[psutil.Process]:
+    return descendants(os.getpid(), "RayWorker")
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_that_dies_is_replaced_and_its_leases_are_leased_again(
+    ray_here: None, config: ConversionConfig
+) -> None:
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.num_images >= 1 and not killed:
+            (worker,) = workers()
+            killed.append(worker.pid)
+            worker.kill()
+
+    with RayExecutor(WorkerSpec(config, "identity", None), ONE_WORKER) as executor:
+        summary = executor.run(shards(config), resuming=False, on_progress=kill_once)
+    assert killed
+    assert summary.num_workers_lost == 1
+    assert 1 <= summary.num_given_back <= config.execution.leases_per_worker
+    assert (summary.num_shards, summary.num_ok) == (NUM_PHOTOS, NUM_PHOTOS)
+    assert Counter(row["source"] for row in rows(config)) == {f"{index}.jpg": 1 for index in range(NUM_PHOTOS)}
+    assert {row["attempt"] for row in rows(config)} == {1, 2}
+
+
+@pytest.mark.timeout(180)
+def test_two_workers_share_the_shards_and_the_counts_add_up(ray_here: None, config: ConversionConfig) -> None:
+    seen: list[Progress] = []
+    two = WorkerResources(num_workers=2, num_workers_on_node=2, num_cpus=1, num_gpus=0)
+    with RayExecutor(WorkerSpec(config, "identity", None), two) as executor:
+        summary = executor.run(shards(config), resuming=False, on_progress=seen.append)
+    assert summary.num_ok == NUM_PHOTOS
+    assert max(progress.num_workers for progress in seen) >= 1
+    assert [progress.num_images for progress in seen] == sorted(progress.num_images for progress in seen)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_cannot_be_built_stops_the_job_with_its_own_error(
+    ray_here: None, config: ConversionConfig
+) -> None:
+    with (
+        RayExecutor(WorkerSpec(config, "torn.pth", b"not weights"), ONE_WORKER) as executor,
+        pytest.raises(WeightsError, match=r"torn\.pth"),
+    ):
+        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+
+
+@pytest.mark.timeout(120)
+def test_workers_that_the_cluster_cannot_hold_end_the_job_within_the_bound(
+    ray_here: None, config: ConversionConfig
+) -> None:
+    impatient = config.model_copy(
+        update={"execution": config.execution.model_copy(update={"worker_start_timeout_s": 3.0})}
+    )
+    too_much = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=64, num_gpus=0)
+    with (
+        RayExecutor(WorkerSpec(impatient, "identity", None), too_much) as executor,
+        pytest.raises(WorkerLostError, match="no worker started within 3 s; it asks for 64 CPU"),
+    ):
+        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+
+
+@pytest.mark.timeout(120)
+def test_a_shard_that_takes_too_long_costs_the_worker(ray_here: None, config: ConversionConfig) -> None:
+    update = {"shard_timeout_s": 0.001, "max_shard_attempts": 1}
+    hasty = config.model_copy(update={"execution": config.execution.model_copy(update=update)})
+    with (
+        RayExecutor(WorkerSpec(hasty, "identity", None), ONE_WORKER) as executor,
+        pytest.raises(WorkerLostError, match="longer than"),
+    ):
+        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("raised", "reported"), [(KeyboardInterrupt(), InterruptedJobError), (DiskFullError("full"), DiskFullError)]
+)
+def test_an_interrupt_leaves_no_worker_behind(
+    ray_here: None, config: ConversionConfig, raised: BaseException, reported: type[Exception]
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.num_workers:
+            raise raised
+
+    with RayExecutor(WorkerSpec(config, "identity", None), ONE_WORKER) as executor, pytest.raises(reported):
+        executor.run(shards(config), resuming=False, on_progress=interrupt)
+    _, alive = psutil.wait_procs(workers(), timeout=20)
+    assert not alive
+
+
+def test_a_session_that_is_there_is_used_and_left_alone(ray_here: None, config: ConversionConfig) -> None:
+    with ray_session(config.execution):
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("resources", "num_nodes", "options", "backlog", "expected"),
+    [
+        ({"CPU": 2}, 1, {}, 9, WorkerResources(1, 1, 2, 0)),
+        ({"CPU": 8}, 1, {"num_workers": 3}, 9, WorkerResources(3, 3, 2, 0)),
+        ({"CPU": 8}, 1, {"num_workers": 99}, 99, WorkerResources(8, 8, 1, 0)),
+        ({"CPU": 8}, 2, {}, 9, WorkerResources(2, 1, 4, 0)),
+        ({"CPU": 8}, 2, {}, 1, WorkerResources(1, 1, 4, 0)),
+        ({"CPU": 64, "GPU": 8}, 2, {}, 99, WorkerResources(8, 4, 1, 1)),
+        ({"CPU": 64, "GPU": 8}, 2, {"num_workers": 3}, 99, WorkerResources(3, 2, 1, 1)),
+        ({"CPU": 64, "GPU": 8}, 2, {}, 2, WorkerResources(2, 1, 1, 1)),
+        ({"CPU": 64, "GPU": 8}, 1, {"device": "cpu"}, 99, WorkerResources(1, 1, 64, 0)),
+    ],
+)
+def test_resources_follow_from_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+    config: ConversionConfig,
+    resources: dict[str, float],
+    num_nodes: int,
+    options: dict[str, Any],
+    backlog: int,
+    expected: WorkerResources,
+) -> None:
+    node = {"Alive": True, "Resources": {"CPU": 1}}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "nodes", lambda: [node] * num_nodes + [{"Alive": False, "Resources": {"CPU": 1}}])
+    asked = build_config(
+        source={"url": "s"},
+        destination={"url": "d"},
+        inference={"device": options.pop("device", "auto")},
+        execution=options,
+    )
+    assert plan_resources(asked, backlog) == expected
+
+
+def test_cuda_without_a_gpu_in_the_cluster_is_refused(ray_here: None) -> None:
+    asked = build_config(source={"url": "s"}, destination={"url": "d"}, inference={"device": "cuda"})
+    with pytest.raises(ConfigError, match="Ray sees no GPU"):
+        plan_resources(asked, 1)

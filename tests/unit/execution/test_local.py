@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.errors import DiskFullError, InterruptedJobError, TransientStorageError, WorkerLostError
+from pipeline.execution.base import Progress
+from pipeline.execution.local import LocalExecutor
+from pipeline.records import Shard, ShardResult
+
+
+@dataclass
+class FakeReplica:
+    """Fails as it is told to, by shard and attempt."""
+
+    fail: Callable[[int, int], Exception | None] = lambda _shard, _attempt: None
+    calls: list[tuple[int, int, bool]] = field(default_factory=list)
+    stopped: bool = False
+    closed: bool = False
+
+    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        self.calls.append((shard.shard, attempt, adopt))
+        error = self.fail(shard.shard, attempt)
+        if error:
+            raise error
+        return ShardResult(shard.plan, shard.shard, attempt, True, num_ok=2, num_failed=1, megapixels=0.5)
+
+    def progress(self) -> Progress:
+        return Progress(num_images=3 * len(self.calls), num_workers=1)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def shards(count: int) -> Iterator[Shard]:
+    return (Shard(1, index, ()) for index in range(count))
+
+
+def test_every_shard_is_converted_and_summed() -> None:
+    replica, seen = FakeReplica(), []
+    with LocalExecutor(replica, num_leases=2, max_attempts=3) as executor:
+        summary = executor.run(shards(5), resuming=False, on_progress=seen.append)
+    assert (summary.num_shards, summary.num_ok, summary.num_failed, summary.megapixels) == (5, 10, 5, 2.5)
+    assert sorted(replica.calls) == [(index, 1, False) for index in range(5)]
+    assert seen[-1].num_images == 15
+    assert replica.closed
+
+
+def test_resuming_looks_for_what_is_there() -> None:
+    replica = FakeReplica()
+    with LocalExecutor(replica, num_leases=1, max_attempts=3) as executor:
+        executor.run(shards(1), resuming=True, on_progress=lambda _: None)
+    assert replica.calls == [(0, 1, True)]
+
+
+def test_a_store_that_comes_back_costs_an_attempt_and_the_next_one_adopts() -> None:
+    replica = FakeReplica(lambda shard, attempt: TransientStorageError("x") if (shard, attempt) == (1, 1) else None)
+    with LocalExecutor(replica, num_leases=1, max_attempts=3) as executor:
+        summary = executor.run(shards(3), resuming=False, on_progress=lambda _: None)
+    assert (summary.num_shards, summary.num_given_back) == (3, 1)
+    assert (1, 2, True) in replica.calls
+
+
+def test_a_store_that_stays_away_gives_the_shard_up_and_finishes_the_others() -> None:
+    replica = FakeReplica(lambda shard, _: TransientStorageError("no answer") if shard == 1 else None)
+    with (
+        LocalExecutor(replica, num_leases=2, max_attempts=2) as executor,
+        pytest.raises(WorkerLostError, match="no answer"),
+    ):
+        executor.run(shards(4), resuming=False, on_progress=lambda _: None)
+    assert {shard for shard, _, _ in replica.calls} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("raised", "reported"), [(DiskFullError("full"), DiskFullError), (KeyboardInterrupt(), InterruptedJobError)]
+)
+def test_a_broken_environment_or_an_interrupt_stops_the_worker(
+    raised: BaseException, reported: type[Exception]
+) -> None:
+    def fail(_: Progress) -> None:
+        raise raised
+
+    replica = FakeReplica()
+    with LocalExecutor(replica, num_leases=1, max_attempts=2) as executor, pytest.raises(reported):
+        executor.run(shards(100), resuming=False, on_progress=fail)
+    assert replica.stopped
+    assert replica.closed
+    assert len(replica.calls) < 100

@@ -1,0 +1,129 @@
+"""What a destination records, and what follows from it for the next driver."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from photographs import jpeg, picture
+
+from pipeline.config import ConversionConfig, StorageConfig, build_config
+from pipeline.errors import DestinationError, ManifestError, SourceError
+from pipeline.job import JOB_KEY, Job, open_job, read_job
+from pipeline.manifest import part_key
+from pipeline.sharding import open_source
+from pipeline.storage import ObjectStore, open_store
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return open_store(f"memory://{uuid4().hex}", StorageConfig())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in "abcde":
+        (folder / f"{name}.jpg").write_bytes(jpeg(picture(8, 8)))
+    return folder
+
+
+def config_for(photos: Path, **parts: object) -> ConversionConfig:
+    return build_config(
+        source={"url": str(photos)}, destination={"url": "memory://d"}, sharding={"max_images": 2}, **parts
+    )
+
+
+def opened(store: ObjectStore, photos: Path, *, weights: str = "w" * 64, root: str = "r", **parts: object) -> Job:
+    return open_job(
+        store, config_for(photos, **parts), source_root=root, weights_name="identity", weights_sha256=weights
+    )
+
+
+def names(job: Job) -> list[list[list[str]]]:
+    return [[[task.source for task in shard.tasks] for shard in job.shards(work)] for work in job.pending()]
+
+
+def test_a_job_is_created_once_and_joined_afterwards(store: ObjectStore, photos: Path) -> None:
+    first = opened(store, photos)
+    second = opened(store, photos)
+    assert (first.created, second.created) == (True, False)
+    assert first.record.job_id == second.record.job_id
+
+
+def test_a_job_that_is_joined_uses_todays_options_where_they_change_no_pixel(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos)
+    assert opened(store, photos, encode={"compression": "piz"}).record.config.encode.compression == "piz"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"encode": {"pixel_type": "float"}}, "pixel_type is 'half' there and 'float' here"),
+        ({"weights": "v" * 64}, "weights are identity (wwwwwwwwwwww) there and identity (vvvvvvvvvvvv) here"),
+        ({"root": "elsewhere"}, "the source root is r there and elsewhere here"),
+    ],
+)
+def test_another_job_is_refused_by_the_name_of_what_differs(
+    store: ObjectStore, photos: Path, change: dict[str, object], says: str
+) -> None:
+    opened(store, photos)
+    with pytest.raises(DestinationError) as caught:
+        opened(store, photos, **change)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"not json"])
+def test_a_damaged_record_is_an_error_not_a_new_job(store: ObjectStore, photos: Path, content: bytes) -> None:
+    store.create(JOB_KEY, content)
+    with pytest.raises(ManifestError, match="is not a job record"):
+        opened(store, photos)
+
+
+def test_a_record_of_a_newer_version_asks_for_an_upgrade(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos)
+    raw = {**json.loads(store.read(JOB_KEY)), "schema_version": 99, "something": "new"}
+    store.replace(JOB_KEY, json.dumps(raw).encode())
+    with pytest.raises(ManifestError, match="upgrade"):
+        read_job(store)
+
+
+def test_work_is_what_is_planned_and_not_committed(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    assert job.pending() == []
+    work = job.extend(open_source(job.record.config.source))
+    assert work is not None
+    assert (work.num_shards, work.resuming) == (3, False)
+    assert names(job) == [[["a.jpg", "b.jpg"], ["c.jpg", "d.jpg"], ["e.jpg"]]]
+    store.create(part_key(1, 1), b"committed")
+    (rest,) = job.pending()
+    assert (rest.num_shards, rest.resuming) == (2, True)
+    assert names(job) == [[["a.jpg", "b.jpg"], ["e.jpg"]]]
+
+
+def test_the_next_plan_holds_only_what_is_new_or_changed(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    source = open_source(job.record.config.source)
+    job.extend(source)
+    assert job.extend(source) is None
+    (photos / "b.jpg").write_bytes(jpeg(picture(9, 9)))
+    (photos / "f.jpg").write_bytes(jpeg(picture(8, 8)))
+    work = job.extend(source)
+    assert work is not None
+    assert [(task.source, task.revision) for shard in job.shards(work) for task in shard.tasks] == [
+        ("b.jpg", 2),
+        ("f.jpg", 1),
+    ]
+    assert [pending.plan.plan for pending in job.pending()] == [1, 2]
+
+
+def test_an_empty_source_is_no_plan(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    for path in photos.iterdir():
+        path.unlink()
+    with pytest.raises(SourceError):
+        job.extend(open_source(job.record.config.source))
+    assert not list(store.list("_hdrfleet/plan"))
