@@ -67,7 +67,7 @@ class _Bar:
             SpinnerColumn(),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images · {task.fields[rate]:.1f} MP/s · {task.fields[failed]} failed · {task.fields[workers]}"),
+            TextColumn("images · {task.fields[rate]:.2f} MP/s · {task.fields[failed]} failed · {task.fields[workers]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -107,7 +107,7 @@ class _Lines:
             return
         self._next = monotonic() + _PLAIN_EVERY_S
         self._console.print(
-            f"{counts.num_images}/{self._num_images} images, {_rate(counts, self._start):.1f} MP/s, "
+            f"{counts.num_images}/{self._num_images} images, {_rate(counts, self._start):.2f} MP/s, "
             f"{counts.num_failed} failed, {_plural(counts.num_workers, 'worker')}",
             markup=False,
         )

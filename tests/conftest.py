@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples are the same in every run, and no example fails for being slow on a busy machine.
+settings.register_profile("hdrfleet", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("hdrfleet")
 
 # One thread is faster for the small arrays of tests, and leaves the other cores to other work. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

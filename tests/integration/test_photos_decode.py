@@ -6,16 +6,23 @@ The table is complete in both directions: a file without a row, or a row without
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import FakeEngine
 from PIL import Image
 
+from pipeline.codecs.exr import decode_exr
 from pipeline.codecs.ldr import decode_ldr, estimate_decoded_bytes, probe_ldr
-from pipeline.config import DecodeConfig
+from pipeline.config import DecodeConfig, StorageConfig, build_config
+from pipeline.convert import ShardConverter
 from pipeline.errors import ImageError
+from pipeline.manifest import open_manifest
+from pipeline.records import Provenance
+from pipeline.sharding import open_source, plan_shards, source_store
+from pipeline.storage import open_store
 
 LIMITS = DecodeConfig()
 
@@ -195,3 +202,39 @@ def test_capture_metadata_of_real_cameras(shared_data: Path) -> None:
     assert stones.camera_model == "Canon EOS Rebel T6"
     assert stones.lens_model == "EF-S18-55mm f/3.5-5.6 III"
     assert (stones.exposure_time_s, stones.aperture, stones.iso_speed, stones.focal_length_mm) == (0.01, 4, 100, 25)
+
+
+@pytest.mark.timeout(300)
+def test_every_photo_becomes_the_row_and_the_exr_it_should(shared_data: Path, tmp_path: Path) -> None:
+    """The whole path but for the network, which takes minutes on a CPU: source, plan, convert, verify, manifest."""
+    config = build_config(
+        source={"url": str(shared_data / "photos")},
+        destination={"url": str(tmp_path)},
+        encode={"verify": "all"},
+    )
+    store = open_store(str(tmp_path), StorageConfig())
+    converter = ShardConverter(
+        source=source_store(config.source),
+        destination=store,
+        engine=FakeEngine(),
+        config=config,
+        provenance=Provenance("0", "fake", "0" * 64, config.pixel_digest(), "worker", "node"),
+    )
+    for shard in plan_shards(open_source(config.source).iterate(), 1, config.sharding):
+        converter.run(shard)
+    converter.close()
+    rows = {row["source"]: row for row in open_manifest(store).current.to_pylist()}
+    assert rows.keys() == PHOTOS.keys()
+    for name, expected in PHOTOS.items():
+        row = rows[name]
+        assert row["error_code"] == expected.code, name
+        if expected.code is None:
+            for field in fields(expected):
+                if field.name != "code":
+                    found = row[field.name]
+                    assert (tuple(found) if isinstance(found, list) else found) == getattr(expected, field.name), name
+            assert row["verified"], name
+            assert row["luminance_max"] > 0, name
+            stored = decode_exr(store.read(row["output"])).image
+            assert stored.pixels.shape == (expected.height, expected.width, 3), name
+            assert (stored.alpha is not None) == expected.has_alpha, name
