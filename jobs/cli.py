@@ -163,8 +163,11 @@ def convert(
     )
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
-    with contextlib.redirect_stdout(sys.stderr):
-        outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+    except KeyboardInterrupt as error:
+        raise InterruptedJobError("interrupted") from error
     if json:
         print_json(outcome.to_json())
     else:

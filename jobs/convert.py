@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 from jobs.progress import Reporter, Watch
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
-from pipeline.errors import DestinationError, SourceError, StorageError, SystemicError, UsageError
-from pipeline.execution.address import check_address
+from pipeline.errors import (
+    DestinationError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    SourceError,
+    StorageError,
+    SystemicError,
+    UsageError,
+)
+from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
 from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, ManifestSummary, open_manifest, summarise
@@ -65,7 +73,8 @@ def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOu
     started = monotonic()
     with _nothing_started("source", SourceError):
         listing = open_source(config.source, config.destination.url)
-    check_address(config.execution.address)
+    if config.execution.executor == "ray":
+        check_address(ray_address(config.execution))
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
 
     name, data = read_weights(config.model.weights)
@@ -97,7 +106,7 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
     store = open_store(destination.url, destination.storage)
     record = read_job(store)
     if record is None:
-        next(listing.iterate())  # raises SourceError when there is nothing to convert
+        _look_at_first(listing)
         probe = probe_store(store)
         if not probe.atomic:
             reporter.warn(f"{store.url}: {probe.reason}; run one hdrfleet at a time on this destination")
@@ -114,6 +123,17 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
         weights_sha256=weights.sha256,
         has_conditional_create=is_conditional,
     )
+
+
+def _look_at_first(listing: SourceListing) -> None:
+    """Raise SourceError when there is nothing to convert, or when what is listed may not be read."""
+    first = next(listing.iterate())
+    try:
+        listing.store.stat(first.key)
+    except ObjectDeniedError as error:
+        raise SourceError(f"the source can be listed but not read: {error}") from error
+    except ObjectMissingError:
+        return  # a list may name what is not there; that costs a row
 
 
 def _work(job: Job, listing: SourceListing) -> Iterator[PlannedWork]:
@@ -134,7 +154,7 @@ def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Repor
             num_planned += num_images
             reporter.note(_announce(work, num_images))
             if executor is None:
-                executor = stack.enter_context(_executor(spec, work.num_shards))
+                executor = stack.enter_context(_executor(spec))
             with reporter.watch(num_images) as watch:
                 latest = [counted]
 
@@ -142,13 +162,16 @@ def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Repor
                     watch(now.since(latest[0]))
                     latest[1:] = [now]
 
-                total = total.plus(executor.run(job.shards(work), resuming=work.resuming, on_progress=on_progress))
+                done = executor.run(
+                    job.shards(work), num_shards=work.num_shards, resuming=work.resuming, on_progress=on_progress
+                )
+                total = total.plus(done)
                 counted = latest[-1]
     return total, num_planned
 
 
 @contextmanager
-def _executor(spec: WorkerSpec, num_shards: int) -> Iterator[Executor]:
+def _executor(spec: WorkerSpec) -> Iterator[Executor]:
     """Build the executor that the configuration asks for; Ray is loaded, and started if need be, only here."""
     execution = spec.config.execution
     if execution.executor == "local":
@@ -164,7 +187,7 @@ def _executor(spec: WorkerSpec, num_shards: int) -> Iterator[Executor]:
         from pipeline.execution.ray_executor import RayExecutor
         from pipeline.execution.ray_session import plan_resources, ray_session
 
-        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config, num_shards)) as on_ray:
+        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config)) as on_ray:
             yield on_ray
 
 

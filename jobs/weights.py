@@ -18,6 +18,10 @@ def read_weights(name: str) -> tuple[str, bytes | None]:
     """
     if name in BUILT_IN_WEIGHTS:
         return name, None
+    if "://" in name and "?" in name:
+        raise WeightsError(
+            f"{redact_url(name)}: a weights URL cannot have a query; download the file and give its path"
+        )
     folder, _, file = name.rpartition("/")
     try:
         store = open_store(folder or ("/" if name.startswith("/") else "."), StorageConfig())

@@ -96,6 +96,8 @@ class ModelConfig(FrozenModel):
 
     weights: str = Field("identity", min_length=1)
 
+    _url_has_no_secret = field_validator("weights")(_refuse_secrets)
+
 
 class InferenceConfig(FrozenModel):
     """Where and how the network runs.

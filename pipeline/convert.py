@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from pipeline.errors import (
     ObjectTooLargeError,
     SourceChangedError,
     SourceDeniedError,
+    SourceLostError,
     SourceMissingError,
     TooLargeError,
 )
@@ -88,7 +89,8 @@ class _Draft:
 class ShardConverter:
     """Converts shards with one engine. `run` may be called from several threads; the device is used by one at a time.
 
-    Owns its decode and encode threads (`close` ends them), not the stores or the engine.
+    Owns its decode and encode threads (`close` ends them), not the stores or the engine. `source_is_there` is asked
+    when every image of a shard is missing, so that an unmounted source stops the job instead of failing every row.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class ShardConverter:
         engine: Engine,
         config: ConversionConfig,
         provenance: Provenance,
+        source_is_there: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -106,6 +109,7 @@ class ShardConverter:
         self._engine = engine
         self._config = config
         self._provenance = provenance
+        self._source_is_there = source_is_there
         execution = config.execution
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
@@ -134,6 +138,8 @@ class ShardConverter:
         except BaseException:
             self._abandon(loads, results)
             raise
+        if all(row.error_code == SourceMissingError.code for row in rows) and not self._source_is_there():
+            raise SourceLostError("the source lists nothing any more; is it still mounted?")
         return commit_part(self._destination, rows, shard, attempt, self._provenance)
 
     def counts(self) -> ConversionCounts:
@@ -199,6 +205,9 @@ class ShardConverter:
 
     def _advance(self, draft: _Draft) -> Future[ImageResult]:
         """Run the network if the image still needs it, and hand the image to an encode thread."""
+        if self._stopping.is_set():
+            self._release(draft)
+            raise InterruptedJobError("stopped before the shard was finished")
         if draft.error is not None or draft.ldr is None:
             return self._encoders.submit(self._fail, draft)
         if draft.existing is not None:
@@ -206,8 +215,8 @@ class ShardConverter:
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
-            start = perf_counter()
             with self._device_lock:
+                start = perf_counter()
                 inference = self._engine.infer(draft.ldr.pixels)
             draft.timings = replace(draft.timings, infer_ms=_ms_since(start))
             return self._encoders.submit(self._finish, draft, draft.ldr, inference, output_bytes)

@@ -30,6 +30,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   └── TransientStorageError      storage_unavailable
     └── SystemicError                  exit 1: the job stops and can be resumed; never a manifest row
         ├── CredentialsError           credentials
+        ├── SourceLostError            source_lost
         ├── DiskFullError              disk_full
         ├── DeviceLostError            device_lost
         ├── WorkerLostError            worker_lost
@@ -210,6 +211,12 @@ class CredentialsError(SystemicError):
     """Credentials are missing, wrong or expired."""
 
     code = "credentials"
+
+
+class SourceLostError(SystemicError):
+    """The source as a whole is gone, for example unmounted."""
+
+    code = "source_lost"
 
 
 class DiskFullError(SystemicError):

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import DeviceLostError
-
 
 class ByteBudget:
-    """A semaphore that counts bytes. One item larger than the whole budget passes, but alone.
+    """A semaphore that counts bytes and serves in order of arrival. One item larger than the budget passes, but alone.
 
-    Stages hold one budget each and only ever wait for the budget of the next stage, so they cannot deadlock.
+    Stages hold one budget each and only ever wait for the budget of the next stage, so they cannot deadlock; order of
+    arrival keeps many small items from starving a large one. A wait ends when what is ahead has passed: its bound is
+    the bound of that work, which the scheduler sets per shard.
     """
 
-    def __init__(self, capacity_bytes: int, stall_timeout_s: float = 1800.0) -> None:
+    def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
-        self._stall_timeout_s = stall_timeout_s
         self._used = 0
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @property
@@ -28,14 +28,17 @@ class ByteBudget:
         return self._used
 
     def acquire(self, num_bytes: int) -> int:
-        """Wait for room and return the bytes to release later. Raises DeviceLostError after `stall_timeout_s`."""
+        """Wait for one's turn and for room; return the bytes to release later."""
         num_bytes = min(num_bytes, self._capacity)
-        deadline = time.monotonic() + self._stall_timeout_s
+        ticket = object()
         with self._changed:
-            while self._used + num_bytes > self._capacity:
-                if not self._changed.wait(timeout=max(0.0, deadline - time.monotonic())):
-                    raise DeviceLostError(f"the worker made no progress for {self._stall_timeout_s:.0f} s")
-            self._used += num_bytes
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and self._used + num_bytes <= self._capacity)
+                self._used += num_bytes
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
         return num_bytes
 
     def release(self, num_bytes: int) -> None:

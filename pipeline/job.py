@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import pipeline
@@ -18,8 +20,11 @@ from pipeline.errors import (
     ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
+    SourceChangedError,
+    SourceDeniedError,
+    SourceMissingError,
 )
-from pipeline.manifest import completed_shards
+from pipeline.manifest import completed_shards, open_manifest
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding import (
     PlanSummary,
@@ -31,10 +36,13 @@ from pipeline.sharding import (
     read_plan_summaries,
     write_plan,
 )
-from pipeline.storage import ObjectStore
+from pipeline.storage import ObjectStore, redact_url
 
 JOB_KEY = "_hdrfleet/job.json"
 JOB_SCHEMA_VERSION = 1
+# Failures that say nothing about the image itself: the next run takes such a source up again if it is listed.
+RETRIED_CODES = frozenset({SourceMissingError.code, SourceDeniedError.code, SourceChangedError.code})
+_NO_ETAG = "\0"  # differs from every etag
 
 
 class JobRecord(BaseModel):
@@ -89,16 +97,27 @@ class Job:
     def extend(self, listing: SourceListing) -> PlannedWork | None:
         """Plan what is new or changed in the source since the plans so far; None when nothing is.
 
+        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed.
         Raises SourceError when the source holds no image at all.
         """
         plans = read_plan_summaries(self.store)
         tasks: Iterator[ImageTask] = listing.iterate()
         if plans:
-            tasks = changed_tasks(tasks, load_inventory(self.store, plans))
+            tasks = changed_tasks(tasks, self._known(plans))
         number = plans[-1].plan + 1 if plans else 1
         shards = plan_shards(tasks, number, self.record.config.sharding)
         plan = write_plan(self.store, number, shards, listing=listing)
         return PlannedWork(plan, frozenset(), resuming=False) if plan else None
+
+    def _known(self, plans: list[PlanSummary]) -> dict[str, tuple[str, int]]:
+        """What need not be planned again: everything planned, but for failures that lie outside the file."""
+        known = load_inventory(self.store, plans)
+        current = open_manifest(self.store, columns=("source", "plan", "error_code")).current
+        failed = current.filter(pc.is_in(current["error_code"], pa.array(sorted(RETRIED_CODES))))
+        for source in failed["source"].to_pylist():
+            if source in known:
+                known[source] = (_NO_ETAG, known[source][1] - 1)
+        return known
 
     def shards(self, work: PlannedWork) -> Iterator[Shard]:
         """The shards of `work` that are not committed, streamed from the plan's files."""
@@ -131,13 +150,13 @@ def open_job(
         has_conditional_create=has_conditional_create,
         pixel_fields=config.pixel_fields(),
         pixel_digest=config.pixel_digest(),
-        config=config,
+        config=_without_secrets(config),
     )
     existing = read_job(store)
     if existing is None:
         try:
             store.create(JOB_KEY, record.model_dump_json(indent=2).encode())
-            return Job(store, record, created=True)
+            return Job(store, record.model_copy(update={"config": config}), created=True)
         except ObjectExistsError:
             existing = read_job(store)
         except ObjectDeniedError as error:
@@ -160,6 +179,17 @@ def read_job(store: ObjectStore) -> JobRecord | None:
         return None
     except (ValueError, ValidationError) as error:
         raise ManifestError(f"{store.url}/{JOB_KEY} is not a job record") from error
+
+
+def _without_secrets(config: ConversionConfig) -> ConversionConfig:
+    """The configuration to write down: URLs lose their query strings, which can be signed."""
+    return config.model_copy(
+        update={
+            "source": config.source.model_copy(update={"url": redact_url(config.source.url)}),
+            "destination": config.destination.model_copy(update={"url": redact_url(config.destination.url)}),
+            "model": config.model.model_copy(update={"weights": redact_url(config.model.weights)}),
+        }
+    )
 
 
 def _require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:

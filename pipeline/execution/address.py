@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 
+from pipeline.config import ExecutionConfig
 from pipeline.errors import ConfigError
 
 _HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 _NAMES = frozenset({"auto", "local"})
 _TIMEOUT_S = 5.0
+
+
+def ray_address(execution: ExecutionConfig) -> str | None:
+    """The cluster to use: the configured address, else Ray's own RAY_ADDRESS; None to start Ray here."""
+    return execution.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def check_address(address: str | None) -> None:

@@ -9,6 +9,9 @@ from typing import Protocol
 from pipeline.config import ConversionConfig
 from pipeline.records import Shard, ShardResult
 
+# After a store's own bounded retries have failed, a shard waits this long before its second attempt.
+RETRY_DELAY_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -98,7 +101,8 @@ class Executor(Protocol):
 
     `run` returns when every shard is committed. It raises a SystemicError when the job cannot go on (committed
     shards are kept), a UsageError when a worker cannot be built from its configuration. With `resuming`, outputs
-    that an earlier run may have left are looked for and adopted. `on_progress` is called about once a second from
+    that an earlier run may have left are looked for and adopted. `num_shards` is how many `shards` yields: no more
+    workers are kept. `on_progress` is called about once a second from
     the calling thread.
     """
 
@@ -106,6 +110,6 @@ class Executor(Protocol):
 
     def __exit__(self, *exc_info: object) -> None: ...
 
-    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+    def run(self, shards: Iterator[Shard], *, num_shards: int, resuming: bool, on_progress: OnProgress) -> RunSummary:
         """Convert and commit every shard."""
         ...

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from pipeline.errors import WorkerLostError
 from pipeline.records import Shard
 
-# With this many shards given up and none finished, the job is misconfigured: go no further.
+# With this many shards given up since the last success, the job's surroundings are broken: go no further.
 _HOPELESS_SHARDS = 3
+_MAX_DELAY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +27,19 @@ class LeaseBook:
     """Hands out every shard until it is completed or has failed `max_attempts` times.
 
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
-    a plan of any length costs memory for the outstanding leases alone. Shards that were given back go first, so
-    that a failing shard is known before the end of the job. Not thread-safe: one scheduler owns it.
+    a plan of any length costs memory for the outstanding leases alone. Shards that were given back go before new
+    ones, so that a failing shard is known before the end of the job, and each of them alone on its worker, so that a
+    shard that kills workers takes no neighbour along twice. Not thread-safe: one scheduler owns it.
     """
 
-    def __init__(self, shards: Iterator[Shard], max_attempts: int) -> None:
+    def __init__(self, shards: Iterator[Shard], max_attempts: int, *, clock: Callable[[], float] = monotonic) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
-        self._returned: deque[Lease] = deque()
+        self._clock = clock
+        self._returned: list[tuple[float, Lease]] = []
         self._outstanding: dict[tuple[int, int], Lease] = {}
         self._given_up: dict[tuple[int, int], str] = {}
+        self._num_given_up_in_a_row = 0
         self._exhausted = False
         self.num_completed = 0
         self.num_given_back = 0
@@ -51,10 +55,12 @@ class LeaseBook:
         return self._exhausted and not self._returned and not self._outstanding
 
     def take(self, holder: str) -> Lease | None:
-        """Lease the next shard to `holder`; None when there is none to take at the moment."""
-        if self._returned:
-            lease = replace(self._returned.popleft(), holder=holder)
-        else:
+        """Lease the next shard to `holder`; None when there is none for this holder at the moment."""
+        held = self.held_by(holder)
+        if any(lease.attempt > 1 for lease in held):
+            return None
+        lease = None if held else self._take_returned(holder)
+        if lease is None:
             shard = None if self._exhausted else next(self._shards, None)
             if shard is None:
                 self._exhausted = True
@@ -63,28 +69,40 @@ class LeaseBook:
         self._outstanding[_identity(lease)] = lease
         return lease
 
+    def _take_returned(self, holder: str) -> Lease | None:
+        now = self._clock()
+        for index, (due, lease) in enumerate(self._returned):
+            if due <= now:
+                del self._returned[index]
+                return replace(lease, holder=holder)
+        return None
+
     def complete(self, lease: Lease) -> bool:
         """Record that the shard is committed; False when the lease was no longer this holder's."""
         if self._outstanding.get(_identity(lease)) != lease:
             return False
         del self._outstanding[_identity(lease)]
         self.num_completed += 1
+        self._num_given_up_in_a_row = 0
         return True
 
-    def give_back(self, lease: Lease, reason: str) -> None:
+    def give_back(self, lease: Lease, reason: str, *, delay_s: float = 0.0) -> None:
         """Return a lease whose attempt failed. Its shard is tried again, or given up after `max_attempts`.
 
-        Raises WorkerLostError at once when several shards were given up and none ever succeeded.
+        `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises
+        WorkerLostError when several shards in a row were given up and none succeeded in between.
         """
         if self._outstanding.get(_identity(lease)) != lease:
             return
         del self._outstanding[_identity(lease)]
         self.num_given_back += 1
         if lease.attempt < self._max_attempts:
-            self._returned.append(replace(lease, attempt=lease.attempt + 1))
+            due = self._clock() + min(_MAX_DELAY_S, delay_s * 2 ** (lease.attempt - 1))
+            self._returned.append((due, replace(lease, attempt=lease.attempt + 1)))
             return
         self._given_up[_identity(lease)] = reason
-        if self.num_completed == 0 and len(self._given_up) >= _HOPELESS_SHARDS:
+        self._num_given_up_in_a_row += 1
+        if self._num_given_up_in_a_row >= _HOPELESS_SHARDS:
             self.raise_if_given_up()
 
     def held_by(self, holder: str) -> list[Lease]:

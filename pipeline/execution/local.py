@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from time import sleep
 from typing import Protocol, Self
 
-from pipeline.errors import InterruptedJobError, StorageError
-from pipeline.execution.base import OnProgress, Progress, RunSummary
+from pipeline.errors import HdrfleetError, InterruptedJobError, StorageError
+from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.records import Shard, ShardResult
 
@@ -38,10 +39,13 @@ class Replica(Protocol):
 class LocalExecutor:
     """Runs shards through one worker, `num_leases` of them at a time so that their stages overlap."""
 
-    def __init__(self, worker: Replica, *, num_leases: int, max_attempts: int) -> None:
+    def __init__(
+        self, worker: Replica, *, num_leases: int, max_attempts: int, retry_delay_s: float = RETRY_DELAY_S
+    ) -> None:
         self._worker = worker
         self._num_leases = num_leases
         self._max_attempts = max_attempts
+        self._retry_delay_s = retry_delay_s
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +53,14 @@ class LocalExecutor:
     def __exit__(self, *exc_info: object) -> None:
         self._worker.close()
 
-    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+    def run(
+        self,
+        shards: Iterator[Shard],
+        *,
+        num_shards: int,  # noqa: ARG002  one worker, however many there are
+        resuming: bool,
+        on_progress: OnProgress,
+    ) -> RunSummary:
         """See `Executor.run`."""
         book = LeaseBook(shards, self._max_attempts)
         with ThreadPoolExecutor(self._num_leases, thread_name_prefix="lease") as threads:
@@ -73,6 +84,8 @@ class LocalExecutor:
             while len(running) < self._num_leases and (lease := book.take("local")):
                 adopt = resuming or lease.attempt > 1
                 running[threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)] = lease
+            if not running and not book.is_finished:
+                sleep(_REPORT_EVERY_S)  # every shard that is left waits for its retry
             done, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 lease = running.pop(future)
@@ -80,6 +93,10 @@ class LocalExecutor:
                     summary = summary.plus_shard(future.result())
                     book.complete(lease)
                 except StorageError as error:
-                    book.give_back(lease, f"{error.code}: {error}")
+                    book.give_back(lease, f"{error.code}: {error}", delay_s=self._retry_delay_s)
+                except HdrfleetError:
+                    raise
+                except Exception as error:  # noqa: BLE001  the shard's edge: unforeseen, so worth another attempt
+                    book.give_back(lease, f"{type(error).__name__}: {error}")
             on_progress(self._worker.progress())
         return summary

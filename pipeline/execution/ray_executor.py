@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Self
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from pipeline.errors import InterruptedJobError, StorageError, SystemicError, UsageError, WorkerLostError
-from pipeline.execution.base import OnProgress, Progress, RunSummary, WorkerSpec
+from pipeline.errors import (
+    DeviceLostError,
+    InterruptedJobError,
+    StorageError,
+    SystemicError,
+    UsageError,
+    WorkerLostError,
+)
+from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import RayWorker, WorkerReady
@@ -23,6 +30,7 @@ _POLL_S = 1.0
 # A reference that ray.wait calls ready is a few kilobytes away; longer means that its owner is gone.
 _GET_TIMEOUT_S = 60.0
 _MAX_FAILED_STARTS = 3
+_MAX_SPAWN_DELAY_S = 60.0
 
 
 @dataclass(slots=True)
@@ -55,6 +63,8 @@ class RayExecutor:
         self._workers: dict[str, _Worker] = {}
         self._num_spawned = 0
         self._num_failed_starts = 0
+        self._next_spawn_at = 0.0
+        self._was_ever_ready = False
         self._num_lost = 0
         self._retired = Progress()
 
@@ -71,17 +81,21 @@ class RayExecutor:
         """The workers that are ready now."""
         return [worker.ready for worker in self._workers.values() if worker.ready]
 
-    def run(self, shards: Iterator[Shard], *, resuming: bool, on_progress: OnProgress) -> RunSummary:
+    def run(self, shards: Iterator[Shard], *, num_shards: int, resuming: bool, on_progress: OnProgress) -> RunSummary:
         """See `Executor.run`."""
         book = LeaseBook(shards, self._execution.max_shard_attempts)
         summary = RunSummary()
         lost_before = self._num_lost
+        num_workers = min(self._resources.num_workers, max(1, num_shards))
+        for worker in self._workers.values():
+            worker.start_deadline = monotonic() + self._execution.worker_start_timeout_s
         try:
             while not book.is_finished:
+                self._spawn_up_to(num_workers)
                 self._dispatch(book, resuming)
                 for worker, ref in self._wait():
                     summary = self._settle(worker, ref, book, summary)
-                self._expire_starts(book)
+                self._expire_starts()
                 self._expire_leases(book)
                 on_progress(self._total_progress())
         except KeyboardInterrupt as error:
@@ -90,16 +104,21 @@ class RayExecutor:
         return replace(summary, num_given_back=book.num_given_back, num_workers_lost=self._num_lost - lost_before)
 
     def _dispatch(self, book: LeaseBook, resuming: bool) -> None:
-        """Give every ready worker its leases, and keep the wanted number of actors alive."""
-        while len(self._workers) < self._resources.num_workers:
-            self._spawn()
+        """Give every ready worker its leases."""
         for worker in self._workers.values():
             while worker.ready and len(worker.running) < self._execution.leases_per_worker:
                 lease = book.take(worker.name)
                 if lease is None:
-                    return
+                    break
                 ref = worker.actor.convert.remote(lease.shard, lease.attempt, resuming or lease.attempt > 1)
                 worker.running[ref] = (lease, monotonic() + self._execution.shard_timeout_s)
+
+    def _spawn_up_to(self, num_workers: int) -> None:
+        """Keep the wanted number of actors alive; after failed starts, one at a time and ever more slowly."""
+        while len(self._workers) < num_workers and monotonic() >= self._next_spawn_at:
+            self._spawn()
+            if self._num_failed_starts:
+                self._next_spawn_at = monotonic() + min(_MAX_SPAWN_DELAY_S, 2.0**self._num_failed_starts)
 
     def _spawn(self) -> None:
         self._num_spawned += 1
@@ -126,7 +145,12 @@ class RayExecutor:
             owners.update(dict.fromkeys(worker.running, worker))
             if worker.progress_ref is None:
                 worker.progress_ref = worker.actor.progress.remote()
-        ready, _ = ray.wait(list(owners), num_returns=1, timeout=_POLL_S) if owners else ([], [])
+        if not owners:
+            sleep(_POLL_S)  # no actor is wanted or allowed at the moment
+            return []
+        ray.wait(list(owners), num_returns=1, timeout=_POLL_S)
+        # Settle everything that is ready: a start that was overlooked would look like a late one.
+        ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
         polls = {worker.progress_ref: worker for worker in self._workers.values() if worker.progress_ref}
         if polls:
             polled, _ = ray.wait(list(polls), num_returns=len(polls), timeout=0)
@@ -157,21 +181,25 @@ class RayExecutor:
             worker.progress, worker.progress_ref = result, None
         else:
             worker.ready = result
+            self._was_ever_ready = True
             self._num_failed_starts = 0
+            self._next_spawn_at = 0.0
         return summary
 
     def _judge(self, error: RayTaskError, worker: _Worker, lease: Lease | None, book: LeaseBook) -> None:
         """An exception raised inside a worker: stop the job, try the shard again, or replace the worker."""
         cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, SystemicError | UsageError):
-            raise cause
         reason = f"{getattr(cause, 'code', type(cause).__name__)}: {_first_line(cause)}"
+        if isinstance(cause, UsageError) and not self._was_ever_ready:
+            raise cause  # no worker can be built from this configuration
+        if isinstance(cause, SystemicError) and not isinstance(cause, DeviceLostError):
+            raise cause
         if lease is None:
             self._lose(worker, book, reason)
-            return
-        book.give_back(lease, reason)
-        if not isinstance(cause, StorageError):
-            # An unforeseen exception may have left the replica in any state: replace it.
+        elif isinstance(cause, StorageError):
+            book.give_back(lease, reason, delay_s=RETRY_DELAY_S)
+        else:
+            # A lost device, or an unforeseen exception that may have left the replica in any state: replace it.
             self._lose(worker, book, reason)
 
     def _lose(self, worker: _Worker, book: LeaseBook, reason: str) -> None:
@@ -183,18 +211,18 @@ class RayExecutor:
             book.give_back(lease, reason)
         if worker.ready is None:
             self._num_failed_starts += 1
-            if self._num_failed_starts >= _MAX_FAILED_STARTS:
-                raise WorkerLostError(f"{_MAX_FAILED_STARTS} workers in a row could not start; the last one: {reason}")
+            if self._num_failed_starts >= _MAX_FAILED_STARTS and not self.workers:
+                raise WorkerLostError(f"{self._num_failed_starts} workers in a row could not start; the last: {reason}")
 
-    def _expire_starts(self, book: LeaseBook) -> None:
+    def _expire_starts(self) -> None:
+        """An actor that waits for a place is the autoscaler's demand: it may wait as long as others work."""
         now = monotonic()
-        for worker in [w for w in self._workers.values() if w.ready is None and now > w.start_deadline]:
-            waited = self._execution.worker_start_timeout_s
-            if not self.workers:
-                raise WorkerLostError(
-                    f"no worker started within {waited:.0f} s; it asks for {self._resources.describe()} per worker"
-                )
-            self._lose(worker, book, f"not ready after {waited:.0f} s")
+        late = [worker for worker in self._workers.values() if worker.ready is None and now > worker.start_deadline]
+        if late and len(late) == len(self._workers):
+            raise WorkerLostError(
+                f"no worker started within {self._execution.worker_start_timeout_s:.0f} s; "
+                f"it asks for {self._resources.describe()} per worker"
+            )
 
     def _expire_leases(self, book: LeaseBook) -> None:
         now = monotonic()

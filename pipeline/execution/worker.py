@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 
 import pipeline
 from pipeline.convert import ShardConverter
@@ -12,7 +13,7 @@ from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import retain_freed_memory
 from pipeline.models.checkpoint import build_network, load_weights
 from pipeline.records import Provenance, Shard, ShardResult
-from pipeline.sharding import source_store
+from pipeline.sharding import source_is_there, source_store
 from pipeline.storage import open_store
 
 
@@ -32,6 +33,7 @@ class Worker:
             ),
             engine=self._engine,
             config=config,
+            source_is_there=partial(source_is_there, config.source),
             provenance=Provenance(
                 software_version=pipeline.__version__,
                 weights_name=weights.name,

@@ -13,7 +13,7 @@ from pipeline.sharding.plan import (
     write_plan,
 )
 from pipeline.sharding.shards import changed_tasks, estimate_megapixels, plan_shards
-from pipeline.sharding.sources import open_source, source_store
+from pipeline.sharding.sources import open_source, source_is_there, source_store
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -31,6 +31,7 @@ __all__ = [
     "plan_shards",
     "read_plan_summaries",
     "read_plan_summary",
+    "source_is_there",
     "source_store",
     "write_plan",
 ]

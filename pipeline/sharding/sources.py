@@ -79,6 +79,24 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
     )
 
 
+def source_is_there(config: SourceConfig) -> bool:
+    """Whether a folder, prefix or glob still lists anything; True for other kinds, whose images lie anywhere.
+
+    Tells a drive that was unplugged, or a bucket that was emptied, from a few images that were removed.
+    """
+    shape = source_shape(config.url)
+    place = locate(config.url)
+    store = source_store(config)
+    if shape in {SourceShape.LIST, SourceShape.INVENTORY}:
+        return True
+    with _source_errors(config.url):
+        found = _probe(open_store(place.root, _impatient(config.storage)), place, config.url)
+        if found is None and shape is SourceShape.GLOB:
+            folder_url = join_root(place.root, split_glob(place)[0])
+            return next(store.list(folder_url), None) is not None
+        return found == _FILE or (found == _FOLDER and next(store.list(place.url), None) is not None)
+
+
 def _open_folder(config: SourceConfig, place: Location, destination_url: str | None) -> SourceListing:
     if destination_url is not None:
         _refuse_overlap(place.url, destination_url, lambda _below: True)

@@ -34,6 +34,8 @@ def photos(tmp_path: Path) -> Path:
         (["{root}/photos", "{root}/weights.pth/out"], "destination"),
         (["{root}/photos", "{root}/out", "--weights", "{root}/no.pth"], "cannot read weights"),
         (["{root}/photos", "{root}/out", "--weights", "{root}/weights.pth"], "not a PyTorch checkpoint"),
+        (["{root}/photos", "{root}/out", "--weights", "https://me:pw@h/w.pth"], "must not hold credentials"),
+        (["{root}/photos", "{root}/out", "--weights", "https://h/w.pth?sig=x"], "cannot have a query"),
         (["{root}/photos", "{root}/out", "--include", "*.png"], "left out by include or exclude"),
         (["{root}/photos", "{root}/out", "--executor", "local", "--workers", "3"], "local executor is one worker"),
         (["{root}/photos", "{root}/out", "--workers", "many"], "num_workers"),

@@ -66,7 +66,7 @@ def test_a_worker_that_dies_is_replaced_and_its_leases_are_leased_again(
             worker.kill()
 
     with RayExecutor(WorkerSpec(config, "identity", None), ONE_WORKER) as executor:
-        summary = executor.run(shards(config), resuming=False, on_progress=kill_once)
+        summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=kill_once)
     assert killed
     assert summary.num_workers_lost == 1
     assert 1 <= summary.num_given_back <= config.execution.leases_per_worker
@@ -80,7 +80,7 @@ def test_two_workers_share_the_shards_and_the_counts_add_up(ray_here: None, conf
     seen: list[Progress] = []
     two = WorkerResources(num_workers=2, num_workers_on_node=2, num_cpus=1, num_gpus=0)
     with RayExecutor(WorkerSpec(config, "identity", None), two) as executor:
-        summary = executor.run(shards(config), resuming=False, on_progress=seen.append)
+        summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=seen.append)
     assert summary.num_ok == NUM_PHOTOS
     assert max(progress.num_workers for progress in seen) >= 1
     assert [progress.num_images for progress in seen] == sorted(progress.num_images for progress in seen)
@@ -94,7 +94,7 @@ def test_a_worker_that_cannot_be_built_stops_the_job_with_its_own_error(
         RayExecutor(WorkerSpec(config, "torn.pth", b"not weights"), ONE_WORKER) as executor,
         pytest.raises(WeightsError, match=r"torn\.pth"),
     ):
-        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+        executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=lambda _: None)
 
 
 @pytest.mark.timeout(120)
@@ -109,7 +109,7 @@ def test_workers_that_the_cluster_cannot_hold_end_the_job_within_the_bound(
         RayExecutor(WorkerSpec(impatient, "identity", None), too_much) as executor,
         pytest.raises(WorkerLostError, match="no worker started within 3 s; it asks for 64 CPU"),
     ):
-        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+        executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=lambda _: None)
 
 
 @pytest.mark.timeout(120)
@@ -120,7 +120,7 @@ def test_a_shard_that_takes_too_long_costs_the_worker(ray_here: None, config: Co
         RayExecutor(WorkerSpec(hasty, "identity", None), ONE_WORKER) as executor,
         pytest.raises(WorkerLostError, match="longer than"),
     ):
-        executor.run(shards(config), resuming=False, on_progress=lambda _: None)
+        executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=lambda _: None)
 
 
 @pytest.mark.timeout(120)
@@ -135,7 +135,7 @@ def test_an_interrupt_leaves_no_worker_behind(
             raise raised
 
     with RayExecutor(WorkerSpec(config, "identity", None), ONE_WORKER) as executor, pytest.raises(reported):
-        executor.run(shards(config), resuming=False, on_progress=interrupt)
+        executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=interrupt)
     _, alive = psutil.wait_procs(workers(), timeout=20)
     assert not alive
 
@@ -147,41 +147,42 @@ def test_a_session_that_is_there_is_used_and_left_alone(ray_here: None, config: 
 
 
 @pytest.mark.parametrize(
-    ("resources", "num_nodes", "options", "backlog", "expected"),
+    ("nodes", "options", "expected"),
     [
-        ({"CPU": 2}, 1, {}, 9, WorkerResources(1, 1, 2, 0)),
-        ({"CPU": 8}, 1, {"num_workers": 3}, 9, WorkerResources(3, 3, 2, 0)),
-        ({"CPU": 8}, 1, {"num_workers": 99}, 99, WorkerResources(8, 8, 1, 0)),
-        ({"CPU": 8}, 2, {}, 9, WorkerResources(2, 1, 4, 0)),
-        ({"CPU": 8}, 2, {}, 1, WorkerResources(1, 1, 4, 0)),
-        ({"CPU": 64, "GPU": 8}, 2, {}, 99, WorkerResources(8, 4, 1, 1)),
-        ({"CPU": 64, "GPU": 8}, 2, {"num_workers": 3}, 99, WorkerResources(3, 2, 1, 1)),
-        ({"CPU": 64, "GPU": 8}, 2, {}, 2, WorkerResources(2, 1, 1, 1)),
-        ({"CPU": 64, "GPU": 8}, 1, {"device": "cpu"}, 99, WorkerResources(1, 1, 64, 0)),
+        ([{"CPU": 2}], {}, WorkerResources(1, 1, 2, 0)),
+        ([{"CPU": 8}], {"num_workers": 3}, WorkerResources(3, 3, 2, 0)),
+        ([{"CPU": 8}], {"num_workers": 99}, WorkerResources(8, 8, 1, 0)),
+        ([{"CPU": 4}, {"CPU": 4}], {}, WorkerResources(2, 1, 4, 0)),
+        ([{"CPU": 16}, {"CPU": 2}], {}, WorkerResources(2, 2, 8, 0)),
+        ([{"CPU": 64}, {"CPU": 4}, {"CPU": 4}], {}, WorkerResources(3, 3, 21, 0)),
+        ([{"CPU": 0.5}], {}, WorkerResources(1, 1, 0.5, 0)),
+        ([{"memory": 1.0}, {"CPU": 4}], {}, WorkerResources(1, 1, 4, 0)),
+        ([], {}, WorkerResources(1, 1, 0, 0)),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], {}, WorkerResources(8, 1, 1, 1)),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 2}], {"num_workers": 3}, WorkerResources(3, 1, 1, 1)),
+        ([{"CPU": 4, "GPU": 8}], {}, WorkerResources(8, 1, 0.5, 1)),
+        ([{"CPU": 32, "GPU": 4}], {"device": "cpu"}, WorkerResources(1, 1, 32, 0)),
     ],
 )
-def test_resources_follow_from_the_cluster(
+def test_resources_follow_from_the_nodes(
     monkeypatch: pytest.MonkeyPatch,
-    config: ConversionConfig,
-    resources: dict[str, float],
-    num_nodes: int,
+    nodes: list[dict[str, float]],
     options: dict[str, Any],
-    backlog: int,
     expected: WorkerResources,
 ) -> None:
-    node = {"Alive": True, "Resources": {"CPU": 1}}
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-    monkeypatch.setattr(ray, "nodes", lambda: [node] * num_nodes + [{"Alive": False, "Resources": {"CPU": 1}}])
+    dead = {"Alive": False, "Resources": {"CPU": 512.0, "GPU": 8.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes] + [dead])
+    execution = {name: value for name, value in options.items() if name != "device"}
     asked = build_config(
         source={"url": "s"},
         destination={"url": "d"},
-        inference={"device": options.pop("device", "auto")},
-        execution=options,
+        inference={"device": options.get("device", "auto")},
+        execution=execution,
     )
-    assert plan_resources(asked, backlog) == expected
+    assert plan_resources(asked) == expected
 
 
 def test_cuda_without_a_gpu_in_the_cluster_is_refused(ray_here: None) -> None:
     asked = build_config(source={"url": "s"}, destination={"url": "d"}, inference={"device": "cuda"})
     with pytest.raises(ConfigError, match="Ray sees no GPU"):
-        plan_resources(asked, 1)
+        plan_resources(asked)

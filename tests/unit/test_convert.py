@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +24,7 @@ from pipeline.errors import (
     InferenceError,
     InterruptedJobError,
     ObjectDeniedError,
+    SourceLostError,
     TransientStorageError,
 )
 from pipeline.inference.base import Engine, Inference, LdrPixels
@@ -105,7 +106,11 @@ class CountingEngine:
 
 
 def converter(
-    source: ObjectStore, destination: ObjectStore, engine: Engine | None = None, **parts: object
+    source: ObjectStore,
+    destination: ObjectStore,
+    engine: Engine | None = None,
+    source_is_there: Callable[[], bool] = lambda: True,
+    **parts: object,
 ) -> ShardConverter:
     config: ConversionConfig = build_config(source={"url": "s"}, destination={"url": "d"}, **parts)
     provenance = Provenance("0", "fake", WEIGHTS, config.pixel_digest(), "w", "n")
@@ -115,6 +120,7 @@ def converter(
         engine=engine or FakeEngine(),
         config=config,
         provenance=provenance,
+        source_is_there=source_is_there,
     )
 
 
@@ -193,6 +199,18 @@ def test_a_source_that_is_not_what_was_planned_costs_its_row(
     break_it(source, "a.jpg")  # type: ignore[operator]
     converter(source, destination).run(Shard(1, 0, tasks))
     assert {name: row["error_code"] for name, row in rows(destination).items()} == {"a.jpg": code, "b.jpg": None}
+
+
+def test_a_source_that_is_gone_as_a_whole_stops_the_job(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16)), "b.jpg": jpeg(picture(16, 16, 1))})
+    source.delete("a.jpg")
+    subject = converter(source, destination, source_is_there=lambda: False)
+    subject.run(Shard(1, 0, tasks))
+    assert rows(destination)["a.jpg"]["error_code"] == "source_missing", "one image that is missing is a row"
+    source.delete("b.jpg")
+    with pytest.raises(SourceLostError, match="mounted"):
+        subject.run(Shard(1, 1, tasks))
+    assert completed_shards(destination, 1) == {0}
 
 
 def test_limits_and_denied_sources_cost_their_rows(source: ObjectStore, destination: ObjectStore) -> None:
@@ -307,6 +325,23 @@ def test_two_leases_share_one_device(source: ObjectStore, destination: ObjectSto
     assert (counts.num_images, counts.num_failed) == (24, 0)
     assert counts.megapixels == pytest.approx(24 * 24 * 24 / 1e6)
     subject.close()
+
+
+def test_a_converter_that_is_stopped_midway_stops_soon(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {f"{index}.jpg": jpeg(picture(16, 16, index)) for index in range(20)})
+
+    class StoppingEngine(CountingEngine):
+        def infer(self, pixels: LdrPixels) -> Inference:
+            subject.stop()
+            return super().infer(pixels)
+
+    engine = StoppingEngine()
+    subject = converter(source, destination, engine)
+    with pytest.raises(InterruptedJobError):
+        subject.run(Shard(1, 0, tasks))
+    assert engine.num_calls == 1
+    assert subject._decoded_budget.used_bytes == subject._output_budget.used_bytes == 0
+    assert not list(destination.list("manifest"))
 
 
 def test_a_stopped_converter_commits_nothing_more(source: ObjectStore, destination: ObjectStore) -> None:

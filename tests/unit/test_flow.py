@@ -4,7 +4,6 @@ import threading
 
 import pytest
 
-from pipeline.errors import DeviceLostError
 from pipeline.flow import ByteBudget
 
 
@@ -47,8 +46,28 @@ def test_a_full_budget_makes_others_wait_until_there_is_room() -> None:
     assert budget.used_bytes == 0
 
 
-def test_a_stall_ends_in_an_error() -> None:
-    budget = ByteBudget(100, stall_timeout_s=0.01)
-    budget.acquire(100)
-    with pytest.raises(DeviceLostError, match="no progress"):
-        budget.acquire(1)
+def test_small_items_do_not_starve_a_large_one() -> None:
+    budget = ByteBudget(100)
+    held = budget.acquire(60)
+    order: list[str] = []
+    arrived = [threading.Event() for _ in range(2)]
+
+    def take(name: str, num_bytes: int, event: threading.Event) -> None:
+        event.set()
+        with budget.hold(num_bytes):
+            order.append(name)
+
+    large = threading.Thread(target=take, args=("large", 100, arrived[0]))
+    large.start()
+    arrived[0].wait(10)
+    while not budget._waiting:  # the large item is in the queue
+        pass
+    small = threading.Thread(target=take, args=("small", 10, arrived[1]))
+    small.start()
+    arrived[1].wait(10)
+    small.join(0.05)
+    assert order == []
+    budget.release(held)
+    large.join(10)
+    small.join(10)
+    assert order == ["large", "small"]

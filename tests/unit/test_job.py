@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +13,8 @@ from photographs import jpeg, picture
 from pipeline.config import ConversionConfig, StorageConfig, build_config
 from pipeline.errors import DestinationError, ManifestError, SourceError
 from pipeline.job import JOB_KEY, Job, open_job, read_job
-from pipeline.manifest import part_key
+from pipeline.manifest import commit_part, part_key
+from pipeline.records import ConversionStatus, ImageResult, Provenance
 from pipeline.sharding import open_source
 from pipeline.storage import ObjectStore, open_store
 
@@ -118,6 +120,48 @@ def test_the_next_plan_holds_only_what_is_new_or_changed(store: ObjectStore, pho
         ("f.jpg", 1),
     ]
     assert [pending.plan.plan for pending in job.pending()] == [1, 2]
+
+
+def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    source = open_source(job.record.config.source)
+    work = job.extend(source)
+    assert work is not None
+    codes = {"a.jpg": "source_missing", "b.jpg": "decode_corrupt", "c.jpg": "source_denied", "d.jpg": "too_large"}
+    now = datetime.now(UTC)
+    provenance = Provenance("0", "identity", "w" * 64, "p", "w", "n")
+    for shard in job.shards(work):
+        results = [
+            ImageResult(task, ConversionStatus.FAILED, now, now, codes.get(task.source, "empty"), "why")
+            for task in shard.tasks
+        ]
+        commit_part(store, results, shard, 1, provenance)
+    again = job.extend(source)
+    assert again is not None
+    tasks = [task for shard in job.shards(again) for task in shard.tasks]
+    assert [(task.source, task.revision) for task in tasks] == [("a.jpg", 1), ("c.jpg", 1)]
+    (photos / "a.jpg").unlink()
+    (photos / "c.jpg").unlink()
+    # Plan 2 is not committed; once it is, nothing that is still listed is left to retry.
+    commit_part(
+        store,
+        [ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in tasks],
+        next(job.shards(again)),
+        1,
+        provenance,
+    )
+    assert job.extend(source) is None
+
+
+def test_the_record_holds_no_query_string(store: ObjectStore) -> None:
+    config = build_config(
+        source={"url": "https://host/list.txt?token=SECRET"},
+        destination={"url": "memory://d"},
+        model={"weights": "https://host/w.pth?sig=SECRET"},
+    )
+    job = open_job(store, config, source_root="r", weights_name="w", weights_sha256="w" * 64)
+    assert b"SECRET" not in store.read(JOB_KEY)
+    assert job.record.config.source.url.endswith("SECRET"), "the running job still needs it"
 
 
 def test_an_empty_source_is_no_plan(store: ObjectStore, photos: Path) -> None:

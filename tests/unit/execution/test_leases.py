@@ -79,13 +79,61 @@ def test_a_shard_that_keeps_failing_is_given_up_after_the_others_are_done() -> N
         book.raise_if_given_up()
 
 
+def give_up(book: LeaseBook, reason: str = "broken") -> None:
+    book.give_back(take(book), reason)
+
+
 def test_a_job_in_which_nothing_works_ends_early() -> None:
     book = LeaseBook(shards(1000), 1)
-    book.give_back(take(book), "broken")
-    book.give_back(take(book), "broken")
+    give_up(book)
+    give_up(book)
     third = take(book)
     with pytest.raises(WorkerLostError, match="and 2 more"):
         book.give_back(third, "broken")
+
+
+def test_what_broke_after_a_success_ends_early_as_well() -> None:
+    book = LeaseBook(shards(1000), 1)
+    give_up(book)
+    give_up(book)
+    book.complete(take(book))
+    give_up(book)
+    give_up(book)
+    sixth = take(book)
+    with pytest.raises(WorkerLostError, match="and 4 more"):
+        book.give_back(sixth, "broken")
+
+
+def test_a_delayed_retry_waits_for_its_time_and_longer_each_time() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(1), 9, clock=lambda: now[0])
+    for attempt, delay_s in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0), (5, 32.0), (6, 60.0)):
+        lease = take(book)
+        assert lease.attempt == attempt
+        book.give_back(lease, "no answer", delay_s=2.0)
+        now[0] += delay_s - 0.1
+        assert book.take("w") is None
+        assert not book.is_finished
+        now[0] += 0.2
+
+
+def test_a_retry_has_its_worker_to_itself() -> None:
+    book = LeaseBook(shards(4), 3)
+    innocent, poison = take(book, "w1"), take(book, "w1")
+    book.give_back(innocent, "died")
+    book.give_back(poison, "died")
+    again = take(book, "w2")
+    assert again.attempt == 2
+    assert book.take("w2") is None, "nothing beside a retry"
+    other = take(book, "w3")
+    assert other.attempt == 2
+    book.complete(again)
+    fresh = take(book, "w2")
+    assert (fresh.shard.shard, fresh.attempt) == (2, 1)
+    book.give_back(other, "died")
+    beside = take(book, "w2")
+    assert beside.attempt == 1, "a busy worker gets new shards, not retries"
+    assert take(book, "w3").attempt == 3
 
 
 @given(st.data())
@@ -109,7 +157,7 @@ def test_whatever_fails_nothing_is_lost_and_nothing_is_done_twice(data: st.DataO
             book.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))), "fault")
         assert book.num_outstanding == len(held)
     while not book.is_finished:
-        while (lease := book.take("end")) is not None:
+        while (lease := book.take(f"end {len(held)}")) is not None:
             held.append(lease)
         for lease in held:
             book.complete(lease)

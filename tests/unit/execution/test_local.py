@@ -43,8 +43,8 @@ def shards(count: int) -> Iterator[Shard]:
 
 def test_every_shard_is_converted_and_summed() -> None:
     replica, seen = FakeReplica(), []
-    with LocalExecutor(replica, num_leases=2, max_attempts=3) as executor:
-        summary = executor.run(shards(5), resuming=False, on_progress=seen.append)
+    with LocalExecutor(replica, num_leases=2, max_attempts=3, retry_delay_s=0) as executor:
+        summary = executor.run(shards(5), num_shards=5, resuming=False, on_progress=seen.append)
     assert (summary.num_shards, summary.num_ok, summary.num_failed, summary.megapixels) == (5, 10, 5, 2.5)
     assert sorted(replica.calls) == [(index, 1, False) for index in range(5)]
     assert seen[-1].num_images == 15
@@ -53,15 +53,15 @@ def test_every_shard_is_converted_and_summed() -> None:
 
 def test_resuming_looks_for_what_is_there() -> None:
     replica = FakeReplica()
-    with LocalExecutor(replica, num_leases=1, max_attempts=3) as executor:
-        executor.run(shards(1), resuming=True, on_progress=lambda _: None)
+    with LocalExecutor(replica, num_leases=1, max_attempts=3, retry_delay_s=0) as executor:
+        executor.run(shards(1), num_shards=1, resuming=True, on_progress=lambda _: None)
     assert replica.calls == [(0, 1, True)]
 
 
 def test_a_store_that_comes_back_costs_an_attempt_and_the_next_one_adopts() -> None:
     replica = FakeReplica(lambda shard, attempt: TransientStorageError("x") if (shard, attempt) == (1, 1) else None)
-    with LocalExecutor(replica, num_leases=1, max_attempts=3) as executor:
-        summary = executor.run(shards(3), resuming=False, on_progress=lambda _: None)
+    with LocalExecutor(replica, num_leases=1, max_attempts=3, retry_delay_s=0) as executor:
+        summary = executor.run(shards(3), num_shards=3, resuming=False, on_progress=lambda _: None)
     assert (summary.num_shards, summary.num_given_back) == (3, 1)
     assert (1, 2, True) in replica.calls
 
@@ -69,10 +69,10 @@ def test_a_store_that_comes_back_costs_an_attempt_and_the_next_one_adopts() -> N
 def test_a_store_that_stays_away_gives_the_shard_up_and_finishes_the_others() -> None:
     replica = FakeReplica(lambda shard, _: TransientStorageError("no answer") if shard == 1 else None)
     with (
-        LocalExecutor(replica, num_leases=2, max_attempts=2) as executor,
+        LocalExecutor(replica, num_leases=2, max_attempts=2, retry_delay_s=0) as executor,
         pytest.raises(WorkerLostError, match="no answer"),
     ):
-        executor.run(shards(4), resuming=False, on_progress=lambda _: None)
+        executor.run(shards(4), num_shards=4, resuming=False, on_progress=lambda _: None)
     assert {shard for shard, _, _ in replica.calls} == {0, 1, 2, 3}
 
 
@@ -86,8 +86,8 @@ def test_a_broken_environment_or_an_interrupt_stops_the_worker(
         raise raised
 
     replica = FakeReplica()
-    with LocalExecutor(replica, num_leases=1, max_attempts=2) as executor, pytest.raises(reported):
-        executor.run(shards(100), resuming=False, on_progress=fail)
+    with LocalExecutor(replica, num_leases=1, max_attempts=2, retry_delay_s=0) as executor, pytest.raises(reported):
+        executor.run(shards(100), num_shards=100, resuming=False, on_progress=fail)
     assert replica.stopped
     assert replica.closed
     assert len(replica.calls) < 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.codecs import formats
 from pipeline.config import SourceConfig, StorageConfig
 from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError
 from pipeline.records import ImageTask
-from pipeline.sharding import IMAGE_EXTENSIONS, SourceListing, open_source, source_store
+from pipeline.sharding import IMAGE_EXTENSIONS, SourceListing, open_source, source_is_there, source_store
 from pipeline.storage import open_store
 
 
@@ -228,3 +229,19 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0)
     with pytest.raises(SourceError, match="Permission denied"):
         listing_of(tmp_path / "locked")
+
+
+def test_an_emptied_source_is_told_from_one_with_a_few_images_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/a.jpg").write_bytes(b"x")
+    single = SourceConfig(url=str(folder / "sub/a.jpg"))
+    sources = [SourceConfig(url=url) for url in (str(folder), f"{folder}/", f"{folder}/**/*.jpg")]
+    assert all(source_is_there(config) for config in [*sources, single])
+    (folder / "sub/a.jpg").unlink()
+    assert not any(source_is_there(config) for config in [*sources, single])
+    shutil.rmtree(folder)
+    assert not any(source_is_there(config) for config in sources)
+    listed = tmp_path / "wanted.txt"
+    listed.write_text("photos/a.jpg")
+    assert source_is_there(SourceConfig(url=str(listed)))
