@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,8 +11,17 @@ import typer
 
 import pipeline
 from jobs import options as opt
-from pipeline.config import StorageConfig, build_config
-from pipeline.errors import HdrfleetError, InterruptedJobError, StorageError, SystemicError, UsageError
+from jobs.signals import stopping_on_signals
+from pipeline.config import StorageConfig
+from pipeline.errors import (
+    HdrfleetError,
+    InterruptedJobError,
+    ManifestError,
+    StorageError,
+    SystemicError,
+    UsageError,
+    WorkerLostError,
+)
 
 EXIT_DIED, EXIT_USAGE = 1, 2
 
@@ -62,7 +70,7 @@ def convert(
         list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out names that match; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Convert at most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Plan at most the first this many images.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = "auto",
     precision: Annotated[
         str,
@@ -128,11 +136,7 @@ def convert(
     Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
     done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
     """
-    from jobs.convert import run_conversion
-    from jobs.progress import ConsoleReporter
-    from jobs.tables import print_json, print_summary
-
-    config = build_config(
+    config = opt.build(
         source={
             "url": src,
             "include": include or (),
@@ -142,7 +146,7 @@ def convert(
                 src_endpoint_url, src_profile, src_region, anonymous=src_anonymous, requester_pays=src_requester_pays
             ),
         },
-        destination={"url": dst, "storage": opt.storage(dst_endpoint_url, dst_profile, dst_region)},
+        destination={"url": opt.absolute(dst), "storage": opt.storage(dst_endpoint_url, dst_profile, dst_region)},
         model={"weights": weights},
         inference={
             "device": device,
@@ -161,17 +165,18 @@ def convert(
         sharding={"max_images": shard_images, "max_megapixels": shard_megapixels},
         execution={"executor": executor, "num_workers": None if workers == "auto" else workers, "address": address},
     )
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
-    except KeyboardInterrupt as error:
-        raise InterruptedJobError("interrupted") from error
+    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
+        from jobs.convert import run_conversion
+        from jobs.progress import ConsoleReporter
+
+        outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+    from jobs.tables import print_json, print_summary
+
     if json:
         print_json(outcome.to_json())
     else:
-        print_summary(outcome.manifest, title=outcome.headline())
+        print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -199,6 +204,8 @@ def query(
     from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, run_query, summarise
 
     style = "json" if json else format
+    if json and format not in {"table", "json"}:
+        raise ConfigError(f"--json and --format {format} contradict each other; drop one of the two")
     if style not in {"table", "csv", "json"}:
         raise ConfigError("--format must be table, csv or json")
     store = _open_destination(dst, endpoint_url, profile, region)
@@ -259,9 +266,10 @@ def demo(
     executor: Annotated[str, typer.Option(help="ray or local.")] = "ray",
 ) -> None:
     """Make photographs of a rendered scene, one of them broken, convert them, and show the result."""
-    from jobs.demo import run_demo
+    with stopping_on_signals():
+        from jobs.demo import run_demo
 
-    run_demo(folder, executor)
+        run_demo(folder, executor)
 
 
 def _open_destination(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Any:
@@ -277,7 +285,7 @@ def _open_destination(dst: str, endpoint_url: str | None, profile: str | None, r
     except ValidationError as error:
         raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     try:
-        store = open_store(dst, config)
+        store = open_store(opt.absolute(dst), config)
         job = read_job(store)
     except (StorageError, SystemicError) as error:
         raise DestinationError(f"cannot read {dst}: {error}") from error
@@ -301,6 +309,8 @@ def _explain(error: HdrfleetError) -> int:
     hint = ""
     if isinstance(error, InterruptedJobError):
         hint = "; committed work is kept, run the same command again to carry on"
+    elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | ManifestError):
+        hint = "; committed work is kept, run the same command again once this is mended"
     text = " ".join(redact_url(f"{error}{hint}").split())
     typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from jobs.progress import Reporter, Watch
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.progress import Reporter, Watch, plural
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
 from pipeline.errors import (
@@ -23,7 +26,7 @@ from pipeline.errors import (
 from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
 from pipeline.job import Job, PlannedWork, open_job, read_job
-from pipeline.manifest import SUMMARY_COLUMNS, ManifestSummary, open_manifest, summarise
+from pipeline.manifest import SUMMARY_COLUMNS, Manifest, ManifestSummary, open_manifest, summarise
 from pipeline.records import ConversionStatus
 from pipeline.sharding import SourceListing, open_source
 from pipeline.storage import open_store
@@ -45,6 +48,7 @@ class ConversionOutcome:
     seconds: float
     run: RunSummary
     manifest: ManifestSummary
+    failures: pa.Table
 
     @property
     def exit_code(self) -> int:
@@ -53,13 +57,18 @@ class ConversionOutcome:
 
     def headline(self) -> str:
         """One line for a person."""
-        if not self.did_work:
-            return f"nothing to do: {self.destination} is complete"
-        return f"{self.num_planned:,} images in {self.seconds:.1f} s to {self.destination}"
+        if self.did_work:
+            return f"{plural(self.num_planned, 'image')} in {self.seconds:.1f} s to {self.destination}"
+        if self.failures.num_rows:
+            failed = plural(self.failures.num_rows, "image")
+            return f"nothing to do: in {self.destination}, {failed} failed before and did not change since"
+        return f"nothing to do: {self.destination} is complete"
 
     def to_json(self) -> dict[str, object]:
         """Values that `json.dumps` takes."""
-        values = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["run"] = asdict(self.run)
+        values["failures"] = self.failures.to_pylist()
         values["manifest"] = self.manifest.to_json()
         values["exit_code"] = self.exit_code
         return values
@@ -78,16 +87,20 @@ def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOu
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
 
     name, data = read_weights(config.model.weights)
+    _check_inference(config)
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
-    if job.record.weights_name == "identity":
-        reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
     spec = WorkerSpec(config, name, data, atomic_create=None if job.record.has_conditional_create else False)
     run, num_planned = _run_all(job, listing, spec, reporter)
+    if run.num_workers_lost:
+        again = plural(run.num_given_back, "shard")
+        reporter.note(f"{plural(run.num_workers_lost, 'worker')} lost on the way; {again} leased again")
     if listing.num_ignored:
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in listing.ignored_by_extension.items())
         examples = ", ".join(listing.counts.ignored_examples)
-        reporter.note(f"{listing.num_ignored:,} files are not images by their names ({kinds}), for example {examples}")
+        files = plural(listing.num_ignored, "file")
+        reporter.note(f"left out {files} without the name of an image ({kinds}), for example {examples}")
+    manifest = open_manifest(job.store, columns=(*SUMMARY_COLUMNS, "error_message"))
     return ConversionOutcome(
         destination=job.store.url,
         job_id=job.record.job_id,
@@ -96,7 +109,8 @@ def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOu
         num_ignored=listing.num_ignored,
         seconds=monotonic() - started,
         run=run,
-        manifest=summarise(open_manifest(job.store, columns=SUMMARY_COLUMNS)),
+        manifest=summarise(manifest),
+        failures=list_failures(manifest),
     )
 
 
@@ -152,6 +166,8 @@ def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Repor
         for work in _work(job, listing):
             num_images = sum(len(shard.tasks) for shard in job.shards(work)) if work.done else work.plan.num_images
             num_planned += num_images
+            if job.record.weights_name == "identity" and executor is None:
+                reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
             reporter.note(_announce(work, num_images))
             if executor is None:
                 executor = stack.enter_context(_executor(spec))
@@ -201,7 +217,20 @@ def _nothing_started(what: str, wrap: type[UsageError]) -> Iterator[None]:
 
 
 def _announce(work: PlannedWork, num_images: int) -> str:
-    images = f"{num_images:,} image{'' if num_images == 1 else 's'}"
-    shards = f"{work.num_shards:,} shard{'' if work.num_shards == 1 else 's'}"
     verb = "carrying on with" if work.done else "converting"
-    return f"plan {work.plan.plan}: {verb} {images} in {shards}"
+    return f"plan {work.plan.plan}: {verb} {plural(num_images, 'image')} in {plural(work.num_shards, 'shard')}"
+
+
+def list_failures(manifest: Manifest) -> pa.Table:
+    """The current rows that are not `ok`: source, error_code, error_message, by source."""
+    current = manifest.current
+    failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
+    return failed.select(["source", "error_code", "error_message"]).sort_by("source")
+
+
+def _check_inference(config: ConversionConfig) -> None:
+    """Raise ConfigError for a device or precision that this machine lacks, where this machine does the work."""
+    from pipeline.inference.precision import resolve_device, resolve_precision
+
+    if config.execution.executor == "local" or ray_address(config.execution) is None:
+        resolve_precision(config.inference.precision, resolve_device(config.inference.device))

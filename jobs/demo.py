@@ -44,7 +44,7 @@ def run_demo(folder: Path, executor: str) -> int:
     )
     outcome = run_conversion(config, reporter)
     write_contact_sheet(photos, hdr, sheet)
-    print_summary(outcome.manifest, title=outcome.headline())
+    print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
     places = {"input": photos, "HDR images": hdr / "images", "manifest": hdr / "manifest", "contact sheet": sheet}
     reporter.note("\n" + "\n".join(f"{name:<14} {place}" for name, place in places.items()))
     reporter.note(f"\nnext: hdrfleet query {hdr} 'select source, status, error_code from manifest'")  # noqa: S608

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.config import StorageConfig, build_config  # noqa: F401  (re-exported for the commands)
+from pipeline.config import ConversionConfig, build_config
+from pipeline.errors import ConfigError
 
 _SRC = "Source storage"
 _DST = "Destination storage"
@@ -67,3 +69,43 @@ def storage(
     if requester_pays:
         values["requester_pays"] = True
     return values
+
+
+# How a user spells each option; messages about the configuration speak of its fields.
+_FLAGS = {
+    "source.url": "SRC",
+    "source.limit": "--limit",
+    "source.storage": "--src-…",
+    "destination.url": "DST",
+    "destination.storage": "--dst-…",
+    "model.weights": "--weights",
+    "inference.device": "--device",
+    "inference.precision": "--precision",
+    "inference.tile_px": "--tile-px",
+    "inference.memory_budget_bytes": "--memory-budget",
+    "decode.max_pixels": "--max-pixels",
+    "encode.pixel_type": "--pixel-type",
+    "encode.compression": "--compression",
+    "encode.exposure_ev": "--exposure",
+    "encode.verify": "--verify",
+    "sharding.max_images": "--shard-images",
+    "sharding.max_megapixels": "--shard-megapixels",
+    "execution.executor": "--executor",
+    "execution.num_workers": "--workers",
+    "execution.address": "--address",
+    "execution": "options",
+}
+
+
+def build(**parts: object) -> ConversionConfig:
+    """Build the configuration; a ConfigError names the option as the user spells it."""
+    try:
+        return build_config(**parts)
+    except ConfigError as error:
+        field, separator, text = str(error).partition(": ")
+        raise ConfigError(f"{_FLAGS.get(field, field)}{separator}{text}") from error
+
+
+def absolute(url: str) -> str:
+    """A local path as an absolute one with `~` expanded, so that every worker means the same folder; URLs as is."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -69,6 +69,7 @@ class _Bar:
             MofNCompleteColumn(),
             TextColumn("images · {task.fields[rate]:.2f} MP/s · {task.fields[failed]} failed · {task.fields[workers]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             transient=True,
         )
@@ -83,7 +84,7 @@ class _Bar:
 
     def __call__(self, counts: Counts) -> None:
         rate = _rate(counts, self._start)
-        workers = _plural(counts.num_workers, "worker") if counts.num_workers else "starting workers"
+        workers = plural(counts.num_workers, "worker") if counts.num_workers else "starting workers"
         self._progress.update(
             self._task, completed=counts.num_images, rate=rate, failed=counts.num_failed, workers=workers
         )
@@ -106,9 +107,12 @@ class _Lines:
         if monotonic() < self._next:
             return
         self._next = monotonic() + _PLAIN_EVERY_S
+        elapsed_s = monotonic() - self._start
+        left_s = (self._num_images - counts.num_images) * elapsed_s / max(1, counts.num_images)
+        left = f", about {left_s:.0f} s left" if counts.num_images else ""
         self._console.print(
             f"{counts.num_images}/{self._num_images} images, {_rate(counts, self._start):.2f} MP/s, "
-            f"{counts.num_failed} failed, {_plural(counts.num_workers, 'worker')}",
+            f"{counts.num_failed} failed, {plural(counts.num_workers, 'worker')}{left}",
             markup=False,
         )
 
@@ -118,5 +122,6 @@ def _rate(counts: Counts, start: float) -> float:
     return counts.megapixels / max(1e-3, monotonic() - start)
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def plural(count: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"

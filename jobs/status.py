@@ -28,7 +28,7 @@ class PlanStatus:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What the destination records about its job. `state` is `planned`, `incomplete` or `complete`."""
+    """What the destination records about its job. `state` is `incomplete` or `complete`."""
 
     destination: str
     job_id: str
@@ -66,7 +66,7 @@ def job_status(store: ObjectStore) -> JobStatus:
         created_at=record.created_at,
         source_root=record.source_root,
         weights_name=record.weights_name,
-        state="planned" if not counts else "complete" if done else "incomplete",
+        state="complete" if plans and done else "incomplete",
         num_ok=counts.get(ConversionStatus.OK.value, 0),
         num_failed=counts.get(ConversionStatus.FAILED.value, 0),
         num_quarantined=counts.get(ConversionStatus.QUARANTINED.value, 0),

@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.manifest import ManifestSummary
 
+_NUM_FAILURES_SHOWN = 5
+_PIPED_WIDTH = 100_000
+
 
 def print_json(value: object) -> None:
     """Write one JSON document, keys in the order given."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
 
 
-def print_summary(summary: ManifestSummary, title: str) -> None:
-    """Print the figures a person asks for first."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+def _finite(value: Any) -> Any:
+    """JSON has no NaN, no infinity and no decimals: null and floats stand in."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | None = None) -> None:
+    """Print the figures a person asks for first, and up to five `failures` (rows of the manifest) by name."""
+    console = _console()
+    console.print(title, style="bold", markup=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in _summary_rows(summary):
         table.add_row(name, value)
-    Console(highlight=False, soft_wrap=False).print(table)
+    console.print(table)
+    if failures is not None and failures.num_rows:
+        console.print()
+        for row in failures.slice(0, _NUM_FAILURES_SHOWN).to_pylist():
+            console.print(f"failed  {row['source']}: {row['error_message']} [{row['error_code']}]", markup=False)
+        if failures.num_rows > _NUM_FAILURES_SHOWN:
+            console.print(f"        and {failures.num_rows - _NUM_FAILURES_SHOWN:,} more", markup=False)
+
+
+def _console() -> Console:
+    """Wraps on a terminal; when piped, lines are as long as they are, so that grep finds whole names."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def _summary_rows(summary: ManifestSummary) -> list[tuple[str, str]]:
@@ -70,15 +101,29 @@ def print_arrow(table: pa.Table, style: str) -> None:
     elif style == "csv":
         pa_csv.write_csv(_flat(table), sys.stdout.buffer)
     else:
-        view = Table(box=None, pad_edge=False, header_style="bold")
-        for name in table.column_names:
-            numeric = pa.types.is_integer(table.schema.field(name).type) or pa.types.is_floating(
-                table.schema.field(name).type
-            )
-            view.add_column(name, justify="right" if numeric else "left", overflow="fold")
-        for row in table.to_pylist():
-            view.add_row(*[_cell(value) for value in row.values()])
-        Console(highlight=False).print(view)
+        _print_rows(table)
+
+
+def _print_rows(table: pa.Table) -> None:
+    """A table where it fits the terminal, else one block per row with a line per column."""
+    console = _console()
+    cells = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
+    names = table.column_names
+    widths = [max(map(len, [name, *column])) for name, column in zip(names, zip(*cells, strict=True), strict=False)]
+    if console.is_terminal and sum(widths) + 2 * len(widths) > console.width:
+        indent = max(map(len, names))
+        for index, row in enumerate(cells, start=1):
+            console.print(f"-- row {index} --", style="bold")
+            for name, cell in zip(names, row, strict=True):
+                console.print(f"{name:<{indent}}  {cell}", markup=False)
+        return
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for field in table.schema:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        view.add_column(field.name, justify="right" if numeric else "left", no_wrap=True)
+    for row in cells:
+        view.add_row(*map(escape, row))
+    console.print(view)
 
 
 def _flat(table: pa.Table) -> pa.Table:

@@ -27,6 +27,7 @@ ExecutorName = Literal["ray", "local"]
 _COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 _DWAA_DEFAULT_LEVEL = 45.0
+_MIN_BUDGET_BYTES = 256 * 2**20  # the smallest tile with its halo, in float32
 
 
 class FrozenModel(BaseModel):
@@ -90,6 +91,14 @@ class DestinationConfig(FrozenModel):
 
     _url_has_no_secret = field_validator("url")(_refuse_secrets)
 
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        storage = self.storage
+        if not self.url.startswith(("s3://", "s3a://")) and (storage.endpoint_url or storage.profile or storage.region):
+            msg = "endpoint, profile and region are for s3:// destinations; drop them"
+            raise ValueError(msg)
+        return self
+
 
 class ModelConfig(FrozenModel):
     """`weights` is `identity` or the path or URL of a `.pth` or `.safetensors` checkpoint."""
@@ -110,8 +119,16 @@ class InferenceConfig(FrozenModel):
     device: str = "auto"
     precision: Precision = "auto"
     tile_px: int | None = Field(None, ge=64, le=65536)
-    memory_budget_bytes: int | None = Field(None, ge=64 * 2**20)
+    memory_budget_bytes: int | None = None
     num_threads: int | None = Field(None, ge=1, le=1024)
+
+    @field_validator("memory_budget_bytes")
+    @classmethod
+    def _usable_budget(cls, value: int | None) -> int | None:
+        if value is not None and value < _MIN_BUDGET_BYTES:
+            msg = f"the network needs at least {_MIN_BUDGET_BYTES >> 20}M"
+            raise ValueError(msg)
+        return value
 
     @field_validator("device")
     @classmethod

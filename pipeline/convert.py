@@ -173,7 +173,7 @@ class ShardConverter:
                 start = perf_counter()
                 draft.ldr = decode_ldr(data, self._config.decode)
                 draft.timings = replace(draft.timings, decode_ms=_ms_since(start))
-            if adopt:
+            if adopt or task.revision > 1:
                 draft.existing = self._outputs.find(task, self._identity(draft))
         except ImageError as error:
             draft.error = error

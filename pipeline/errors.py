@@ -16,6 +16,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── EmptyImageError            empty
     │   ├── TooLargeError              too_large
     │   ├── UnsupportedFormatError     unsupported_format
+    │   │   └── AlreadyHdrError        already_hdr_float
     │   ├── TruncatedImageError        decode_truncated
     │   ├── CorruptImageError          decode_corrupt
     │   ├── InferenceError             inference_failed
@@ -127,6 +128,12 @@ class UnsupportedFormatError(ImageError):
     """The bytes are not an image in a supported format."""
 
     code = "unsupported_format"
+
+
+class AlreadyHdrError(UnsupportedFormatError):
+    """The file holds floating-point pixels: it is HDR already, and the network is for LDR."""
+
+    code = "already_hdr_float"
 
 
 class TruncatedImageError(ImageError):

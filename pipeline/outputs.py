@@ -41,14 +41,17 @@ class OutputStore:
         self._store = store
 
     def find(self, task: ImageTask, identity: OutputIdentity) -> StoredOutput | None:
-        """Return the stored output of this identity at the task's revision or a later one; None where none is."""
-        for revision in range(task.revision, _MAX_REVISIONS):
+        """Return the stored output of this identity, whatever its revision; None where there is none.
+
+        An earlier revision fits when a source was touched without a change, or changed back.
+        """
+        for revision in range(1, _MAX_REVISIONS):
             key = output_key(task.source, revision)
             data = self._read_if_identical(key, identity)
-            if data is _MISSING:
-                return None
             if isinstance(data, bytes):
                 return StoredOutput(key, revision, data, _sha256(data), adopted=True)
+            if data is _MISSING and revision >= task.revision:
+                return None
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
 
     def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:

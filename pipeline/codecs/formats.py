@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pipeline.errors import AlreadyHdrError, UnsupportedFormatError
+
 
 class ImageFormat(StrEnum):
     """The formats that `decode_ldr` reads; the value is what the manifest shows."""
@@ -36,12 +38,14 @@ _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 
+_IS_HDR = "holds linear HDR pixels already"
+
 # What a person would want to read instead of "unknown format". The first match counts.
 _KNOWN_BUT_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"v/1\x01", "OpenEXR holds linear HDR pixels already (already_hdr_float)"),
-    (0, b"#?RADIANCE", "Radiance RGBE holds linear HDR pixels already (already_hdr_float)"),
-    (0, b"#?RGBE", "Radiance RGBE holds linear HDR pixels already (already_hdr_float)"),
-    (0, b"PF\n", "a portable float map holds linear HDR pixels already (already_hdr_float)"),
+    (0, b"v/1\x01", "OpenEXR holds linear HDR pixels already"),
+    (0, b"#?RADIANCE", "Radiance RGBE holds linear HDR pixels already"),
+    (0, b"#?RGBE", "Radiance RGBE holds linear HDR pixels already"),
+    (0, b"PF\n", "a portable float map holds linear HDR pixels already"),
     (0, b"GIF8", "GIF is not supported"),
     (0, b"BM", "BMP is not supported"),
     (0, b"8BPS", "a Photoshop document is not supported; export it as TIFF or PNG"),
@@ -72,12 +76,12 @@ def sniff_format(data: bytes) -> ImageFormat | None:
     return _sniff_heif(data)
 
 
-def describe_unsupported(data: bytes) -> str:
-    """Return one line for a person about bytes that `sniff_format` does not know."""
+def unsupported(data: bytes) -> UnsupportedFormatError:
+    """The error for bytes that `sniff_format` does not know: AlreadyHdrError for the formats of HDR images."""
     for offset, magic, text in _KNOWN_BUT_UNSUPPORTED:
         if data.startswith(magic, offset):
-            return text
-    return f"not an image in a supported format ({', '.join(ImageFormat)})"
+            return AlreadyHdrError(text) if text.endswith(_IS_HDR) else UnsupportedFormatError(text)
+    return UnsupportedFormatError(f"not an image in a supported format ({', '.join(ImageFormat)})")
 
 
 def _sniff_heif(data: bytes) -> ImageFormat | None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import heif, jpeg, png, tiff, webp
 from pipeline.codecs.exif import NO_EXIF, parse_exif, xmp_orientation
-from pipeline.codecs.formats import IMAGE_EXTENSIONS, ImageFormat, describe_unsupported, sniff_format
+from pipeline.codecs.formats import IMAGE_EXTENSIONS, ImageFormat, sniff_format, unsupported
 from pipeline.codecs.header import LdrHeader
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
 from pipeline.codecs.orientation import apply_orientation, swaps_sides
@@ -129,7 +129,7 @@ def _read_header(data: bytes, limits: DecodeConfig) -> LdrHeader:
         raise TooLargeError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
     kind = sniff_format(data)
     if kind is None:
-        raise UnsupportedFormatError(describe_unsupported(data))
+        raise unsupported(data)
     with _codec_errors(kind):
         header = _READERS[kind](data)
     if header.width <= 0 or header.height <= 0:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader
 from pipeline.codecs.samples import unassociate
-from pipeline.errors import CorruptImageError, TruncatedImageError, UnsupportedFormatError
+from pipeline.errors import AlreadyHdrError, CorruptImageError, TruncatedImageError, UnsupportedFormatError
 
 # Damage becomes a typed error; without a handler every damaged tag would also be printed.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -136,9 +136,7 @@ def _is_reduced(tags: Mapping[int, Any]) -> bool:
 def _refuse_unsupported(page: tifffile.TiffPage, tags: Mapping[int, Any]) -> None:
     photometric, compression = int(page.photometric), int(page.compression)
     if page.sampleformat in _FLOATS or photometric in _LOG_LUV_PHOTOMETRICS:
-        raise UnsupportedFormatError(
-            "TIFF with floating-point or LogLuv samples holds linear HDR pixels already (already_hdr_float)"
-        )
+        raise AlreadyHdrError("TIFF with floating-point or LogLuv samples holds linear HDR pixels already")
     if photometric in _CAMERA_RAW_PHOTOMETRICS:
         raise UnsupportedFormatError("a camera raw file is not supported; develop it first")
     is_known = photometric in _PHOTOMETRICS and (photometric != _YCBCR or compression == _JPEG)

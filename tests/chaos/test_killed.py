@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -98,15 +99,25 @@ def test_a_killed_driver_is_resumed_without_repeating_finished_images(photos: Pa
 
 
 @pytest.mark.timeout(240)
-def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("executor", "number", "times"),
+    [("ray", signal.SIGINT, 1), ("ray", signal.SIGTERM, 2), ("local", signal.SIGINT, 2)],
+    ids=["ray SIGINT", "ray SIGTERM twice", "local SIGINT twice"],
+)
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(
+    photos: Path, tmp_path: Path, executor: str, number: signal.Signals, times: int
+) -> None:
     dst, log = tmp_path / "out", tmp_path / "log"
-    driver = start_hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", log=log)
+    options = (*OPTIONS, "--executor", executor)
+    driver = start_hdrfleet("convert", photos, dst, *options, home=tmp_path / "home", log=log)
     everything = []
     try:
         wait_until(lambda: num_parts(dst) >= 1 or driver.poll() is not None, "one shard committed")
         everything = descendants(driver.pid)
-        driver.send_signal(signal.SIGINT)
-        assert driver.wait(60) == 1
+        for _ in range(times):
+            driver.send_signal(number)
+            time.sleep(0.2)
+        assert driver.wait(60) == 1, log.read_text()
     except subprocess.TimeoutExpired:
         pytest.fail(f"the driver did not stop: {log.read_text()}")
     finally:
@@ -117,6 +128,7 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(photos: Path, tmp_path:
     assert message[-1].endswith("run the same command again to carry on [interrupted]")
     assert "Traceback" not in log.read_text()
     assert not any(process.is_running() and process.status() != "zombie" for process in everything)
-    result = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=200)
+    assert num_parts(dst) < NUM_PHOTOS / SHARD_IMAGES
+    result = hdrfleet("convert", photos, dst, *options, home=tmp_path / "home", timeout_s=200)
     assert result.returncode == 0, result.stderr
     assert_complete(dst)

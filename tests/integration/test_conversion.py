@@ -129,6 +129,19 @@ def test_new_and_changed_sources_make_the_next_plan_and_a_new_revision(
     assert len(history(tmp_path / "out")) == len(expected) + 2
 
 
+def test_a_source_that_was_only_touched_keeps_its_output(
+    executor: str, library: tuple[Path, dict[str, str | None]], tmp_path: Path
+) -> None:
+    src, _ = library
+    convert(src, tmp_path / "out", executor)
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.exr")}
+    (src / "dot.png").touch()
+    convert(src, tmp_path / "out", executor)
+    row = next(row for row in manifest(tmp_path / "out").to_pylist() if row["source"] == "dot.png")
+    assert (row["plan"], row["revision"], row["adopted"], row["output"]) == (2, 1, True, "images/dot.png.exr")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.exr")} == images
+
+
 def test_an_uncommitted_shard_adopts_what_was_stored(
     executor: str, library: tuple[Path, dict[str, str | None]], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.codecs.ldr import LdrImage, decode_ldr
 from pipeline.config import DecodeConfig
-from pipeline.errors import UnsupportedFormatError
+from pipeline.errors import AlreadyHdrError, UnsupportedFormatError
 
 LIMITS = DecodeConfig()
 RGB = picture()
@@ -140,7 +140,7 @@ def test_capture_metadata_comes_from_the_directory() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_floating_point_is_already_hdr(dtype: type[np.floating]) -> None:
-    with pytest.raises(UnsupportedFormatError, match="already_hdr_float"):
+    with pytest.raises(AlreadyHdrError):
         decode(save_tiff(RGB.astype(dtype)))
 
 
