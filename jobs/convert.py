@@ -229,8 +229,12 @@ def list_failures(manifest: Manifest) -> pa.Table:
 
 
 def _check_inference(config: ConversionConfig) -> None:
-    """Raise ConfigError for a device or precision that this machine lacks, where this machine does the work."""
+    """Raise ConfigError for a device, precision or budget that cannot work, where this machine does the work."""
+    from pipeline.inference.engine import region_pixels_within
     from pipeline.inference.precision import resolve_device, resolve_precision
 
     if config.execution.executor == "local" or ray_address(config.execution) is None:
-        resolve_precision(config.inference.precision, resolve_device(config.inference.device))
+        device = resolve_device(config.inference.device)
+        precision = resolve_precision(config.inference.precision, device)
+        if config.inference.memory_budget_bytes is not None:
+            region_pixels_within(config.inference, device.type, precision, config.inference.memory_budget_bytes)

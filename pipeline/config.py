@@ -27,7 +27,6 @@ ExecutorName = Literal["ray", "local"]
 _COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 _DWAA_DEFAULT_LEVEL = 45.0
-_MIN_BUDGET_BYTES = 256 * 2**20  # the smallest tile with its halo, in float32
 
 
 class FrozenModel(BaseModel):
@@ -119,16 +118,8 @@ class InferenceConfig(FrozenModel):
     device: str = "auto"
     precision: Precision = "auto"
     tile_px: int | None = Field(None, ge=64, le=65536)
-    memory_budget_bytes: int | None = None
+    memory_budget_bytes: int | None = Field(None, ge=1)
     num_threads: int | None = Field(None, ge=1, le=1024)
-
-    @field_validator("memory_budget_bytes")
-    @classmethod
-    def _usable_budget(cls, value: int | None) -> int | None:
-        if value is not None and value < _MIN_BUDGET_BYTES:
-            msg = f"the network needs at least {_MIN_BUDGET_BYTES >> 20}M"
-            raise ValueError(msg)
-        return value
 
     @field_validator("device")
     @classmethod

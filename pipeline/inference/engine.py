@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, DeviceLostError, HdrfleetError, Inferen
 from pipeline.inference import memory
 from pipeline.inference.base import Engine, Inference, LdrPixels
 from pipeline.inference.faults import Fault, classify, first_line
-from pipeline.inference.precision import resolve_device, resolve_precision
+from pipeline.inference.precision import ConcretePrecision, resolve_device, resolve_precision
 from pipeline.inference.runner import PendingTile, TileResult, TileRunner
 from pipeline.inference.tiling import (
     ALIGN_PX,
@@ -55,7 +55,7 @@ class InferenceEngine:
             budget_bytes = _default_budget_bytes(device, num_workers)
         except RuntimeError as error:
             raise DeviceLostError(f"{device}: {first_line(error)}") from error
-        self._max_region_pixels = self._pixels_within(config, budget_bytes)
+        self._max_region_pixels = region_pixels_within(config, device.type, self._precision, budget_bytes)
         self._fixed_tile_px = config.tile_px
         self._tile_limit_px: int | None = None
         self._lock = threading.Lock()
@@ -143,22 +143,25 @@ class InferenceEngine:
         tile_px = min(tile_px, max(align_up(max(height, width)), ALIGN_PX))
         return tile_px if self._tile_limit_px is None else min(tile_px, self._tile_limit_px)
 
-    def _pixels_within(self, config: InferenceConfig, default_budget_bytes: int) -> int:
-        device_type = self._runner.device.type
-        budget_bytes = config.memory_budget_bytes or default_budget_bytes
-        region_pixels = memory.max_region_pixels(budget_bytes, device_type, self._precision)
-        side_px = MIN_TILE_PX
-        if config.tile_px is not None and config.memory_budget_bytes is not None:
-            side_px = config.tile_px
-        needed_pixels = (side_px + 2 * HALO_PX) ** 2
-        if region_pixels < needed_pixels:
-            needed_mib = needed_pixels * memory.bytes_per_pixel(device_type, self._precision) // memory.MIB
-            budget_mib = budget_bytes // memory.MIB
-            raise ConfigError(
-                f"a tile of {side_px} px needs {needed_mib} MiB, but inference may use {budget_mib} MiB; "
-                "raise the memory budget, use fewer workers or a smaller tile"
-            )
-        return min(region_pixels, _MAX_REGION_PIXELS)
+
+def region_pixels_within(
+    config: InferenceConfig, device_type: str, precision: ConcretePrecision, default_budget_bytes: int
+) -> int:
+    """Return how many pixels one pass of the network may compute. Raises ConfigError where no tile would fit."""
+    budget_bytes = config.memory_budget_bytes or default_budget_bytes
+    region_pixels = memory.max_region_pixels(budget_bytes, device_type, precision)
+    side_px = MIN_TILE_PX
+    if config.tile_px is not None and config.memory_budget_bytes is not None:
+        side_px = config.tile_px
+    needed_pixels = (side_px + 2 * HALO_PX) ** 2
+    if region_pixels < needed_pixels:
+        needed_mib = needed_pixels * memory.bytes_per_pixel(device_type, precision) // memory.MIB
+        budget_mib = budget_bytes // memory.MIB
+        raise ConfigError(
+            f"a tile of {side_px} px needs {needed_mib} MiB, but inference may use {budget_mib} MiB; "
+            "raise the memory budget, use fewer workers or a smaller tile"
+        )
+    return min(region_pixels, _MAX_REGION_PIXELS)
 
 
 def _default_budget_bytes(device: torch.device, num_workers: int) -> int:
