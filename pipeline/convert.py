@@ -10,8 +10,8 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 from pipeline.codecs.exr import (
@@ -25,6 +25,7 @@ from pipeline.codecs.exr import (
 )
 from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
 from pipeline.config import ConversionConfig
+from pipeline.draft import Draft
 from pipeline.errors import (
     EmptyImageError,
     ImageError,
@@ -48,11 +49,9 @@ from pipeline.records import (
     ConversionStatus,
     ImageResult,
     ImageTask,
-    OutputInfo,
     Provenance,
     Shard,
     ShardResult,
-    StageTimings,
 )
 from pipeline.storage import ObjectStore
 
@@ -71,19 +70,13 @@ class ConversionCounts:
     num_adopted: int = 0
     megapixels: float = 0.0
 
-
-@dataclass(slots=True)
-class _Draft:
-    """One image on its way; the fields fill up stage by stage and become an ImageResult."""
-
-    task: ImageTask
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    timings: StageTimings = field(default_factory=StageTimings)
-    source_sha256: str | None = None
-    ldr: LdrImage | None = None
-    existing: StoredOutput | None = None
-    held_bytes: int = 0
-    error: ImageError | None = None
+    def add(self, result: ImageResult) -> None:
+        """Count one finished image."""
+        self.num_images += 1
+        self.num_failed += result.status is not ConversionStatus.OK
+        self.num_adopted += bool(result.output and result.output.adopted)
+        if result.image and result.status is ConversionStatus.OK:
+            self.megapixels += result.image.width * result.image.height / 1e6
 
 
 class ShardConverter:
@@ -158,21 +151,21 @@ class ShardConverter:
 
     # Stage 1, on a decode thread.
 
-    def _load(self, task: ImageTask, adopt: bool) -> _Draft:
-        draft = _Draft(task)
+    def _load(self, task: ImageTask, adopt: bool) -> Draft:
+        draft = Draft(task)
         if self._stopping.is_set():
             raise InterruptedJobError("stopped before the shard was finished")
         try:
             with self._fetched_budget.hold(task.size_bytes):
                 start = perf_counter()
                 data = self._fetch(task)
-                draft.timings = replace(draft.timings, fetch_ms=_ms_since(start))
+                draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 info = probe_ldr(data, self._config.decode)
                 draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
                 start = perf_counter()
                 draft.ldr = decode_ldr(data, self._config.decode)
-                draft.timings = replace(draft.timings, decode_ms=_ms_since(start))
+                draft.clock("decode", start)
             if adopt or task.revision > 1:
                 draft.existing = self._outputs.find(task, self._identity(draft))
         except ImageError as error:
@@ -188,7 +181,7 @@ class ShardConverter:
         try:
             data = self._source.read(task.key, if_match=task.etag or None, max_bytes=max_bytes)
         except ObjectMissingError as error:
-            raise SourceMissingError(f"{task.source} is gone") from error
+            raise SourceMissingError(f"{task.source} is not at the source, or not any more") from error
         except ObjectChangedError as error:
             raise SourceChangedError(
                 f"{task.source} changed after it was planned; the next run plans it again"
@@ -203,70 +196,88 @@ class ShardConverter:
 
     # Stage 2, on the calling thread.
 
-    def _advance(self, draft: _Draft) -> Future[ImageResult]:
+    def _advance(self, draft: Draft) -> Future[ImageResult]:
         """Run the network if the image still needs it, and hand the image to an encode thread."""
         if self._stopping.is_set():
             self._release(draft)
             raise InterruptedJobError("stopped before the shard was finished")
-        if draft.error is not None or draft.ldr is None:
-            return self._encoders.submit(self._fail, draft)
+        if draft.ldr is None or draft.error is not None:
+            return self._fail(draft)
         if draft.existing is not None:
-            return self._encoders.submit(self._finish_existing, draft, draft.ldr, draft.existing)
+            return self._encoders.submit(self._store, draft, partial(self._adopt, draft, draft.ldr, draft.existing))
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
             with self._device_lock:
                 start = perf_counter()
                 inference = self._engine.infer(draft.ldr.pixels)
-            draft.timings = replace(draft.timings, infer_ms=_ms_since(start))
-            return self._encoders.submit(self._finish, draft, draft.ldr, inference, output_bytes)
+            draft.clock("infer", start)
+            finish = partial(self._finish, draft, draft.ldr, inference)
+            return self._encoders.submit(self._store, draft, finish, output_bytes)
         except ImageError as error:
             self._output_budget.release(output_bytes)
+            self._release(draft)
             draft.error = error
-            return self._encoders.submit(self._fail, draft)
+            return self._fail(draft)
         except BaseException:
             self._output_budget.release(output_bytes)
             self._release(draft)
             raise
 
+    def _fail(self, draft: Draft) -> Future[ImageResult]:
+        """The row of an image that gets no further; it is ready at once."""
+        assert draft.error is not None
+        ready: Future[ImageResult] = Future()
+        ready.set_result(self._count(draft.failed(draft.error)))
+        return ready
+
     # Stage 3, on an encode thread.
 
-    def _finish(self, draft: _Draft, ldr: LdrImage, inference: Inference, output_bytes: int) -> ImageResult:
+    def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0) -> ImageResult:
+        """Finish one image into its row, and give back what it held; an ImageError becomes the row of a failure."""
         try:
-            prepared = prepare_hdr(inference.linear, ldr.alpha, self._config.encode)
-            data, verified = self._encode(draft, prepared, inference)
-            start = perf_counter()
-            stored = self._outputs.put(draft.task, self._identity(draft), data)
-            draft.timings = replace(draft.timings, put_ms=_ms_since(start))
-            if stored.adopted:
-                return self._finish_existing(draft, ldr, stored)
-            # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
-            hdr = decode_exr(data).image if self._config.encode.is_lossy else prepared.image
-            return self._count(
-                ImageResult(
-                    task=draft.task,
-                    status=ConversionStatus.OK,
-                    started_at=draft.started_at,
-                    finished_at=datetime.now(UTC),
-                    source_sha256=draft.source_sha256,
-                    image=ldr.info,
-                    inference=inference.info,
-                    output=_output_info(stored, prepared.num_half_overflow, verified=verified),
-                    timings=draft.timings,
-                    stats=measure(ldr.pixels, hdr, self._config.encode.exposure_ev),
-                )
-            )
+            result = finish()
         except ImageError as error:
-            draft.error = error
-            return self._fail(draft)
+            result = draft.failed(error)
         finally:
             self._output_budget.release(output_bytes)
             self._release(draft)
+        return self._count(result)
 
-    def _encode(self, draft: _Draft, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
+    def _finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
+        prepared = prepare_hdr(inference.linear, ldr.alpha, self._config.encode)
+        data, verified = self._encode(draft, ldr, prepared, inference)
         start = perf_counter()
-        ldr = draft.ldr
-        assert ldr is not None
+        stored = self._outputs.put(draft.task, self._identity(draft), data)
+        draft.clock("put", start)
+        if stored.adopted:
+            return self._adopt(draft, ldr, stored)
+        # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
+        hdr = decode_exr(data).image if self._config.encode.is_lossy else prepared.image
+        return draft.converted(
+            ldr,
+            inference.info,
+            stored,
+            measure(ldr.pixels, hdr, self._config.encode.exposure_ev),
+            num_half_overflow=prepared.num_half_overflow,
+            verified=verified,
+        )
+
+    def _adopt(self, draft: Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
+        """Build the row from the bytes that are in the store; decoding them verifies them."""
+        decoded = decode_exr(stored.data)
+        made = decoded.provenance
+        return draft.converted(
+            ldr,
+            made.inference if made else None,
+            stored,
+            measure(ldr.pixels, decoded.image, self._config.encode.exposure_ev),
+            num_half_overflow=made.num_half_overflow if made else 0,
+            verified=True,
+        )
+
+    def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
+        start = perf_counter()
         options = self._config.encode
         identity = self._identity(draft)
         provenance = ExrProvenance(
@@ -283,95 +294,31 @@ class ShardConverter:
         )
         if verify:
             verify_exr(data, prepared.image, options, identity)
-        draft.timings = replace(draft.timings, encode_ms=_ms_since(start))
+        draft.clock("encode", start)
         return data, verify
-
-    def _finish_existing(self, draft: _Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
-        """Build the row from the bytes that are in the store; decoding them verifies them."""
-        try:
-            decoded = decode_exr(stored.data)
-            made = decoded.provenance
-            return self._count(
-                ImageResult(
-                    task=draft.task,
-                    status=ConversionStatus.OK,
-                    started_at=draft.started_at,
-                    finished_at=datetime.now(UTC),
-                    source_sha256=draft.source_sha256,
-                    image=ldr.info,
-                    inference=made.inference if made else None,
-                    output=_output_info(stored, made.num_half_overflow if made else 0, verified=True),
-                    timings=draft.timings,
-                    stats=measure(ldr.pixels, decoded.image, self._config.encode.exposure_ev),
-                )
-            )
-        except ImageError as error:
-            draft.error = error
-            return self._fail(draft)
-        finally:
-            self._release(draft)
-
-    def _fail(self, draft: _Draft) -> ImageResult:
-        self._release(draft)
-        error = draft.error
-        assert error is not None
-        return self._count(
-            ImageResult(
-                task=draft.task,
-                status=ConversionStatus.FAILED,
-                started_at=draft.started_at,
-                finished_at=datetime.now(UTC),
-                error_code=error.code,
-                error_message=str(error),
-                source_sha256=draft.source_sha256,
-                image=draft.ldr.info if draft.ldr else None,
-                timings=draft.timings,
-            )
-        )
 
     # Book-keeping.
 
-    def _identity(self, draft: _Draft) -> OutputIdentity:
-        assert draft.source_sha256 is not None
+    def _identity(self, draft: Draft) -> OutputIdentity:
         return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
 
     def _count(self, result: ImageResult) -> ImageResult:
         with self._counts_lock:
-            self._counts.num_images += 1
-            self._counts.num_failed += result.status is not ConversionStatus.OK
-            self._counts.num_adopted += bool(result.output and result.output.adopted)
-            if result.image and result.status is ConversionStatus.OK:
-                self._counts.megapixels += result.image.width * result.image.height / 1e6
+            self._counts.add(result)
         return result
 
-    def _release(self, draft: _Draft) -> None:
+    def _release(self, draft: Draft) -> None:
         if draft.held_bytes:
             self._decoded_budget.release(draft.held_bytes)
             draft.held_bytes = 0
 
-    def _abandon(self, loads: Iterable[Future[_Draft]], results: Iterable[Future[ImageResult]]) -> None:
+    def _abandon(self, loads: Iterable[Future[Draft]], results: Iterable[Future[ImageResult]]) -> None:
         """Drop what no stage took over, and let what was being stored finish, so that the attempt is really over."""
         for load in loads:
             if not load.cancel():
                 load.add_done_callback(self._release_loaded)
         wait(results)
 
-    def _release_loaded(self, load: Future[_Draft]) -> None:
+    def _release_loaded(self, load: Future[Draft]) -> None:
         if not load.cancelled() and load.exception() is None:
             self._release(load.result())
-
-
-def _output_info(stored: StoredOutput, num_half_overflow: int, *, verified: bool) -> OutputInfo:
-    return OutputInfo(
-        path=stored.key,
-        num_bytes=len(stored.data),
-        sha256=stored.sha256,
-        revision=stored.revision,
-        num_half_overflow=num_half_overflow,
-        adopted=stored.adopted,
-        verified=verified,
-    )
-
-
-def _ms_since(start: float) -> float:
-    return (perf_counter() - start) * 1e3

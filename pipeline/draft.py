@@ -1,0 +1,89 @@
+"""One image on its way through the stages, and the manifest row that it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import perf_counter
+
+from pipeline.codecs.ldr import LdrImage
+from pipeline.errors import ImageError
+from pipeline.outputs import StoredOutput
+from pipeline.records import (
+    ConversionStatus,
+    ImageResult,
+    ImageTask,
+    InferenceInfo,
+    OutputInfo,
+    QualityStats,
+    StageTimings,
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of one image so far; it fills up stage by stage, in one thread at a time.
+
+    `held_bytes` is what its decoded pixels hold of the converter's budget; `existing` is an output that an earlier
+    attempt stored.
+    """
+
+    task: ImageTask
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    timings: StageTimings = field(default_factory=StageTimings)
+    source_sha256: str = ""
+    ldr: LdrImage | None = None
+    existing: StoredOutput | None = None
+    held_bytes: int = 0
+    error: ImageError | None = None
+
+    def clock(self, stage: str, start: float) -> None:
+        """Record the time since `start` (of `perf_counter`) as `<stage>_ms`."""
+        self.timings = replace(self.timings, **{f"{stage}_ms": (perf_counter() - start) * 1e3})
+
+    def converted(
+        self,
+        ldr: LdrImage,
+        inference: InferenceInfo | None,
+        stored: StoredOutput,
+        stats: QualityStats,
+        *,
+        num_half_overflow: int,
+        verified: bool,
+    ) -> ImageResult:
+        """The row of an image whose output is stored."""
+        output = OutputInfo(
+            path=stored.key,
+            num_bytes=len(stored.data),
+            sha256=stored.sha256,
+            revision=stored.revision,
+            num_half_overflow=num_half_overflow,
+            adopted=stored.adopted,
+            verified=verified,
+        )
+        return ImageResult(
+            task=self.task,
+            status=ConversionStatus.OK,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+            source_sha256=self.source_sha256,
+            image=ldr.info,
+            inference=inference,
+            output=output,
+            timings=self.timings,
+            stats=stats,
+        )
+
+    def failed(self, error: ImageError) -> ImageResult:
+        """The row of an image that cannot be converted."""
+        return ImageResult(
+            task=self.task,
+            status=ConversionStatus.FAILED,
+            started_at=self.started_at,
+            finished_at=datetime.now(UTC),
+            error_code=error.code,
+            error_message=str(error),
+            source_sha256=self.source_sha256 or None,
+            image=self.ldr.info if self.ldr else None,
+            timings=self.timings,
+        )
