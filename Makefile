@@ -38,4 +38,4 @@ format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and what the tools left
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info
+	rm -rf $(VENV) .cache demo-output .hypothesis .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .coverage* build dist *.egg-info

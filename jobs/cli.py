@@ -70,7 +70,7 @@ def convert(
         list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out names that match; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Plan at most the first this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Consider only the first this many images of SRC.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = "auto",
     precision: Annotated[
         str,
@@ -152,7 +152,7 @@ def convert(
             "device": device,
             "precision": precision,
             "tile_px": tile_px,
-            "memory_budget_bytes": opt.parse_bytes(memory_budget),
+            "memory_budget_bytes": opt.parse_bytes(memory_budget, "--memory-budget"),
         },
         decode={"max_pixels": max_pixels},
         encode={

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from jobs.progress import Reporter, Watch, plural
 from jobs.weights import read_weights
-from pipeline.config import ConversionConfig
+from pipeline.config import ConversionConfig, SourceConfig
 from pipeline.errors import (
+    ConfigError,
     DestinationError,
     ObjectDeniedError,
     ObjectMissingError,
@@ -28,7 +29,7 @@ from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
 from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, Manifest, ManifestSummary, open_manifest, summarise
 from pipeline.records import ConversionStatus
-from pipeline.sharding import SourceListing, open_source
+from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
 from pipeline.storage import open_store
 from pipeline.storage.probe import probe_store
 
@@ -82,6 +83,7 @@ def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOu
     started = monotonic()
     with _nothing_started("source", SourceError):
         listing = open_source(config.source, config.destination.url)
+    _check_source_options(config.source, listing)
     if config.execution.executor == "ray":
         check_address(ray_address(config.execution))
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
@@ -120,13 +122,14 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
     store = open_store(destination.url, destination.storage)
     record = read_job(store)
     if record is None:
-        _look_at_first(listing)
+        with _nothing_started("source", SourceError):
+            _look_at_first(listing)
         probe = probe_store(store)
-        if not probe.atomic:
-            reporter.warn(f"{store.url}: {probe.reason}; run one hdrfleet at a time on this destination")
-        is_conditional = not probe.overwrites
+        weakness, is_conditional = None if probe.atomic else probe.reason, not probe.overwrites
     else:
-        is_conditional = record.has_conditional_create
+        weakness, is_conditional = record.store_weakness, record.has_conditional_create
+    if weakness:
+        reporter.warn(f"{store.url}: {weakness}; run one hdrfleet at a time on this destination")
     if not is_conditional:
         store = open_store(destination.url, destination.storage, atomic_create=False)
     return open_job(
@@ -136,6 +139,7 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
         weights_name=weights.name,
         weights_sha256=weights.sha256,
         has_conditional_create=is_conditional,
+        store_weakness=weakness,
     )
 
 
@@ -166,7 +170,7 @@ def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Repor
         for work in _work(job, listing):
             num_images = sum(len(shard.tasks) for shard in job.shards(work)) if work.done else work.plan.num_images
             num_planned += num_images
-            if job.record.weights_name == "identity" and executor is None:
+            if spec.weights_data is None and executor is None:
                 reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
             reporter.note(_announce(work, num_images))
             if executor is None:
@@ -226,6 +230,16 @@ def list_failures(manifest: Manifest) -> pa.Table:
     current = manifest.current
     failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
     return failed.select(["source", "error_code", "error_message"]).sort_by("source")
+
+
+def _check_source_options(source: SourceConfig, listing: SourceListing) -> None:
+    """Raise ConfigError for options that do not fit the source; lists and inventories may name objects anywhere."""
+    if source_shape(source.url) in {SourceShape.LIST, SourceShape.INVENTORY}:
+        return
+    try:
+        source.storage.require_fitting(listing.root_url)
+    except ValueError as error:
+        raise ConfigError(f"--src-…: {error}") from error
 
 
 def _check_inference(config: ConversionConfig) -> None:

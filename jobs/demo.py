@@ -10,13 +10,14 @@ import imagecodecs
 import numpy as np
 from PIL import Image, ImageOps
 
+from jobs import options as opt
 from jobs.camera import save_exposures
 from jobs.contact_sheet import SheetRow, render_contact_sheet
 from jobs.convert import run_conversion
 from jobs.progress import ConsoleReporter
 from jobs.tables import print_summary
 from pipeline.codecs.exr import decode_exr
-from pipeline.config import StorageConfig, build_config
+from pipeline.config import StorageConfig
 from pipeline.errors import DestinationError
 from pipeline.manifest import open_manifest
 from pipeline.storage import open_store
@@ -26,29 +27,28 @@ _MARKER = ".hdrfleet-demo"
 _WIDTH_PX, _HEIGHT_PX = 480, 320
 
 
-def run_demo(folder: Path, executor: str) -> int:
-    """Make the input, convert it, print the summary and where everything lies. Returns convert's exit code.
+def run_demo(folder: Path, executor: str) -> None:
+    """Make the input, convert it, print the summary and where everything lies.
 
     Replaces what an earlier demo left in `folder`; raises DestinationError when the folder holds anything else.
     """
-    _prepare(folder)
-    reporter = ConsoleReporter()
     photos, hdr, sheet = folder / "photos", folder / "hdr", folder / "contact-sheet.png"
-    reporter.note("photographing a rendered scene; one file is broken on purpose")
-    save_exposures(photos, width=_WIDTH_PX, height=_HEIGHT_PX)
-    config = build_config(
+    config = opt.build(
         source={"url": str(photos)},
-        destination={"url": str(hdr)},
+        destination={"url": str(hdr.absolute())},
         encode={"verify": "all"},
         execution={"executor": executor},
     )
+    _prepare(folder)
+    reporter = ConsoleReporter()
+    reporter.note("photographing a rendered scene; one file is broken on purpose")
+    save_exposures(photos, width=_WIDTH_PX, height=_HEIGHT_PX)
     outcome = run_conversion(config, reporter)
     write_contact_sheet(photos, hdr, sheet)
     print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
     places = {"input": photos, "HDR images": hdr / "images", "manifest": hdr / "manifest", "contact sheet": sheet}
     reporter.note("\n" + "\n".join(f"{name:<14} {place}" for name, place in places.items()))
     reporter.note(f"\nnext: hdrfleet query {hdr} 'select source, status, error_code from manifest'")  # noqa: S608
-    return outcome.exit_code
 
 
 def write_contact_sheet(source: Path, destination: Path, sheet: Path) -> None:

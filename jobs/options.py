@@ -37,8 +37,8 @@ Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile for 
 Region = Annotated[str | None, typer.Option("--region", help="AWS region of DST.")]
 
 
-def parse_bytes(text: str | None) -> int | None:
-    """Read a size such as `1500000`, `512M`, `4G` or `1.5GiB` (binary multiples). Raises typer.BadParameter."""
+def parse_bytes(text: str | None, flag: str) -> int | None:
+    """Read a size such as `1500000`, `512M`, `4G` or `1.5GiB` (binary multiples). Raises ConfigError, naming `flag`."""
     if text is None:
         return None
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -49,7 +49,7 @@ def parse_bytes(text: str | None) -> int | None:
     except ValueError:
         value = -1.0
     if not 0 < value < 2**60:
-        raise typer.BadParameter(f"{text!r} is not a size; write for example 512M or 4G")
+        raise ConfigError(f"{flag}: {text!r} is not a size; write for example 512M or 4G")
     return int(value)
 
 

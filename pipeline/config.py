@@ -65,12 +65,23 @@ class StorageConfig(FrozenModel):
             raise ValueError(msg)
         return self
 
+    def require_fitting(self, url: str) -> None:
+        """Raise ValueError for settings that the kind of store at `url` does not know, instead of ignoring them."""
+        if url.startswith(("s3://", "s3a://")):
+            return
+        if self.profile or self.region:
+            msg = "a profile and a region are for s3:// URLs; drop them"
+            raise ValueError(msg)
+        if "://" not in url and (self.endpoint_url or self.anonymous or self.requester_pays):
+            msg = "these options are for object stores, not for a local path; drop them"
+            raise ValueError(msg)
+
 
 class SourceConfig(FrozenModel):
     """Which images to convert: a folder or prefix, a glob, a list file, or an S3 Inventory manifest.
 
     `include` and `exclude` are shell patterns over the source name; a name is taken when it matches any `include`
-    (or none is given) and no `exclude`. `limit` caps the number of images of one plan.
+    (or none is given) and no `exclude`. With `limit`, only the first images of the listing are considered.
     """
 
     url: str = Field(min_length=1)
@@ -92,10 +103,7 @@ class DestinationConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
-        storage = self.storage
-        if not self.url.startswith(("s3://", "s3a://")) and (storage.endpoint_url or storage.profile or storage.region):
-            msg = "endpoint, profile and region are for s3:// destinations; drop them"
-            raise ValueError(msg)
+        self.storage.require_fitting(self.url)
         return self
 
 

@@ -58,6 +58,7 @@ class JobRecord(BaseModel):
     weights_name: str
     weights_sha256: str
     has_conditional_create: bool
+    store_weakness: str | None
     pixel_fields: dict[str, object]
     pixel_digest: str
     config: ConversionConfig
@@ -80,10 +81,9 @@ class PlannedWork:
 class Job:
     """Reads and extends what a destination records. Holds no state of its own: any driver can take over."""
 
-    def __init__(self, store: ObjectStore, record: JobRecord, *, created: bool) -> None:
+    def __init__(self, store: ObjectStore, record: JobRecord) -> None:
         self.store = store
         self.record = record
-        self.created = created
 
     def pending(self) -> list[PlannedWork]:
         """Plans with uncommitted shards, oldest first."""
@@ -103,21 +103,27 @@ class Job:
         plans = read_plan_summaries(self.store)
         tasks: Iterator[ImageTask] = listing.iterate()
         if plans:
-            tasks = changed_tasks(tasks, self._known(plans))
+            known, outside = self._known(plans)
+            tasks = (
+                # What is missing still is no reason for another plan.
+                task
+                for task in changed_tasks(tasks, known)
+                if task.source not in outside or task.etag or task.size_bytes
+            )
         number = plans[-1].plan + 1 if plans else 1
         shards = plan_shards(tasks, number, self.record.config.sharding)
         plan = write_plan(self.store, number, shards, listing=listing)
         return PlannedWork(plan, frozenset(), resuming=False) if plan else None
 
-    def _known(self, plans: list[PlanSummary]) -> dict[str, tuple[str, int]]:
-        """What need not be planned again: everything planned, but for failures that lie outside the file."""
+    def _known(self, plans: list[PlanSummary]) -> tuple[dict[str, tuple[str, int]], set[str]]:
+        """Etag and revision of what was planned, and the sources whose failure lay outside the file (no etag known)."""
         known = load_inventory(self.store, plans)
         current = open_manifest(self.store, columns=("source", "plan", "error_code")).current
         failed = current.filter(pc.is_in(current["error_code"], pa.array(sorted(RETRIED_CODES))))
-        for source in failed["source"].to_pylist():
-            if source in known:
-                known[source] = (_NO_ETAG, known[source][1] - 1)
-        return known
+        outside = known.keys() & set(failed["source"].to_pylist())
+        for source in outside:
+            known[source] = (_NO_ETAG, known[source][1] - 1)
+        return known, outside
 
     def shards(self, work: PlannedWork) -> Iterator[Shard]:
         """The shards of `work` that are not committed, streamed from the plan's files."""
@@ -132,10 +138,12 @@ def open_job(
     weights_name: str,
     weights_sha256: str,
     has_conditional_create: bool = True,
+    store_weakness: str | None = None,
 ) -> Job:
     """Create the job at its destination, or join the one that is there.
 
-    `has_conditional_create` is recorded for a new job: False where the store was seen to ignore the condition.
+    `has_conditional_create` and `store_weakness` are recorded for a new job: False where the store was seen to ignore
+    the condition, and why it is not safe for two drivers, if it is not.
     Raises DestinationError when the one that is there would give other pixels or reads another source, naming the
     fields that differ, and when the destination cannot be written.
     """
@@ -148,6 +156,7 @@ def open_job(
         weights_name=weights_name,
         weights_sha256=weights_sha256,
         has_conditional_create=has_conditional_create,
+        store_weakness=store_weakness,
         pixel_fields=config.pixel_fields(),
         pixel_digest=config.pixel_digest(),
         config=_without_secrets(config),
@@ -156,7 +165,7 @@ def open_job(
     if existing is None:
         try:
             store.create(JOB_KEY, record.model_dump_json(indent=2).encode())
-            return Job(store, record.model_copy(update={"config": config}), created=True)
+            return Job(store, record.model_copy(update={"config": config}))
         except ObjectExistsError:
             existing = read_job(store)
         except ObjectDeniedError as error:
@@ -164,7 +173,7 @@ def open_job(
     if existing is None:
         raise ManifestError(f"{store.url}: {JOB_KEY} appeared and vanished; is something else deleting here?")
     _require_same(existing, record, store.url)
-    return Job(store, existing.model_copy(update={"config": config}), created=False)
+    return Job(store, existing.model_copy(update={"config": config}))
 
 
 def read_job(store: ObjectStore) -> JobRecord | None:

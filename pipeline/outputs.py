@@ -35,7 +35,7 @@ class StoredOutput:
 
 
 class OutputStore:
-    """Creates and finds outputs by identity (design: source, pixel options and weights digests)."""
+    """Creates and finds outputs by identity (docs/adr/0002-commit-protocol.md)."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store

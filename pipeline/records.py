@@ -127,7 +127,7 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class QualityStats:
-    """No-reference statistics of one conversion; formulas and sources in docs/manifest.md.
+    """No-reference statistics of one conversion; formulas and sources in docs/quality-statistics.md.
 
     Luminances are linear Rec.709 Y in scene units where 1.0 is the input's clipping level (exposure compensation
     taken out). None where a statistic is undefined, for example fidelity without any well-exposed pixel.

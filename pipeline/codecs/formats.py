@@ -1,6 +1,6 @@
 """Which bytes are an image, and in which format. Magic bytes decide; extensions only select files when listing.
 
-Light on purpose: the source lister imports it, so no codec library is loaded here.
+Light on purpose: no codec library is loaded here.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from time import sleep
 from typing import Protocol, Self
 
 from pipeline.errors import HdrfleetError, InterruptedJobError, StorageError
@@ -85,7 +85,7 @@ class LocalExecutor:
                 adopt = resuming or lease.attempt > 1
                 running[threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)] = lease
             if not running and not book.is_finished:
-                sleep(_REPORT_EVERY_S)  # every shard that is left waits for its retry
+                time.sleep(_REPORT_EVERY_S)  # every shard that is left waits for its retry
             done, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 lease = running.pop(future)

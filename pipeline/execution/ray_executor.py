@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import (
     DeviceLostError,
@@ -51,8 +52,8 @@ class RayExecutor:
     """Leases shards to actors that own one accelerator each; a lost actor costs its leases' work and nothing else.
 
     Actors are created with no restarts and no retries: a lost one is replaced, and its shards are leased again
-    (design: Ray's own retries lose shards or hold them hostage). Nothing is dispatched to an actor before it is
-    ready, and at most `leases_per_worker` references per actor exist, so that the driver's memory stays flat.
+    (docs/adr/0001-engine.md: Ray's own retries lose shards or hold them hostage). Nothing is dispatched to an actor
+    before it is ready, and at most `leases_per_worker` references per actor exist: the driver's memory stays flat.
     """
 
     def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
@@ -146,7 +147,7 @@ class RayExecutor:
             if worker.progress_ref is None:
                 worker.progress_ref = worker.actor.progress.remote()
         if not owners:
-            sleep(_POLL_S)  # no actor is wanted or allowed at the moment
+            time.sleep(_POLL_S)  # no actor is wanted or allowed at the moment
             return []
         ray.wait(list(owners), num_returns=1, timeout=_POLL_S)
         # Settle everything that is ready: a start that was overlooked would look like a late one.
@@ -170,14 +171,14 @@ class RayExecutor:
             if lease:
                 worker.running.pop(ref, None)
             return summary
-        except (RayActorError, GetTimeoutError, RayError) as error:
+        except RayError as error:  # the actor died, or its answer did not come in time
             self._lose(worker, book, f"{type(error).__name__}: {_first_line(error)}")
             return summary
         if lease:
             del worker.running[ref]
             book.complete(lease)
             return summary.plus_shard(result)
-        if ref is worker.progress_ref or ref == worker.progress_ref:
+        if ref == worker.progress_ref:
             worker.progress, worker.progress_ref = result, None
         else:
             worker.ready = result

@@ -98,7 +98,7 @@ _IDENTITY = (
     _required("software_version", _STRING, "", "hdrfleet's version."),
 )
 _INFERENCE = (
-    _optional("device", _STRING, "", "Device that ran the network, such as `cpu` or a GPU's name."),
+    _optional("device", _STRING, "", "Device that ran the network, such as `cpu` or `cuda:0`."),
     _optional("precision", _STRING, "", "`fp32`, `bf16` or `fp16`."),
     _optional("tiles", _INT32, "count", "Tiles that the image was cut into; 1 is the whole image at once."),
     _optional("tile_px", _INT32, "px", "Side of a tile's core."),

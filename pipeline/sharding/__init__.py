@@ -1,6 +1,7 @@
 """From a source to a plan: list the images, name their outputs, cut shards, store the plan."""
 
 from pipeline.sharding.listing import IMAGE_EXTENSIONS, ListingCounts, SourceListing
+from pipeline.sharding.locations import SourceShape, source_shape
 from pipeline.sharding.names import output_key
 from pipeline.sharding.plan import (
     PlanPart,
@@ -21,6 +22,7 @@ __all__ = [
     "PlanPart",
     "PlanSummary",
     "SourceListing",
+    "SourceShape",
     "changed_tasks",
     "estimate_megapixels",
     "iter_shards",
@@ -32,6 +34,7 @@ __all__ = [
     "read_plan_summaries",
     "read_plan_summary",
     "source_is_there",
+    "source_shape",
     "source_store",
     "write_plan",
 ]

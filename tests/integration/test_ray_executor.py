@@ -82,7 +82,8 @@ def test_two_workers_share_the_shards_and_the_counts_add_up(ray_here: None, conf
     with RayExecutor(WorkerSpec(config, "identity", None), two) as executor:
         summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=seen.append)
     assert summary.num_ok == NUM_PHOTOS
-    assert max(progress.num_workers for progress in seen) >= 1
+    assert max(progress.num_workers for progress in seen) == 2
+    assert len({row["worker"] for row in rows(config)}) == 2
     assert [progress.num_images for progress in seen] == sorted(progress.num_images for progress in seen)
 
 

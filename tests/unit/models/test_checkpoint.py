@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -98,7 +99,9 @@ def test_git_blob_id_is_gits(tmp_path: Path) -> None:
 def test_the_released_checkpoint_is_known_by_its_blob_id(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pth(state())
     assert HDRUNET.released_git_blob == "c3eebd40ba4341925a407b7dbac4b8051910a8bd"
-    monkeypatch.setattr("pipeline.models.checkpoint.git_blob_id", lambda _: HDRUNET.released_git_blob)
+    assert not load_weights("w.pth", data).is_released
+    released = dataclasses.replace(HDRUNET, released_git_blob=git_blob_id(data))
+    monkeypatch.setattr("pipeline.models.checkpoint.HDRUNET", released)
     assert load_weights("w.pth", data).is_released
 
 
