@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,14 +67,12 @@ class ConversionCounts:
 
     num_images: int = 0
     num_failed: int = 0
-    num_adopted: int = 0
     megapixels: float = 0.0
 
     def add(self, result: ImageResult) -> None:
         """Count one finished image."""
         self.num_images += 1
         self.num_failed += result.status is not ConversionStatus.OK
-        self.num_adopted += bool(result.output and result.output.adopted)
         if result.image and result.status is ConversionStatus.OK:
             self.megapixels += result.image.width * result.image.height / 1e6
 
@@ -83,7 +81,8 @@ class ShardConverter:
     """Converts shards with one engine. `run` may be called from several threads; the device is used by one at a time.
 
     Owns its decode and encode threads (`close` ends them), not the stores or the engine. `source_is_there` is asked
-    when every image of a shard is missing, so that an unmounted source stops the job instead of failing every row.
+    when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights stop the
+    job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
     """
 
     def __init__(
@@ -131,8 +130,7 @@ class ShardConverter:
         except BaseException:
             self._abandon(loads, results)
             raise
-        if all(row.error_code == SourceMissingError.code for row in rows) and not self._source_is_there():
-            raise SourceLostError("the source lists nothing any more; is it still mounted?")
+        self._require_source(rows)
         return commit_part(self._destination, rows, shard, attempt, self._provenance)
 
     def counts(self) -> ConversionCounts:
@@ -298,6 +296,14 @@ class ShardConverter:
         return data, verify
 
     # Book-keeping.
+
+    def _require_source(self, rows: Sequence[ImageResult]) -> None:
+        """Raise SourceLostError or CredentialsError when it is the source that failed, and not its images."""
+        is_suspect = all(row.error_code == SourceMissingError.code for row in rows) or any(
+            row.error_code == SourceDeniedError.code for row in rows
+        )
+        if is_suspect and not self._source_is_there():
+            raise SourceLostError("the source lists nothing any more; is it still mounted?")
 
     def _identity(self, draft: Draft) -> OutputIdentity:
         return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)

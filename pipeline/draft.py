@@ -83,6 +83,7 @@ class Draft:
             finished_at=datetime.now(UTC),
             error_code=error.code,
             error_message=str(error),
+            warnings=error.warnings,
             source_sha256=self.source_sha256 or None,
             image=self.ldr.info if self.ldr else None,
             timings=self.timings,

@@ -8,6 +8,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── SourceError                bad_source
     │   ├── DestinationError           bad_destination
     │   ├── WeightsError               bad_weights
+    │   ├── SceneError                 bad_scene
     │   └── QueryError                 bad_query
     ├── ImageError                     costs one manifest row; `code` becomes its error_code
     │   ├── SourceMissingError         source_missing
@@ -35,6 +36,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
         ├── DiskFullError              disk_full
         ├── DeviceLostError            device_lost
         ├── WorkerLostError            worker_lost
+        ├── DivergedError              diverged
         ├── ManifestError              bad_manifest
         └── InterruptedJobError        interrupted
 
@@ -82,6 +84,12 @@ class WeightsError(UsageError):
     code = "bad_weights"
 
 
+class SceneError(UsageError):
+    """An HDR scene for training or evaluation is unusable; the message names the file and the fault."""
+
+    code = "bad_scene"
+
+
 class QueryError(UsageError):
     """The SQL is invalid, or asks for something other than the manifest."""
 
@@ -89,9 +97,13 @@ class QueryError(UsageError):
 
 
 class ImageError(HdrfleetError):
-    """One image cannot be converted. It costs one manifest row and nothing else."""
+    """One image cannot be converted. It costs one manifest row and nothing else.
+
+    `warnings` are codes for the row's `warnings`: what the failure says of an input that was never decoded.
+    """
 
     code = "image_failed"
+    warnings: ClassVar[tuple[str, ...]] = ()
 
 
 class SourceMissingError(ImageError):
@@ -134,6 +146,8 @@ class AlreadyHdrError(UnsupportedFormatError):
     """The file holds floating-point pixels: it is HDR already, and the network is for LDR."""
 
     code = "already_hdr_float"
+    # As gain maps, PQ and HLG are: one query over `warnings` finds every input that is HDR already.
+    warnings = (code,)
 
 
 class TruncatedImageError(ImageError):
@@ -244,6 +258,12 @@ class WorkerLostError(SystemicError):
     code = "worker_lost"
 
 
+class DivergedError(SystemicError):
+    """Training left the finite numbers and did not come back; the last checkpoint is from before."""
+
+    code = "diverged"
+
+
 class ManifestError(SystemicError):
     """What the destination records about the job contradicts itself."""
 
@@ -254,3 +274,13 @@ class InterruptedJobError(SystemicError):
     """The user or the platform asked the job to stop; committed work is kept."""
 
     code = "interrupted"
+
+
+def first_line(error: BaseException, *, max_chars: int | None = None) -> str:
+    """Return the first line of an exception's text that is not blank, or the name of its class where there is none.
+
+    For messages that quote a library's exception: libraries append stack traces and advice. Stripped, and cut to
+    `max_chars` characters.
+    """
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text[:max_chars]

@@ -152,7 +152,10 @@ class QualityStats:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """Everything the manifest records about one image. `started_at` and `finished_at` are aware UTC times."""
+    """Everything the manifest records about one image. `started_at` and `finished_at` are aware UTC times.
+
+    `warnings` are stable codes beside those of `image`: what a failure says of an input that was never decoded.
+    """
 
     task: ImageTask
     status: ConversionStatus
@@ -160,6 +163,7 @@ class ImageResult:
     finished_at: datetime
     error_code: str | None = None
     error_message: str | None = None
+    warnings: tuple[str, ...] = ()
     source_sha256: str | None = None
     image: LdrInfo | None = None
     inference: InferenceInfo | None = None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -31,6 +32,20 @@ def jpeg(pixels: NDArray[np.uint8], quality: int = 92) -> bytes:
 
 def png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     return bytes(imagecodecs.png_encode(pixels))
+
+
+def tiff(pixels: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb")
+    return buffer.getvalue()
+
+
+def pq_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG whose cICP chunk declares BT.2020 primaries and the PQ transfer function."""
+    buffer, chunks = io.BytesIO(), PngImagePlugin.PngInfo()
+    chunks.add(b"cICP", bytes([9, 16, 0, 1]))
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
 
 
 def write_library(folder: Path, num_photos: int = 8, size: tuple[int, int] = (48, 64)) -> dict[str, str | None]:

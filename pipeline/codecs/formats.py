@@ -21,18 +21,6 @@ class ImageFormat(StrEnum):
     HEIC = "heic"
 
 
-IMAGE_EXTENSIONS: frozenset[str] = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-        *(".png", ".apng"),
-        *(".tif", ".tiff"),
-        ".webp",
-        *(".avif", ".avifs"),
-        *(".heic", ".heif", ".heics", ".heifs", ".hif"),
-    }
-)
-"""File extensions, lower-case and with the dot, that a folder listing takes for images."""
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})

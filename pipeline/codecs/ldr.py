@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import heif, jpeg, png, tiff, webp
 from pipeline.codecs.exif import NO_EXIF, parse_exif, xmp_orientation
-from pipeline.codecs.formats import IMAGE_EXTENSIONS, ImageFormat, sniff_format, unsupported
+from pipeline.codecs.formats import ImageFormat, sniff_format, unsupported
 from pipeline.codecs.header import LdrHeader
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
 from pipeline.codecs.orientation import apply_orientation, swaps_sides
@@ -40,7 +40,7 @@ from pipeline.errors import (
 )
 from pipeline.records import LdrInfo
 
-__all__ = ["IMAGE_EXTENSIONS", "LdrImage", "decode_ldr", "estimate_decoded_bytes", "probe_ldr"]
+__all__ = ["LdrImage", "decode_ldr", "estimate_decoded_bytes", "probe_ldr"]
 
 _Pixels = tuple[NDArray[Any], NDArray[Any] | None]
 

@@ -35,7 +35,6 @@ class Progress:
 
     num_images: int = 0
     num_failed: int = 0
-    num_adopted: int = 0
     megapixels: float = 0.0
     num_workers: int = 0
 
@@ -43,7 +42,6 @@ class Progress:
         return Progress(
             self.num_images + other.num_images,
             self.num_failed + other.num_failed,
-            self.num_adopted + other.num_adopted,
             self.megapixels + other.megapixels,
             self.num_workers + other.num_workers,
         )
@@ -53,7 +51,6 @@ class Progress:
         return Progress(
             self.num_images - earlier.num_images,
             self.num_failed - earlier.num_failed,
-            self.num_adopted - earlier.num_adopted,
             self.megapixels - earlier.megapixels,
             self.num_workers,
         )

@@ -19,11 +19,12 @@ from pipeline.errors import (
     SystemicError,
     UsageError,
     WorkerLostError,
+    first_line,
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_session import WorkerResources
-from pipeline.execution.ray_worker import RayWorker, WorkerReady
+from pipeline.execution.ray_worker import RayWorker
 from pipeline.inference.memory import MALLOC_ENV
 from pipeline.records import Shard
 
@@ -42,7 +43,7 @@ class _Worker:
     actor: Any
     start_ref: Any
     start_deadline: float
-    ready: WorkerReady | None = None
+    is_ready: bool = False
     running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     progress_ref: Any = None
@@ -78,9 +79,8 @@ class RayExecutor:
             self._kill(worker)
 
     @property
-    def workers(self) -> list[WorkerReady]:
-        """The workers that are ready now."""
-        return [worker.ready for worker in self._workers.values() if worker.ready]
+    def _num_ready(self) -> int:
+        return sum(worker.is_ready for worker in self._workers.values())
 
     def run(self, shards: Iterator[Shard], *, num_shards: int, resuming: bool, on_progress: OnProgress) -> RunSummary:
         """See `Executor.run`."""
@@ -107,7 +107,7 @@ class RayExecutor:
     def _dispatch(self, book: LeaseBook, resuming: bool) -> None:
         """Give every ready worker its leases."""
         for worker in self._workers.values():
-            while worker.ready and len(worker.running) < self._execution.leases_per_worker:
+            while worker.is_ready and len(worker.running) < self._execution.leases_per_worker:
                 lease = book.take(worker.name)
                 if lease is None:
                     break
@@ -140,7 +140,7 @@ class RayExecutor:
         """Wait at most a second for any start, shard or progress report to finish."""
         owners: dict[Any, _Worker] = {}
         for worker in self._workers.values():
-            if worker.ready is None:
+            if not worker.is_ready:
                 owners[worker.start_ref] = worker
                 continue
             owners.update(dict.fromkeys(worker.running, worker))
@@ -172,7 +172,7 @@ class RayExecutor:
                 worker.running.pop(ref, None)
             return summary
         except RayError as error:  # the actor died, or its answer did not come in time
-            self._lose(worker, book, f"{type(error).__name__}: {_first_line(error)}")
+            self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}")
             return summary
         if lease:
             del worker.running[ref]
@@ -181,7 +181,7 @@ class RayExecutor:
         if ref == worker.progress_ref:
             worker.progress, worker.progress_ref = result, None
         else:
-            worker.ready = result
+            worker.is_ready = True
             self._was_ever_ready = True
             self._num_failed_starts = 0
             self._next_spawn_at = 0.0
@@ -190,7 +190,7 @@ class RayExecutor:
     def _judge(self, error: RayTaskError, worker: _Worker, lease: Lease | None, book: LeaseBook) -> None:
         """An exception raised inside a worker: stop the job, try the shard again, or replace the worker."""
         cause = error.cause if isinstance(error.cause, Exception) else error
-        reason = f"{getattr(cause, 'code', type(cause).__name__)}: {_first_line(cause)}"
+        reason = f"{getattr(cause, 'code', type(cause).__name__)}: {first_line(cause)}"
         if isinstance(cause, UsageError) and not self._was_ever_ready:
             raise cause  # no worker can be built from this configuration
         if isinstance(cause, SystemicError) and not isinstance(cause, DeviceLostError):
@@ -210,15 +210,15 @@ class RayExecutor:
         self._retired += replace(worker.progress, num_workers=0)
         for lease in book.held_by(worker.name):
             book.give_back(lease, reason)
-        if worker.ready is None:
+        if not worker.is_ready:
             self._num_failed_starts += 1
-            if self._num_failed_starts >= _MAX_FAILED_STARTS and not self.workers:
+            if self._num_failed_starts >= _MAX_FAILED_STARTS and not self._num_ready:
                 raise WorkerLostError(f"{self._num_failed_starts} workers in a row could not start; the last: {reason}")
 
     def _expire_starts(self) -> None:
         """An actor that waits for a place is the autoscaler's demand: it may wait as long as others work."""
         now = monotonic()
-        late = [worker for worker in self._workers.values() if worker.ready is None and now > worker.start_deadline]
+        late = [worker for worker in self._workers.values() if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
             raise WorkerLostError(
                 f"no worker started within {self._execution.worker_start_timeout_s:.0f} s; "
@@ -241,9 +241,4 @@ class RayExecutor:
         total = self._retired
         for worker in self._workers.values():
             total += worker.progress
-        return replace(total, num_workers=len(self.workers))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        return replace(total, num_workers=self._num_ready)

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.config import ConversionConfig, ExecutionConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, first_line
 from pipeline.execution.address import ray_address
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # only weights, keys and statistics cross Ray
@@ -61,8 +61,7 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
             )
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         target = f"at {address}" if address else "on this machine"
-        reason = str(error).strip().splitlines()
-        raise ConfigError(f"cannot use Ray {target}: {reason[0] if reason else type(error).__name__}") from error
+        raise ConfigError(f"cannot use Ray {target}: {first_line(error)}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler would abort this process instead of stopping the job.
         signal.signal(signal.SIGTERM, on_terminate)

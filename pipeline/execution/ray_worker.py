@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import ray
 
 from pipeline.errors import ConfigError
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.worker import Worker
 from pipeline.records import Shard, ShardResult
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """What a started worker says of itself."""
-
-    name: str
-    node_id: str
-    description: str
 
 
 class RayWorker:
@@ -29,10 +18,9 @@ class RayWorker:
         self._worker: Worker | None = None
 
     @ray.method(concurrency_group="control")
-    def start(self, spec: WorkerSpec) -> WorkerReady:
+    def start(self, spec: WorkerSpec) -> None:
         """Build stores and engine, warm up. Raises what building raises."""
         self._worker = Worker(spec, self._name)
-        return WorkerReady(self._name, ray.get_runtime_context().get_node_id(), self._worker.description)
 
     @ray.method(concurrency_group="convert")
     def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:

@@ -44,11 +44,6 @@ class Worker:
             ),
         )
 
-    @property
-    def description(self) -> str:
-        """Device and precision, for the user."""
-        return f"{self._engine.device} {self._engine.precision}"
-
     def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
         """Convert and commit one shard."""
         return self._converter.run(shard, attempt, adopt=adopt)
@@ -56,7 +51,7 @@ class Worker:
     def progress(self) -> Progress:
         """Counts since the worker started."""
         counts = self._converter.counts()
-        return Progress(counts.num_images, counts.num_failed, counts.num_adopted, counts.megapixels, num_workers=1)
+        return Progress(counts.num_images, counts.num_failed, counts.megapixels, num_workers=1)
 
     def stop(self) -> None:
         """Make running shards end soon, uncommitted; what they stored is adopted later."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from pipeline.config import InferenceConfig
-from pipeline.errors import ConfigError, DeviceLostError, HdrfleetError, InferenceError
+from pipeline.errors import ConfigError, DeviceLostError, HdrfleetError, InferenceError, first_line
 from pipeline.inference import memory
 from pipeline.inference.base import Engine, Inference, LdrPixels
-from pipeline.inference.faults import Fault, classify, first_line
+from pipeline.inference.faults import Fault, classify
 from pipeline.inference.precision import ConcretePrecision, resolve_device, resolve_precision
 from pipeline.inference.runner import PendingTile, TileResult, TileRunner
 from pipeline.inference.tiling import (
@@ -34,6 +34,7 @@ __all__ = ["Engine", "Inference", "InferenceEngine"]
 # Keeps every tensor (64 channels at most) below the 2**31 elements that cuDNN's and oneDNN's kernels can index; at
 # this size the halo costs a tenth.
 _MAX_REGION_PIXELS = 2**24
+_MAX_MESSAGE_CHARS = 160
 
 
 class InferenceEngine:
@@ -54,7 +55,7 @@ class InferenceEngine:
             self._runner = TileRunner(network, device, self._precision)
             budget_bytes = _default_budget_bytes(device, num_workers)
         except RuntimeError as error:
-            raise DeviceLostError(f"{device}: {first_line(error)}") from error
+            raise DeviceLostError(f"{device}: {first_line(error, max_chars=_MAX_MESSAGE_CHARS)}") from error
         self._max_region_pixels = region_pixels_within(config, device.type, self._precision, budget_bytes)
         self._fixed_tile_px = config.tile_px
         self._tile_limit_px: int | None = None
@@ -124,7 +125,7 @@ class InferenceEngine:
 
     def _mapped(self, error: BaseException) -> HdrfleetError:
         kind = DeviceLostError if classify(error) is Fault.DEVICE_LOST else InferenceError
-        return kind(f"{self.device}: {first_line(error)}")
+        return kind(f"{self.device}: {first_line(error, max_chars=_MAX_MESSAGE_CHARS)}")
 
     def _shrink(self, tile_px: int, tile: Tile) -> int:
         smaller_px = halved_tile_px(tile_px, tile)

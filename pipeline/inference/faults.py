@@ -49,9 +49,3 @@ def classify(error: BaseException) -> Fault:
     if _ACCELERATOR_ERROR is not None and isinstance(error, _ACCELERATOR_ERROR):
         return Fault.DEVICE_LOST
     return Fault.DEVICE_LOST if any(known in text for known in _DEVICE_TEXTS) else Fault.OTHER
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, at most 160 characters: PyTorch appends stack traces and advice."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

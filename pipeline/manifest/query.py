@@ -11,7 +11,7 @@ from threading import Timer
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import QueryError
+from pipeline.errors import QueryError, first_line
 from pipeline.manifest.reader import Manifest
 
 DEFAULT_MEMORY_LIMIT_BYTES = 2 * 2**30
@@ -56,7 +56,7 @@ def run_query(
             connection.execute(statement)
         return _plain_integers(_fetch(connection, sql, timeout_s))
     except duckdb.Error as error:
-        raise QueryError(_one_line(error)) from error
+        raise QueryError(first_line(error)) from error
     finally:
         connection.close()
 
@@ -94,7 +94,3 @@ def _plain_integers(table: pa.Table) -> pa.Table:
                 continue  # a true 128-bit value keeps its type
             table = table.set_column(index, field.name, column)
     return table
-
-
-def _one_line(error: duckdb.Error) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, DiskFullError, ManifestError
+from pipeline.errors import ConfigError, DiskFullError, ManifestError, first_line
 from pipeline.manifest.schema import META_ATTEMPT, META_PLAN, META_SCHEMA_VERSION, META_SHARD, SCHEMA, SCHEMA_VERSION
 from pipeline.storage.base import ObjectStore
 
@@ -53,9 +53,8 @@ class Manifest:
     file; they stay valid as long as something refers to them.
     """
 
-    def __init__(self, history: pa.Table, *, num_parts: int) -> None:
+    def __init__(self, history: pa.Table) -> None:
         self.history = history
-        self.num_parts = num_parts
 
     @cached_property
     def current(self) -> pa.Table:
@@ -89,10 +88,9 @@ def open_manifest(store: ObjectStore, *, columns: Sequence[str] | None = None, n
     if unknown:
         raise ValueError(f"not manifest columns: {', '.join(unknown)}")
     schema = pa.schema([SCHEMA.field(name) for name in wanted])
-    keys = _list_parts(store)
-    history = _spool(_read_parts(store, keys, wanted, num_threads), schema)
+    history = _spool(_read_parts(store, _list_parts(store), wanted, num_threads), schema)
     _require_unique(history)
-    return Manifest(history, num_parts=len(keys))
+    return Manifest(history)
 
 
 def read_part(data: bytes, key: str, *, columns: Sequence[str] | None = None) -> StoredPart:
@@ -112,8 +110,7 @@ def read_part(data: bytes, key: str, *, columns: Sequence[str] | None = None) ->
         rows = file.read(columns=[name for name in wanted if name in present], use_threads=False)
         return StoredPart(plan, shard, attempt, _conformed(rows, wanted, key))
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ManifestError(f"{key}: not a readable manifest part ({reason})") from error
+        raise ManifestError(f"{key}: not a readable manifest part ({first_line(error)})") from error
 
 
 def _number(meta: dict[bytes, bytes], name: bytes, key: str) -> int:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ManifestError, ObjectExistsError
+from pipeline.errors import ManifestError, ObjectExistsError, first_line
 from pipeline.manifest.reader import MANIFEST_PREFIX, StoredPart, read_part
 from pipeline.manifest.schema import (
     META_ATTEMPT,
@@ -71,7 +71,7 @@ def rows_to_part(results: Sequence[ImageResult], shard: Shard, attempt: int, pro
             writer.write_table(table)
             writer.add_key_value_metadata(metadata)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ManifestError(f"{part_key(shard.plan, shard.shard)}: a row does not fit the schema ({reason})") from error
     return sink.getvalue()
 
@@ -162,6 +162,7 @@ def _row(result: ImageResult, shard: Shard, attempt: int, provenance: Provenance
         "error_code": result.error_code,
         "error_message": None if result.error_message is None else clean_message(result.error_message),
         **_image_columns(result.image),
+        "warnings": [*(result.image.warnings if result.image else ()), *result.warnings],
         **_inference_columns(result.inference),
         **_output_columns(result.output, result.task),
         **asdict(provenance),
@@ -181,7 +182,7 @@ def _task_columns(task: ImageTask) -> Row:
 
 def _image_columns(image: LdrInfo | None) -> Row:
     if image is None:
-        return {"warnings": []}
+        return {}
     return {
         "format": image.format,
         "mode": image.mode,
@@ -193,7 +194,6 @@ def _image_columns(image: LdrInfo | None) -> Row:
         "icc_profile": None if image.icc_profile is None else _printable(image.icc_profile),
         "has_alpha": image.has_alpha,
         "num_frames": image.num_frames,
-        "warnings": list(image.warnings),
     }
 
 

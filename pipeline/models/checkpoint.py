@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, first_line
 from pipeline.models.descriptor import HDRUNET
 from pipeline.models.hdrunet import HDRUNet
 
@@ -152,7 +152,7 @@ def _parse(name: str, data: bytes) -> object:
         try:
             return load_safetensors(data)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise WeightsError(f"{name}: damaged safetensors file ({_first_line(error)})") from error
+            raise WeightsError(f"{name}: damaged safetensors file ({_described(error)})") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: the outcome says enough
@@ -166,13 +166,13 @@ def _explain(error: Exception) -> str:
     if refused:
         return f"refused, because loading it would run code from the file ({_printable(refused[1], 80)})"
     # torch's text for other pickle faults is advice to load the file unsafely.
-    fault = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+    fault = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else _described(error)
     return f"truncated, damaged or not a PyTorch checkpoint ({fault})"
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {_printable(lines[0], 120)}" if lines else type(error).__name__
+def _described(error: Exception) -> str:
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {_printable(text, 120)}"
 
 
 def _printable(text: str, max_chars: int) -> str:

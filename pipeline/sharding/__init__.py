@@ -1,6 +1,6 @@
 """From a source to a plan: list the images, name their outputs, cut shards, store the plan."""
 
-from pipeline.sharding.listing import IMAGE_EXTENSIONS, ListingCounts, SourceListing
+from pipeline.sharding.listing import ListingCounts, SourceListing
 from pipeline.sharding.locations import SourceShape, source_shape
 from pipeline.sharding.names import output_key
 from pipeline.sharding.plan import (
@@ -17,7 +17,6 @@ from pipeline.sharding.shards import changed_tasks, estimate_megapixels, plan_sh
 from pipeline.sharding.sources import open_source, source_is_there, source_store
 
 __all__ = [
-    "IMAGE_EXTENSIONS",
     "ListingCounts",
     "PlanPart",
     "PlanSummary",

@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ObjectMissingError, SourceError
+from pipeline.errors import ObjectMissingError, SourceError, first_line
 from pipeline.records import ImageTask
 from pipeline.sharding.locations import LOCAL_SCHEME, Location, join_root
 from pipeline.storage.base import ObjectStore
@@ -80,8 +80,7 @@ def iterate_inventory(store: ObjectStore, inventory: Inventory) -> Iterator[Imag
                 if task := _task(row, scheme):
                     yield task
         except (OSError, EOFError, zlib.error, ValueError, csv.Error, pa.ArrowException) as error:
-            reason = str(error).partition("\n")[0]
-            raise SourceError(f"{location.url}: data file {key!r} cannot be read: {reason}") from error
+            raise SourceError(f"{location.url}: data file {key!r} cannot be read: {first_line(error)}") from error
 
 
 def _read_data_file(store: ObjectStore, location: Location, key: str) -> bytes:

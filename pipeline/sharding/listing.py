@@ -11,23 +11,13 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError
+from pipeline.extensions import IMAGE_EXTENSIONS
 from pipeline.records import ImageTask
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import name_filter
 from pipeline.storage import ObjectStore, redact_url
 from pipeline.storage.keys import is_valid_key
 
-# The extensions of what pipeline.codecs decodes. Layers keep the two apart; a test keeps them equal.
-IMAGE_EXTENSIONS = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-        *(".png", ".apng"),
-        *(".tif", ".tiff"),
-        ".webp",
-        *(".avif", ".avifs"),
-        *(".heic", ".heif", ".heics", ".heifs", ".hif"),
-    }
-)
 _NUM_EXAMPLES = 5
 _NUM_STAT_THREADS = 8
 _NUM_STATS_AHEAD = 64
@@ -58,7 +48,6 @@ class SourceListing:
     one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that the source names.
     `by_extension` takes only what has an image's extension; `needs_stat` says that images were named outright, and
     that their sizes and etags are still to be looked up.
-    `num_duplicates` counts repeated entries of a list.
     """
 
     config: SourceConfig
@@ -67,7 +56,6 @@ class SourceListing:
     entries: Callable[[], Iterator[ImageTask]]
     by_extension: bool
     needs_stat: bool
-    num_duplicates: int = 0
     _counts: list[ListingCounts] = field(default_factory=lambda: [ListingCounts()])
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, first_line
 from pipeline.records import ImageTask
 from pipeline.sharding.locations import Location, listed_name, resolve_entry
 from pipeline.sharding.names import unrooted
@@ -27,8 +27,8 @@ COLUMN_NAMES = ("source", "path", "key", "url", "uri")
 _Entries = Iterator[tuple[int, str]]
 
 
-def read_list(data: bytes, location: Location) -> tuple[list[ImageTask], int]:
-    """Return the listed images in order, and the number of repetitions that were left out.
+def read_list(data: bytes, location: Location) -> list[ImageTask]:
+    """Return the listed images in order, each once.
 
     `location` is where the list lies. Size and etag are not known yet (0 and empty); keys are absolute paths or URLs
     for `RoutedStore`. Raises SourceError, in one line with the list's name and the line, for what cannot be read.
@@ -36,19 +36,18 @@ def read_list(data: bytes, location: Location) -> tuple[list[ImageTask], int]:
     read_entries = {".txt": _text_entries, ".csv": _csv_entries, ".parquet": _parquet_entries}
     try:
         entries = read_entries[posixpath.splitext(location.key)[1].lower()](data)
-        tasks, num_duplicates = _resolve_all(entries, location)
+        tasks = _resolve_all(entries, location)
     except SourceError as error:
         raise SourceError(f"{location.url}: {error}") from error
     if not tasks:
         raise SourceError(f"{location.url}: the list names no image")
-    return tasks, num_duplicates
+    return tasks
 
 
-def _resolve_all(entries: _Entries, location: Location) -> tuple[list[ImageTask], int]:
+def _resolve_all(entries: _Entries, location: Location) -> list[ImageTask]:
     folder = Location(location.scheme, location.root, posixpath.dirname(location.key))
     tasks: dict[str, ImageTask] = {}
     keys_by_output: dict[str, str] = {}
-    num_duplicates = 0
     scheme = None
     for line, entry in entries:
         place = _resolve(entry, folder, line)
@@ -59,12 +58,11 @@ def _resolve_all(entries: _Entries, location: Location) -> tuple[list[ImageTask]
             )
         key, name = place.url, listed_name(entry)
         if key in tasks:
-            num_duplicates += 1
-        elif keys_by_output.setdefault(unrooted(name), key) != key:
+            continue
+        if keys_by_output.setdefault(unrooted(name), key) != key:
             raise SourceError(f"line {line}: the output of {name!r} would be that of an earlier entry; list full paths")
-        else:
-            tasks[key] = ImageTask(name, key, 0, "")
-    return list(tasks.values()), num_duplicates
+        tasks[key] = ImageTask(name, key, 0, "")
+    return list(tasks.values())
 
 
 def _resolve(entry: str, folder: Location, line: int) -> Location:
@@ -134,7 +132,7 @@ def _parquet_entries(data: bytes) -> _Entries:
                 if value:
                     yield line, value
     except pa.ArrowException as error:
-        raise SourceError(f"not a readable Parquet file: {_one_line(error)}") from error
+        raise SourceError(f"not a readable Parquet file: {first_line(error)}") from error
 
 
 def _decode(data: bytes) -> str:
@@ -146,7 +144,3 @@ def _decode(data: bytes) -> str:
 
 def _choices() -> str:
     return f"{', '.join(COLUMN_NAMES[:-1])} or {COLUMN_NAMES[-1]}"
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from pipeline.config import FrozenModel
-from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError
+from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError, first_line
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding.listing import SourceListing
 from pipeline.sharding.shards import estimate_megapixels
@@ -217,7 +217,7 @@ def _read_part(store: ObjectStore, plan: PlanSummary, part: PlanPart) -> pa.Tabl
     try:
         table = pq.read_table(io.BytesIO(data))
     except pa.ArrowException as error:
-        raise ManifestError(f"{key} is not readable: {str(error).partition(chr(10))[0]}") from error
+        raise ManifestError(f"{key} is not readable: {first_line(error)}") from error
     if table.schema.names != PLAN_SCHEMA.names or table.num_rows != part.num_images:
         raise ManifestError(f"{key} does not hold the columns and rows of a plan")
     return table

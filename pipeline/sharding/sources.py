@@ -21,7 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import SourceConfig, StorageConfig
-from pipeline.errors import CredentialsError, ObjectMissingError, SourceError, StorageError
+from pipeline.errors import (
+    CredentialsError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    SourceError,
+    SourceLostError,
+    StorageError,
+)
 from pipeline.records import ImageTask
 from pipeline.sharding.inventory import iterate_inventory, parse_manifest
 from pipeline.sharding.listing import SourceListing
@@ -82,19 +89,28 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
 def source_is_there(config: SourceConfig) -> bool:
     """Whether a folder, prefix or glob still lists anything; True for other kinds, whose images lie anywhere.
 
-    Tells a drive that was unplugged, or a bucket that was emptied, from a few images that were removed.
+    Tells a drive that was unplugged, or a bucket that was emptied, from a few images that were removed. Raises
+    CredentialsError where the store refuses to list it (to expired keys, some say just AccessDenied: Ceph for one),
+    SourceLostError where this machine cannot read it, StorageError where there is no answer.
     """
-    shape = source_shape(config.url)
+    if source_shape(config.url) in {SourceShape.LIST, SourceShape.INVENTORY}:
+        return True
+    try:
+        return _still_lists(config)
+    except ObjectDeniedError as error:
+        raise CredentialsError(f"the source may not be read any more: {error}") from error
+    except (OSError, SourceError) as error:
+        raise SourceLostError(f"the source cannot be read any more: {error}") from error
+
+
+def _still_lists(config: SourceConfig) -> bool:
     place = locate(config.url)
     store = source_store(config)
-    if shape in {SourceShape.LIST, SourceShape.INVENTORY}:
-        return True
-    with _source_errors(config.url):
-        found = _probe(open_store(place.root, _impatient(config.storage)), place, config.url)
-        if found is None and shape is SourceShape.GLOB:
-            folder_url = join_root(place.root, split_glob(place)[0])
-            return next(store.list(folder_url), None) is not None
-        return found == _FILE or (found == _FOLDER and next(store.list(place.url), None) is not None)
+    found = _probe(open_store(place.root, _impatient(config.storage)), place, config.url)
+    if found is None and source_shape(config.url) is SourceShape.GLOB:
+        folder_url = join_root(place.root, split_glob(place)[0])
+        return next(store.list(folder_url), None) is not None
+    return found == _FILE or (found == _FOLDER and next(store.list(place.url), None) is not None)
 
 
 def _open_folder(config: SourceConfig, place: Location, destination_url: str | None) -> SourceListing:
@@ -137,11 +153,9 @@ def _open_list(config: SourceConfig, place: Location, data: bytes, shape: Source
         return SourceListing(
             config, series_url, store, lambda: iterate_inventory(store, inventory), by_extension=True, needs_stat=False
         )
-    tasks, num_duplicates = read_list(data, place)
+    tasks = read_list(data, place)
     root_url = join_root(place.root, folder)
-    return SourceListing(
-        config, root_url, store, lambda: iter(tasks), by_extension=False, needs_stat=True, num_duplicates=num_duplicates
-    )
+    return SourceListing(config, root_url, store, lambda: iter(tasks), by_extension=False, needs_stat=True)
 
 
 def _probe(store: ObjectStore, place: Location, url: str) -> str | None:

@@ -39,6 +39,7 @@ _CREDENTIAL_CODES = frozenset(
         "InvalidClientTokenId",
         "InvalidSecurity",
         "InvalidToken",
+        "InvalidTokenId",
         "NotSignedUp",
         "RequestExpired",
         "RequestTimeTooSkewed",
@@ -68,7 +69,7 @@ _TRANSIENT_CODES = frozenset(
 )
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
-_FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"})
+_FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "InvalidObjectState", "MethodNotAllowed", "403", "405"})
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import imagecodecs
 import numpy as np
 import pytest
 from fakes import FakeEngine
-from photographs import jpeg, picture, write_library
+from photographs import jpeg, picture, pq_png, tiff, write_library
 
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import ConversionConfig, StorageConfig, build_config
@@ -28,7 +29,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.inference.base import Engine, Inference, LdrPixels
-from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest
+from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest, run_query
 from pipeline.records import ImageTask, Provenance, Shard
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
 
@@ -185,6 +186,38 @@ def test_exposure_and_lossy_compression_are_undone_or_measured(source: ObjectSto
     assert row["fidelity_psnr_db"] < rows(plain)["a.jpg"]["fidelity_psnr_db"]
 
 
+def test_every_input_that_is_hdr_already_is_found_by_its_warnings(
+    source: ObjectStore, destination: ObjectStore
+) -> None:
+    gradient = np.linspace(0, 4, 16 * 16 * 3, dtype=np.float32).reshape(16, 16, 3)
+    photos, made = new_store(), new_store()
+    converter(photos, made).run(Shard(1, 0, put(photos, {"plain.jpg": jpeg(picture(16, 16))})))
+    files = {
+        "float.tif": tiff(gradient),
+        "half.tif": tiff(gradient.astype(np.float16)),
+        "linear.exr": made.read("images/plain.jpg.exr"),
+        "linear.hdr": bytes(imagecodecs.rgbe_encode(gradient)),
+        "pq.png": pq_png(picture(16, 16)),
+        "plain.jpg": jpeg(picture(16, 16)),
+        "plain.tif": tiff(picture(16, 16)),
+        "text.jpg": b"this is a text file",
+    }
+    result = converter(source, destination).run(Shard(1, 0, put(source, files)))
+    found = {name: (row["error_code"], row["warnings"]) for name, row in rows(destination).items()}
+    refused = ("already_hdr_float", ["already_hdr_float"])
+    assert found == {
+        **dict.fromkeys(("float.tif", "half.tif", "linear.exr", "linear.hdr"), refused),
+        "pq.png": (None, ["already_hdr_transfer"]),
+        **dict.fromkeys(("plain.jpg", "plain.tif"), (None, [])),
+        "text.jpg": ("unsupported_format", []),
+    }
+    assert (result.num_ok, result.num_failed) == (3, 5)
+    # The query of docs/manifest.md.
+    sql = "SELECT source FROM manifest WHERE warnings::text LIKE '%already_hdr%' ORDER BY source"
+    hdr = run_query(open_manifest(destination), sql)["source"].to_pylist()
+    assert hdr == ["float.tif", "half.tif", "linear.exr", "linear.hdr", "pq.png"]
+
+
 @pytest.mark.parametrize(
     ("break_it", "code"),
     [
@@ -211,6 +244,19 @@ def test_a_source_that_is_gone_as_a_whole_stops_the_job(source: ObjectStore, des
     with pytest.raises(SourceLostError, match="mounted"):
         subject.run(Shard(1, 1, tasks))
     assert completed_shards(destination, 1) == {0}
+
+
+def test_a_source_that_refuses_to_be_listed_stops_the_job(source: ObjectStore, destination: ObjectStore) -> None:
+    def refuse() -> bool:
+        raise CredentialsError("the source may not be read any more")
+
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16)), "b.jpg": jpeg(picture(16, 16, 1))})
+    faulty = FaultyStore(source, on_read={"b.jpg": ObjectDeniedError("b.jpg: access denied")})
+    with pytest.raises(CredentialsError, match="any more"):
+        converter(faulty, destination, source_is_there=refuse).run(Shard(1, 0, tasks))
+    assert completed_shards(destination, 1) == set(), "no row, although one image was stored"
+    converter(source, destination, source_is_there=refuse).run(Shard(1, 0, tasks), 2, adopt=True)
+    assert {name: row["adopted"] for name, row in rows(destination).items()} == {"a.jpg": True, "b.jpg": False}
 
 
 def test_limits_and_denied_sources_cost_their_rows(source: ObjectStore, destination: ObjectStore) -> None:

@@ -209,6 +209,7 @@ def test_memory_for_not_even_the_smallest_tile_fails_the_image_only() -> None:
 
 DEVICE_LOST = [
     RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError(f"CUDA error: {'long ' * 1000}"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     torch.AcceleratorError("CUDA error: device-side assert triggered"),
 ]
@@ -219,6 +220,7 @@ def test_device_faults_stop_the_job(error: Exception) -> None:
     with pytest.raises(DeviceLostError) as caught:
         engine(GreedyNetwork(0, error)).infer(random_pixels(8, 8))
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 200
     assert caught.value.__cause__ is error
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.inference import precision
-from pipeline.inference.faults import Fault, classify, first_line
+from pipeline.inference.faults import Fault, classify
 from pipeline.inference.precision import cpu_has_bf16, resolve_device, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -96,9 +96,3 @@ def test_devices_with_cards(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_faults_are_told_apart(error: Exception, expected: Fault) -> None:
     assert classify(error) is expected
-
-
-def test_messages_are_cut_to_a_line() -> None:
-    assert first_line(RuntimeError("\nfirst\nsecond")) == "first"
-    assert first_line(MemoryError()) == "MemoryError"
-    assert len(first_line(RuntimeError("x" * 1000))) == 160

@@ -100,6 +100,16 @@ def test_a_result_with_nothing_known_keeps_its_nulls() -> None:
     assert row["source_etag"] is None
 
 
+def test_a_failures_warnings_follow_those_of_the_image() -> None:
+    refused, decoded = rows_of(
+        failed_result("refused.tif", warnings=("already_hdr_float",)),
+        failed_result("decoded.jpg", image=ok_result().image, warnings=("late",)),
+    )
+
+    assert refused["warnings"] == ["already_hdr_float"]
+    assert decoded["warnings"] == ["multi_picture", "gain_map", "late"]
+
+
 def test_undefined_statistics_become_null() -> None:
     (row,) = rows_of(ok_result(stats=make_stats(fidelity_psnr_db=None, stops_gained_clipped=None)))
 
