@@ -48,11 +48,13 @@ def hdrfleet_here(*arguments: str | Path) -> int:
         signal.signal(signal.SIGTERM, handler)
 
 
-def start_hdrfleet(*arguments: str | Path, home: Path, log: Path) -> subprocess.Popen[bytes]:
+def start_hdrfleet(
+    *arguments: str | Path, home: Path, log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
-            env=environment(home),
+            env=environment(home, env),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

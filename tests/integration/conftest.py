@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.expiring_keys import ExpiringKeys, MotoKeys, SwiftKeys, s3_client
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWIFT_SCRIPT = REPOSITORY / "tests" / "servers" / "swift-s3"
@@ -77,23 +78,30 @@ def moto_server() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def swift_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where Swift keeps data, configuration and logs."""
+    folder = _folder_with_attributes(tmp_path_factory)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def swift_server(swift_folder: Path) -> Iterator[S3Server]:
     """OpenStack Swift with s3api, a real S3 server: checks secrets, but races of conditional PUTs can have two winners.
 
     Installed once into `.cache/swift/venv`. Skips where no package index, no bash or no extended attributes are at
     hand.
     """
-    folder = _folder_with_attributes(tmp_path_factory)
     _install_swift()
     port = _free_ports(4)
-    process = subprocess.Popen([SWIFT_SCRIPT, "run", SWIFT_VENV, folder, str(port)], stderr=subprocess.PIPE, text=True)
+    command = [SWIFT_SCRIPT, "run", SWIFT_VENV, swift_folder, str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/info", process)
         yield S3Server("swift", f"http://127.0.0.1:{port}", "test:tester", "testing", "us-east-1", True)
     finally:
         process.terminate()  # the script stops its four servers
         process.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["moto", "swift"])
@@ -138,6 +146,22 @@ def s3_bucket_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[S
 def s3_bucket(s3_server: S3Server, s3_bucket_on: Callable[[S3Server], S3Bucket]) -> S3Bucket:
     """A fresh bucket on each S3 server in turn, and the environment that reaches it (see `s3_bucket_on`)."""
     return s3_bucket_on(s3_server)
+
+
+@pytest.fixture
+def expiring_keys(request: pytest.FixtureRequest) -> Iterator[ExpiringKeys]:
+    """Keys of the users `reader` and `writer` on the server that the parameter names, `moto` or `swift`."""
+    users = ("reader", "writer")
+    keys: ExpiringKeys
+    if request.param == "moto":
+        moto = request.getfixturevalue("moto_server")
+        keys = MotoKeys(moto.endpoint_url, moto.region, users)
+    else:
+        swift, folder = request.getfixturevalue("swift_server"), request.getfixturevalue("swift_folder")
+        client = s3_client(swift.endpoint_url, swift.access_key, swift.secret_key, region=swift.region)
+        keys = SwiftKeys(SWIFT_SCRIPT, SWIFT_VENV, folder, _free_ports(1), client, users)
+    yield keys
+    keys.close()
 
 
 def _install_swift() -> None:
