@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from jobs.demo_scene import LAMP_CENTRE, project, render_scene
 from pipeline.codecs.color import linear_to_srgb
+from pipeline.simulation.sensor import Sensor
 
 LdrArray = NDArray[np.uint8 | np.uint16]
 
@@ -37,10 +38,8 @@ _BROKEN_FRACTION = 0.6
 class CameraSettings:
     """One exposure. Raises ValueError where a value makes no camera.
 
-    `exposure_ev` multiplies the scene by 2**EV; 1.0 then is the level at which all channels clip. `full_well_e` and
-    `read_noise_e` are electrons: the charge at clipping and the noise without light. `white_balance` holds the
-    gains of red, green and blue, at least 1 each: a channel with a larger gain catches less light and is noisier.
-    `bit_depth` is 8 or 16 bits per sample.
+    `exposure_ev` multiplies the scene by 2**EV; 1.0 then is the level at which all channels clip. `full_well_e`,
+    `read_noise_e` and `white_balance` are those of `Sensor`. `bit_depth` is 8 or 16 bits per sample.
     """
 
     exposure_ev: float = 0.0
@@ -51,15 +50,15 @@ class CameraSettings:
     jpeg_quality: int = 92
 
     def __post_init__(self) -> None:
-        if self.full_well_e <= 0 or self.read_noise_e < 0:
-            msg = "full_well_e must be positive and read_noise_e not negative"
-            raise ValueError(msg)
-        if min(self.white_balance) < 1.0:
-            msg = f"white balance gains below 1 would leave clipped white coloured: {self.white_balance}"
-            raise ValueError(msg)
+        _ = self.sensor  # checks its own values
         if self.bit_depth not in (8, 16):
             msg = f"bit_depth must be 8 or 16, not {self.bit_depth}"
             raise ValueError(msg)
+
+    @property
+    def sensor(self) -> Sensor:
+        """The camera's sensor."""
+        return Sensor(self.full_well_e, self.read_noise_e, self.white_balance)
 
     @property
     def exposure_time_s(self) -> Fraction:
@@ -68,18 +67,8 @@ class CameraSettings:
 
 
 def photograph(scene: NDArray[np.float32], settings: CameraSettings, rng: np.random.Generator) -> LdrArray:
-    """Expose the scene: (H, W, 3) linear Rec.709 to (H, W, 3) sRGB codes, uint8 or uint16 by `bit_depth`.
-
-    Noise is signal-dependent Gaussian, variance a x + b with a = 1 / full_well_e for shot noise and
-    b = (read_noise_e / full_well_e)**2, before clipping (Foi, Trimeche, Katkovnik, Egiazarian: "Practical
-    Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 2008).
-    """
-    gains = np.array(settings.white_balance, dtype=np.float32)
-    # Far beyond clipping nothing changes any more; the bound keeps the noise of the sun finite.
-    charge = np.clip(scene * np.float32(2.0**settings.exposure_ev) / gains, 0.0, 4.0)
-    variance = charge / settings.full_well_e + (settings.read_noise_e / settings.full_well_e) ** 2
-    charge = charge + np.sqrt(variance) * rng.standard_normal(charge.shape, dtype=np.float32)
-    developed = np.clip(np.clip(charge, 0.0, 1.0) * gains, 0.0, 1.0)
+    """Expose the scene: (H, W, 3) linear Rec.709 to (H, W, 3) sRGB codes, uint8 or uint16 by `bit_depth`."""
+    developed = settings.sensor.expose(scene * np.float32(2.0**settings.exposure_ev), rng)
     largest_code = (1 << settings.bit_depth) - 1
     codes = np.rint(linear_to_srgb(developed) * np.float32(largest_code))
     quantised: LdrArray = codes.astype(np.uint8 if settings.bit_depth == 8 else np.uint16)

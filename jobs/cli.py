@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 import pipeline
 from jobs import options as opt
+from jobs.evaluate_command import evaluate
 from jobs.signals import stopping_on_signals
+from jobs.train import train
 from pipeline.config import StorageConfig
 from pipeline.errors import (
     HdrfleetError,
@@ -22,6 +24,10 @@ from pipeline.errors import (
     UsageError,
     WorkerLostError,
 )
+
+if TYPE_CHECKING:
+    from pipeline.job import JobRecord
+    from pipeline.storage import ObjectStore
 
 EXIT_DIED, EXIT_USAGE = 1, 2
 
@@ -35,6 +41,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
+app.command()(evaluate)
+app.command()(train)
 
 _INFERENCE = "Inference"
 _OUTPUT = "Output"
@@ -208,7 +216,7 @@ def query(
         raise ConfigError(f"--json and --format {format} contradict each other; drop one of the two")
     if style not in {"table", "csv", "json"}:
         raise ConfigError("--format must be table, csv or json")
-    store = _open_destination(dst, endpoint_url, profile, region)
+    store, _ = _open_destination(dst, endpoint_url, profile, region)
     if sql is not None:
         print_arrow(run_query(open_manifest(store), sql), style)
         return
@@ -233,7 +241,7 @@ def status(
     from jobs.status import job_status, print_status
     from jobs.tables import print_json
 
-    report = job_status(_open_destination(dst, endpoint_url, profile, region))
+    report = job_status(*_open_destination(dst, endpoint_url, profile, region))
     if json:
         print_json(report.to_json())
     else:
@@ -272,8 +280,10 @@ def demo(
         run_demo(folder, executor)
 
 
-def _open_destination(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Any:
-    """Open a destination that holds a job. Raises DestinationError when it holds none."""
+def _open_destination(
+    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
+) -> tuple[ObjectStore, JobRecord]:
+    """Open a destination that holds a job, and read its job.json. Raises DestinationError when it holds none."""
     from pydantic import ValidationError
 
     from pipeline.errors import ConfigError, DestinationError
@@ -291,7 +301,7 @@ def _open_destination(dst: str, endpoint_url: str | None, profile: str | None, r
         raise DestinationError(f"cannot read {dst}: {error}") from error
     if job is None:
         raise DestinationError(f"{store.url} holds no conversion; give the DST of an earlier `hdrfleet convert`")
-    return store
+    return store, job
 
 
 def main() -> NoReturn:

@@ -1,11 +1,11 @@
-"""Stopping on Ctrl-C and SIGTERM: once to stop cleanly, again to be told to wait, a third time to quit at once."""
+"""Stopping on Ctrl-C and SIGTERM: cleanly at first, at once when the user insists."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -36,6 +36,33 @@ def stopping_on_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise InterruptedJobError("interrupted") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def noting_signals(message: str) -> Iterator[Callable[[], bool]]:
+    """Yield a question: was a stop asked for? For work that must end at a point of its own choice.
+
+    The first signal writes `message` and only makes the answer yes; the second raises KeyboardInterrupt, which
+    `stopping_on_signals` around this turns into InterruptedJobError; the third quits. Main thread only.
+    """
+    num_signals = 0
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal num_signals
+        num_signals += 1
+        if num_signals == 1:
+            sys.stderr.write(f"{message}\n")
+        elif num_signals == 2:
+            raise KeyboardInterrupt
+        else:
+            os._exit(1)
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        yield lambda: num_signals > 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

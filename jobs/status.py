@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import DestinationError
-from pipeline.job import read_job
+from pipeline.job import JobRecord
 from pipeline.manifest import completed_shards, open_manifest
 from pipeline.records import ConversionStatus
 from pipeline.sharding import read_plan_summaries
@@ -46,11 +45,8 @@ class JobStatus:
         return asdict(self)
 
 
-def job_status(store: ObjectStore) -> JobStatus:
-    """Read job.json, the plans and the manifest. Raises DestinationError when there is no job."""
-    record = read_job(store)
-    if record is None:
-        raise DestinationError(f"{store.url} holds no conversion")
+def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
+    """Read the plans and the manifest of the job that `record`, the destination's job.json, describes."""
     plans = tuple(
         PlanStatus(
             plan.plan, plan.created_at, plan.num_images, plan.num_shards, len(completed_shards(store, plan.plan))

@@ -13,6 +13,9 @@ LIGHT = {
     "pipeline.sharding": {"ray", "torch", "s3fs", "duckdb", "OpenEXR"},
     "pipeline.job": {"ray", "torch", "s3fs"},
     "pipeline.inference.tiling": {"ray", "torch"},
+    "pipeline.simulation.camera": {"ray", "torch", "fsspec", "s3fs", "duckdb", "pyarrow", "scipy"},
+    "pipeline.evaluation": {"ray", "torch", "fsspec", "duckdb", "OpenEXR", "scipy", "skimage", "flip_evaluator"},
+    "pipeline.training.run": {"ray", "s3fs", "duckdb", "scipy", "matplotlib", "tensorboard"},
     "jobs.cli": {"ray", "torch", "fsspec", "s3fs", "duckdb", "OpenEXR", "pyarrow"},
 }
 

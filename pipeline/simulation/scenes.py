@@ -1,0 +1,98 @@
+"""HDR scenes from files: OpenEXR and Radiance, photographs and equirectangular panoramas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.codecs.color import REC709_CHROMATICITIES, luminance
+from pipeline.codecs.exr import decode_exr
+from pipeline.errors import SceneError, VerifyError
+
+FloatArray = npt.NDArray[np.float32]
+
+HDR_EXTENSIONS = frozenset({".exr", ".hdr", ".pic"})
+_MIN_SIDE_PX = 64
+_MIN_RANGE_STOPS = 6.0  # 8-bit codes decoded by sRGB span about 11.7 stops from code 1, but in 255 distinct values
+_MAX_LDR_VALUES = 256
+_PANORAMA_ASPECT = 2.0
+_ASPECT_TOLERANCE = 0.01
+_PRIMARIES_TOLERANCE = 0.005  # of CIE xy: roundings of D65 pass, the primaries of other spaces do not
+_RADIANCE_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class HdrScene:
+    """One scene. `pixels` is float32 (H, W, 3), linear Rec.709, finite and not negative, in arbitrary units.
+
+    A panorama is equirectangular: columns are longitude over 360 degrees, rows latitude from the zenith to the nadir.
+    """
+
+    name: str
+    pixels: FloatArray
+    is_panorama: bool
+
+
+def find_scenes(folder: Path) -> list[Path]:
+    """Return the HDR files under `folder`, sorted by path. Raises SceneError where there is no such folder or file."""
+    if not folder.is_dir():
+        raise SceneError(f"{folder}: no such folder; give a folder of OpenEXR or Radiance files")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in HDR_EXTENSIONS and path.is_file())
+    if not found:
+        raise SceneError(f"{folder}: no OpenEXR or Radiance files (.exr, .hdr, .pic) in it")
+    return found
+
+
+def load_scenes(folder: Path, paths: Iterable[Path]) -> list[HdrScene]:
+    """Load the files under `folder`, named by their path without extension. Raises SceneError at the first bad one."""
+    return [load_scene(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
+
+
+def load_scene(path: Path, name: str) -> HdrScene:
+    """Read one file. An image twice as wide as high is taken as a panorama.
+
+    Raises SceneError, naming the file, for what cannot be read, states other primaries than Rec.709, is smaller than
+    64 px, holds NaN or infinity, or is LDR in an HDR container (no more than 256 distinct values of green, or under 6
+    stops between the 0.1th percentile and the maximum of luminance). Alpha is left out. Negative samples, which
+    wide-gamut sources leave, count as 0.
+    """
+    try:
+        pixels = _decode(path)
+    except (OSError, VerifyError, RuntimeError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read as an HDR image: {error}") from error
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < _MIN_SIDE_PX:
+        raise SceneError(f"{path}: shape {pixels.shape}; RGB of at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} px is needed")
+    if not np.isfinite(pixels).all():
+        raise SceneError(f"{path}: holds {np.count_nonzero(~np.isfinite(pixels))} NaN or infinite samples")
+    pixels = np.maximum(pixels, np.float32(0))
+    _refuse_ldr(path, pixels)
+    height, width = pixels.shape[:2]
+    return HdrScene(name, pixels, abs(width / height - _PANORAMA_ASPECT) < _ASPECT_TOLERANCE)
+
+
+def _decode(path: Path) -> FloatArray:
+    data = path.read_bytes()
+    if path.suffix.lower() == ".exr":
+        decoded = decode_exr(data)
+        primaries = decoded.header.get("chromaticities", REC709_CHROMATICITIES)
+        if not np.allclose(np.asarray(primaries, np.float64).ravel(), REC709_CHROMATICITIES, atol=_PRIMARIES_TOLERANCE):
+            raise SceneError(f"{path}: its primaries are not those of Rec.709; convert it to linear Rec.709 first")
+        return np.ascontiguousarray(decoded.image.pixels, dtype=np.float32)
+    if b"FORMAT=32-bit_rle_xyze" in data[:_RADIANCE_HEADER_BYTES]:
+        raise SceneError(f"{path}: holds CIE XYZ; convert it to linear Rec.709 first")
+    return np.ascontiguousarray(imagecodecs.rgbe_decode(data), dtype=np.float32)
+
+
+def _refuse_ldr(path: Path, pixels: FloatArray) -> None:
+    if np.unique(pixels[..., 1]).size <= _MAX_LDR_VALUES:
+        raise SceneError(f"{path}: at most {_MAX_LDR_VALUES} values of green: an LDR image in an HDR container")
+    light = luminance(pixels)
+    top = float(light.max())
+    floor = max(float(np.percentile(light, 0.1)), top * 2.0**-40)
+    if top <= 0 or np.log2(top / floor) < _MIN_RANGE_STOPS:
+        raise SceneError(f"{path}: under {_MIN_RANGE_STOPS:g} stops of dynamic range: not an HDR scene")

@@ -1,0 +1,39 @@
+"""Which scenes are learnt from and which are kept to choose by: disjoint, and fixed once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from pipeline.errors import SceneError
+
+Subset = Literal["train", "holdout"]
+_HOLDOUT_SHARE = 0.2
+
+
+def split_names(names: Iterable[str], holdout: Iterable[str] | None = None) -> dict[Subset, list[str]]:
+    """Divide scene names into `train` and `holdout`.
+
+    With `holdout`, exactly those names are kept back. Without it a fifth is, by a hash of the name, so that adding
+    scenes moves none; names that differ in trailing numbers only (`studio_01`, `studio_07`) are often one place and
+    stay together. Raises SceneError where a held-out name is not there, or one side is empty.
+    """
+    names = list(names)
+    kept = {name for name in names if _is_held_out(name)} if holdout is None else set(holdout)
+    if unknown := sorted(kept.difference(names)):
+        raise SceneError(f"held-out scenes that are not there: {', '.join(unknown[:5])}")
+    split: dict[Subset, list[str]] = {
+        "train": [name for name in names if name not in kept],
+        "holdout": [name for name in names if name in kept],
+    }
+    for subset, members in split.items():
+        if not members:
+            raise SceneError(f"no scene is left for {subset}: name the held-out ones, or add scenes")
+    return split
+
+
+def _is_held_out(name: str) -> bool:
+    place = re.sub(r"[\W_]*\d+$", "", name) or name
+    return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big") < _HOLDOUT_SHARE * 2**64

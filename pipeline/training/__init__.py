@@ -1,0 +1,1 @@
+"""Training HDRUNet: losses, patches, and a loop that runs in one process or in many. No Ray here."""

@@ -1,0 +1,68 @@
+"""`training.json`: what a training run is, created once, so that another run cannot grow into the same place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pipeline.errors import DestinationError, ObjectExistsError, ObjectMissingError
+from pipeline.storage import ObjectStore
+from pipeline.training.config import TrainingConfig
+
+RECORD_KEY = "training.json"
+_CONVERSION_KEY = "_hdrfleet/job.json"
+_MAX_NAMED = 6
+
+
+def open_record(store: ObjectStore, config: TrainingConfig, data: Mapping[str, object]) -> None:
+    """Create the record of a run, or check that this start fits the one that is there.
+
+    `data` describes what is learnt from. Raises DestinationError, naming the fields, when the recorded run differs in
+    anything but its length and where it runs, or when the place belongs to something else.
+    """
+    fields = {**config.bound_fields(), **{f"data.{name}": value for name, value in data.items()}}
+    fields = json.loads(json.dumps(fields))  # as it will be read back: tuples become lists
+    recorded = _read(store)
+    if recorded is None:
+        if _holds(store, _CONVERSION_KEY):
+            raise DestinationError(f"{store.url} holds a conversion; give training a folder of its own")
+        try:
+            store.create(RECORD_KEY, json.dumps(fields, indent=1, sort_keys=True).encode())
+        except ObjectExistsError:
+            recorded = _read(store)
+    if recorded is not None and recorded != fields:
+        raise DestinationError(
+            f"{store.url} holds a training run with other settings: {_differences(recorded, fields)}; "
+            "give those settings, or another OUT"
+        )
+
+
+def _read(store: ObjectStore) -> dict[str, object] | None:
+    try:
+        loaded = json.loads(store.read(RECORD_KEY))
+    except ObjectMissingError:
+        return None
+    except ValueError as error:
+        raise DestinationError(f"{store.url}/{RECORD_KEY} is not readable: {error}") from error
+    if not isinstance(loaded, dict):
+        raise DestinationError(f"{store.url}/{RECORD_KEY} is not the record of a training run")
+    return loaded
+
+
+def _holds(store: ObjectStore, key: str) -> bool:
+    try:
+        store.stat(key)
+    except ObjectMissingError:
+        return False
+    return True
+
+
+def _differences(recorded: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    names = sorted(name for name in {*recorded, *wanted} if recorded.get(name) != wanted.get(name))
+    shown = [f"{name} is {_short(recorded.get(name))}, not {_short(wanted.get(name))}" for name in names[:_MAX_NAMED]]
+    return "; ".join(shown) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,231 @@
+"""`hdrfleet train` from scenes in files to weights: locally, into a bucket, and told what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import environment, hdrfleet_here
+from training_runs import HELD_OUT, NumberedPatches, write_scenes
+
+from pipeline.config import StorageConfig
+from pipeline.models.checkpoint import load_weights
+from pipeline.storage import ObjectStore, open_store
+from pipeline.training.batches import LoadedBatches, Share
+from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
+from pipeline.training.metrics import METRICS_CSV, VALIDATION_CSV
+
+SMALL = (
+    *("--width", "8", "--patch-px", "16", "--batch-size", "4", "--warmup-steps", "2", "--validation-patches", "4"),
+    *("--checkpoint-every", "4", "--validate-every", "4", "--log-every", "2", "--precision", "fp32", "--device", "cpu"),
+    *("--lr", "2e-3", "--quiet"),
+)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def options(scenes: Path, *more: str | Path) -> list[str | Path]:
+    return [*SMALL, "--holdout", scenes / "holdout.txt", *more]
+
+
+def curve(store: ObjectStore, key: str = METRICS_CSV) -> list[dict[str, float]]:
+    rows = csv.DictReader(store.read(key).decode().splitlines())
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def at(out: Path | str) -> ObjectStore:
+    return open_store(str(out), StorageConfig())
+
+
+def test_a_run_ends_with_weights_metrics_and_curves(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = options(scenes, "--executor", "local", "--steps", "10", "--json")
+    assert hdrfleet_here("train", scenes, out, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["step"], result["num_steps_now"], result["num_skipped"]) == (10, 10, 0)
+    assert result["best_step"] in {4, 8, 10}
+    store = at(out)
+    assert [row["step"] for row in curve(store)] == [2, 4, 6, 8, 10]
+    assert [row["step"] for row in curve(store, VALIDATION_CSV)] == [4, 8, 10]
+    for key in (FINAL_WEIGHTS, BEST_WEIGHTS, "weights/step-00000008.safetensors"):
+        assert load_weights(key, store.read(key)).width == 8
+    assert store.read("curves.png").startswith(b"\x89PNG")
+    assert list(store.list("tensorboard"))
+    record = json.loads(store.read("training.json"))
+    assert (record["data.num_train_scenes"], record["data.num_holdout_scenes"]) == (3, 1)
+
+    before = store.read(FINAL_WEIGHTS)
+    assert hdrfleet_here("train", scenes, out, *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["num_steps_now"] == 0
+    assert store.read(FINAL_WEIGHTS) == before
+    longer = options(scenes, "--executor", "local", "--steps", "13", "--json", "--checkpoint-every", "3")
+    assert hdrfleet_here("train", scenes, out, *longer) == 0
+    assert json.loads(capsys.readouterr().out)["num_steps_now"] == 3
+    assert [row["step"] for row in curve(store)] == [2, 4, 6, 8, 10, 12, 13]
+
+    assert hdrfleet_here("train", scenes, out, *longer, "--lr", "1e-3", "--loss", "log_weight=1") == 2
+    message = capsys.readouterr().err
+    assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.25, not 1.0" in message
+
+
+@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+def test_a_run_lives_in_a_bucket(
+    scenes: Path, s3_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"{s3_bucket.url}/runs/first"
+    arguments = options(scenes, "--executor", "local", "--json")
+    assert hdrfleet_here("train", scenes, out, *arguments, "--steps", "5") == 0
+    capsys.readouterr()
+    assert hdrfleet_here("train", scenes, out, *arguments, "--steps", "9") == 0
+    assert json.loads(capsys.readouterr().out)["num_steps_now"] == 4
+    listed = s3_bucket.client.list_objects_v2(Bucket=s3_bucket.name, Prefix="runs/first/")["Contents"]
+    keys = {entry["Key"].removeprefix("runs/first/") for entry in listed}
+    assert {FINAL_WEIGHTS, BEST_WEIGHTS, METRICS_CSV, VALIDATION_CSV, "curves.png", "training.json"} <= keys
+    assert {key for key in keys if key.endswith(".json")} - {"training.json"} == {
+        f"checkpoints/step-{step:08d}.json" for step in (4, 5, 8, 9)[-3:]
+    }
+    assert len([key for key in keys if key.startswith("tensorboard/")]) == 2
+    assert [row["step"] for row in curve(at(out))] == [2, 4, 5, 6, 8, 9]
+
+
+def test_it_runs_without_ray_and_what_only_conversion_needs(scenes: Path, tmp_path: Path) -> None:
+    absent = ["ray", "pandas", "pyarrow", "duckdb", "s3fs", "botocore", "aiohttp", "tensorboardX", "matplotlib"]
+    code = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({absent}));"
+        "runpy.run_module('jobs.train', run_name='__main__', alter_sys=True)"
+    )
+    arguments = options(scenes, "--executor", "local", "--steps", "2", "--no-tensorboard", "--no-plot")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(scenes), str(tmp_path / "out"), *map(str, arguments)],
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / FINAL_WEIGHTS).is_file()
+
+
+def test_data_processes_change_nothing() -> None:
+    def taken(num_data_workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = LoadedBatches(
+            NumberedPatches(), batch_size=6, share=Share(), num_data_workers=num_data_workers, pin_memory=False
+        )
+        return list(islice(batches.start_at(1), 3))
+
+    for mine, theirs in zip(taken(0), taken(2), strict=True):
+        assert torch.equal(mine[0], theirs[0])
+        assert torch.equal(mine[1], theirs[1])
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
+    root = tmp_path_factory.mktemp("faults")
+    write_scenes(root / "nan")
+    import OpenEXR
+
+    header = {"type": OpenEXR.scanlineimage}
+    pixels = np.ones((96, 80, 3), np.float32)
+    pixels[5, 5] = np.nan
+    OpenEXR.File(header, {"RGB": pixels}).write(str(root / "nan" / "sunset.exr"))
+    write_scenes(root / "ldr")
+    levels = np.arange(96 * 80, dtype=np.float32).reshape(96, 80, 1) % 256 / 255
+    OpenEXR.File(header, {"RGB": np.repeat(levels, 3, 2)}).write(str(root / "ldr" / "screenshot.exr"))
+    (root / "empty").mkdir()
+    (root / "file").write_text("a file")
+    (root / "unknown.txt").write_text("no-such-scene\n")
+    (root / "all.txt").write_text("desk\ngarden_01\nharbour\n" + HELD_OUT)
+    (root / "none.txt").write_text("# nothing\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{f}/missing", "{out}"], "no such folder"),
+        (["{f}/empty", "{out}"], "no OpenEXR or Radiance files"),
+        (["{f}/nan", "{out}"], "sunset.exr: holds 3 NaN"),
+        (["{f}/ldr", "{out}"], "screenshot.exr: at most 256"),
+        (["{s}", "{f}/file/out"], "cannot use OUT"),
+        (["{s}", "{s}"], "OUT and DATA are the same folder"),
+        (["{s}", "ftq://host/out"], "ftq"),
+        (["{s}", "{out}", "--steps", "0"], "--steps: "),
+        (["{s}", "{out}", "--batch-size", "0"], "--batch-size: "),
+        (["{s}", "{out}", "--patch-px", "130"], "--patch-px: Input should be a multiple of 4"),
+        (["{s}", "{out}", "--lr", "-1"], "--lr: "),
+        (["{s}", "{out}", "--time-budget", "soon"], "--time-budget: 'soon' is not a duration"),
+        (["{s}", "{out}", "--loss", "log_weight"], "--loss: 'log_weight' is not NAME=VALUE"),
+        (["{s}", "{out}", "--loss", "log_wait=1"], "--loss log_wait: "),
+        (["{s}", "{out}", "--loss", "log_weight=heavy"], "--loss log_weight: "),
+        (["{s}", "{out}", "--camera", "iso=100"], "--camera iso: no such field"),
+        (["{s}", "{out}", "--camera", "max_clipped_fraction=2"], "max_clipped_fraction must be between 0 and 1"),
+        (["{s}", "{out}", "--holdout", "{f}/unknown.txt"], "held-out scenes that are not there: no-such-scene"),
+        (["{s}", "{out}", "--holdout", "{f}/all.txt"], "no scene is left for train"),
+        (["{s}", "{out}", "--holdout", "{f}/none.txt"], "names no scene"),
+        (["{s}", "{out}", "--holdout", "{f}/missing.txt"], "--holdout: cannot read"),
+        (["{s}", "{out}", "--init", "{f}/no.pth"], "cannot read weights"),
+        (["{s}", "{out}", "--init", "{f}/file"], "not a PyTorch checkpoint"),
+        (["{s}", "{out}", "--workers", "2"], "the local executor is one process"),
+        (["{s}", "{out}", "--address", "auto"], "--address needs the ray executor"),
+        (["{s}", "{out}", "--executor", "slurm"], "--executor must be ray or local"),
+        (["{s}", "{out}", "--executor", "ray", "--workers", "3"], "batch of 4 does not divide among 3 workers"),
+        (["{s}", "{out}", "--executor", "ray", "--address", "127.0.0.1:1"], "cannot use Ray at 127.0.0.1:1"),
+        (["{s}", "{out}", "--device", "cuda:7"], "cuda"),
+        (["{s}", "{out}", "--precision", "fp16"], "fp16 needs a GPU"),
+        (["{s}", "{out}", "--profile", "me"], "are for s3:// URLs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_usage_is_exit_2_and_says_what_is_wrong(
+    scenes: Path, faults: Path, tmp_path: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [argument.format(s=scenes, f=faults, out=tmp_path / "out") for argument in arguments]
+    local = () if "--executor" in arguments else ("--executor", "local")
+    holdout = () if "--holdout" in arguments else ("--holdout", scenes / "holdout.txt")
+    assert hdrfleet_here("train", *filled[:2], *SMALL, *local, *holdout, *filled[2:]) == 2
+    message = capsys.readouterr().err
+    assert says in " ".join(message.split())
+    assert len(message.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+
+
+@pytest.mark.parametrize(
+    ("package", "flag"),
+    [("tensorboardX", "--no-tensorboard"), ("matplotlib", "--no-plot"), ("ray.train.torch", "--executor local")],
+)
+def test_a_missing_extra_is_named_before_work_starts(
+    scenes: Path,
+    tmp_path: Path,
+    package: str,
+    flag: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # what importing it then raises is an ImportError
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *options(scenes)) == 2
+    message = capsys.readouterr().err
+    assert "pip install 'hdrfleet[train]'" in message
+    assert flag in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_place(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert hdrfleet_here("train", scenes, tmp_path / "locked/out", *options(scenes, "--executor", "local")) == 2
+    assert "cannot use OUT" in capsys.readouterr().err

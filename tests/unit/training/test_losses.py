@@ -1,0 +1,174 @@
+"""Losses against values computed by hand from their definition; stops are 2.24 log2(y + 0.05), 0.97 is clipped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.training.losses import LossConfig, tanh_l1, training_loss
+
+TANH_ONLY = LossConfig(log_weight=0.0)
+
+
+def stops(encoded: float) -> float:
+    return 2.24 * math.log2(max(encoded, 0) + 0.05)
+
+
+def full(value: float, size: int = 16) -> Tensor:
+    return torch.full((1, 3, size, size), value)
+
+
+def parts_of(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig) -> dict[str, float]:
+    return {name: float(value) for name, value in training_loss(output, truth, ldr, config)[1].items()}
+
+
+def test_tanh_l1_is_the_mean_difference_of_tanh() -> None:
+    output, truth = torch.tensor([0.0, 0.5, 2.0, -1.0]), torch.tensor([0.0, 1.0, 4.0, 0.5])
+    expected = sum(abs(math.tanh(a) - math.tanh(b)) for a, b in ((0, 0), (0.5, 1), (2, 4), (-1, 0.5))) / 4
+    assert float(tanh_l1(output, truth)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_other_terms_the_loss_is_tanh_l1() -> None:
+    loss, parts = training_loss(full(0.3), full(0.6), full(0.5), TANH_ONLY)
+    assert float(loss) == pytest.approx(math.tanh(0.6) - math.tanh(0.3), rel=1e-6)
+    assert parts.keys() == {"tanh_l1"}
+
+
+def test_the_log_term_counts_stops_and_more_of_them_where_the_input_is_clipped() -> None:
+    ldr = full(0.5)
+    ldr[:, 1, :4] = 0.98  # one clipped channel clips the pixel: a quarter of them
+    output, truth = full(0.6), full(0.3)
+    config = LossConfig(log_weight=0.25, clipped_weight=5.0)
+    loss, parts = training_loss(output, truth, ldr, config)
+    error = stops(0.6) - stops(0.3)
+    assert float(parts["log"]) == pytest.approx(error * (0.75 + 0.25 * 5), rel=1e-5)
+    assert float(loss) == pytest.approx(math.tanh(0.6) - math.tanh(0.3) + 0.25 * error * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("encoded", "is_clipped"), [(247 / 255, False), (248 / 255, True), (1.0, True)])
+def test_codes_from_248_on_count_as_clipped(encoded: float, is_clipped: bool) -> None:
+    parts = parts_of(full(0.6), full(0.3), full(encoded), LossConfig(clipped_weight=5.0))
+    assert parts["log"] == pytest.approx((stops(0.6) - stops(0.3)) * (5 if is_clipped else 1), rel=1e-5)
+
+
+def gradient(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig) -> Tensor:
+    output = output.clone().requires_grad_()
+    training_loss(output, truth, ldr, config)[0].backward()
+    assert output.grad is not None
+    return output.grad
+
+
+def test_the_log_term_pulls_where_tanh_is_flat() -> None:
+    # A highlight at 8 (105 times the clipping level) that came out as 4 (22 times).
+    flat = gradient(full(4.0), full(8.0), full(1.0), TANH_ONLY)
+    pulled = gradient(full(4.0), full(8.0), full(1.0), LossConfig(log_weight=0.25, clipped_weight=5.0))
+    expected = 0.25 * 5 * 2.24 / math.log(2) / 4.05 / flat.numel()
+    torch.testing.assert_close(pulled, torch.full_like(pulled, -expected), rtol=5e-3, atol=0)
+    assert float(pulled.abs().min()) > 500 * float(flat.abs().max())
+
+
+def test_the_peak_term_sees_a_single_bright_pixel_that_means_do_not() -> None:
+    truth, ldr = full(0.5, 64), full(0.4, 64)
+    truth[0, 1, 20, 20], ldr[0, :, 20, 20] = 6.0, 1.0
+    config = LossConfig(log_weight=0.25, clipped_weight=1.0, peak_weight=1.0)
+    parts = parts_of(full(0.5, 64), truth, ldr, config)
+    error = stops(6.0) - stops(0.5)
+    assert parts["peak"] == pytest.approx(error, rel=1e-5)
+    assert parts["log"] == pytest.approx(error / (3 * 64 * 64), rel=1e-4)
+
+
+def test_the_peak_term_compares_the_brightest_of_a_block_wherever_they_are() -> None:
+    output, truth, ldr = full(0.5, 16), full(0.5, 16), full(0.4, 16)
+    truth[0, 0, 1, 2] = output[0, 2, 6, 5] = 3.0  # the same block of 8 px, another pixel and channel
+    ldr[0, 1, 4, 4] = 1.0
+    assert parts_of(output, truth, ldr, LossConfig(peak_weight=1.0))["peak"] == 0
+
+
+def test_the_peak_term_averages_over_blocks_with_clipped_pixels_only() -> None:
+    output, truth, ldr = full(0.5, 16), full(0.5, 16), full(0.4, 16)
+    truth[0, 0, 12, 12] = 5.0  # bright, but the input is not clipped in its block
+    config = LossConfig(peak_weight=1.0)
+    assert parts_of(output, truth, ldr, config)["peak"] == 0
+    ldr[0, 0, 12, 12] = ldr[0, 0, 0, 0] = 1.0  # two blocks, one of them right
+    assert parts_of(output, truth, ldr, config)["peak"] == pytest.approx((stops(5) - stops(0.5)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [4, 12, 20])
+def test_the_peak_term_sees_every_pixel_of_patches_that_blocks_do_not_fill(size: int) -> None:
+    truth, ldr = full(0.5, size), full(0.4, size)
+    truth[0, 0, -1, -1] = ldr[0, 0, -1, -1] = 2.0
+    peak = parts_of(full(0.5, size), truth, ldr, LossConfig(peak_weight=1.0, peak_block_px=8))["peak"]
+    assert peak == pytest.approx(stops(2) - stops(0.5), rel=1e-5)
+
+
+def at_stops(level: float) -> float:
+    return 2 ** (level / 2.24) - 0.05
+
+
+def test_overshoot_of_clipped_pixels_costs_more_and_nothing_else_does() -> None:
+    config = LossConfig(clipped_weight=1.0, overshoot_weight=3.0)
+    errors = {
+        (ldr, error): parts_of(full(at_stops(2 + error)), full(at_stops(2)), full(ldr), config)["log"]
+        for ldr in (0.5, 1.0)
+        for error in (-0.7, 0.7)
+    }
+    assert errors[0.5, -0.7] == pytest.approx(0.7, rel=1e-4)
+    assert errors[0.5, 0.7] == pytest.approx(0.7, rel=1e-4)
+    assert errors[1.0, -0.7] == pytest.approx(0.7, rel=1e-4)
+    assert errors[1.0, 0.7] == pytest.approx(3 * 0.7, rel=1e-4)
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("error", [-2.0, -0.2, 0.004, 0.3, 1.5])
+def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(delta: float, error: float) -> None:
+    config = LossConfig(huber_stops=delta, clipped_weight=1.0, peak_weight=1.0)
+    parts = parts_of(full(at_stops(1 + error)), full(at_stops(1)), full(1.0), config)
+    expected = error**2 / (2 * delta) if abs(error) < delta else abs(error) - delta / 2
+    assert parts["log"] == pytest.approx(expected, rel=2e-3, abs=1e-6)
+    assert parts["peak"] == pytest.approx(expected, rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
+def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
+    config = LossConfig(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0)
+    for truth in (0.0, 0.5, 141.0):
+        loss, _ = training_loss(full(value), full(truth), full(1.0), config)
+        assert math.isfinite(float(loss))
+        assert gradient(full(value), full(truth), full(1.0), config).isfinite().all()
+
+
+def test_a_perfect_output_costs_nothing() -> None:
+    truth = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 3
+    config = LossConfig(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2)
+    loss, parts = training_loss(truth.clone(), truth, truth.clamp(0, 1), config)
+    assert float(loss) == 0
+    assert parts.keys() == {"tanh_l1", "log", "peak"}
+
+
+def test_the_loss_is_the_weighted_sum_of_its_detached_terms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand((2, 3, 16, 16), generator=generator) * 2
+    output = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).requires_grad_()
+    config = LossConfig(log_weight=0.3, peak_weight=0.7)
+    loss, parts = training_loss(output, truth, truth.clamp(0, 1), config)
+    expected = parts["tanh_l1"] + 0.3 * parts["log"] + 0.7 * parts["peak"]
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.requires_grad
+    assert not any(part.requires_grad for part in parts.values())
+
+
+@pytest.mark.parametrize("name", ["log_weight", "clipped_weight", "peak_weight", "huber_stops", "overshoot_weight"])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_weights_that_are_no_weights_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        replace(LossConfig(), **{name: value})
+
+
+def test_a_block_needs_a_pixel() -> None:
+    with pytest.raises(ConfigError, match="peak_block_px is 0"):
+        LossConfig(peak_block_px=0)
