@@ -286,6 +286,7 @@ def _open_destination(
     """Open a destination that holds a job, and read its job.json. Raises DestinationError when it holds none."""
     from pydantic import ValidationError
 
+    from pipeline.config import first_fault
     from pipeline.errors import ConfigError, DestinationError
     from pipeline.job import read_job
     from pipeline.storage import open_store
@@ -293,7 +294,7 @@ def _open_destination(
     try:
         config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
     except ValidationError as error:
-        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise ConfigError(first_fault(error)[1]) from error
     try:
         store = open_store(opt.absolute(dst), config)
         job = read_job(store)

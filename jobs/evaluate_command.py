@@ -109,7 +109,8 @@ def _source(
     split: str,
     holdout: Path | None,
 ) -> ViewSource:
-    from jobs.evaluation_views import PairedFiles, SimulatedViews, read_names
+    from jobs.evaluation_views import PairedFiles, SimulatedViews
+    from pipeline.simulation.split import read_names
 
     if (hdr_folder is None) == (pairs is None):
         raise ConfigError("give either HDR_FOLDER or --pairs FOLDER")
@@ -126,5 +127,5 @@ def _source(
         view_px=view_px,
         seed=seed,
         subset=cast("Subset", split),
-        holdout=None if holdout is None else read_names(holdout),
+        holdout=None if holdout is None else read_names(holdout, "--holdout"),
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from jobs.weights import BUILT_IN_WEIGHTS, read_weights
-from pipeline.config import InferenceConfig
+from pipeline.config import InferenceConfig, first_fault
 from pipeline.errors import ConfigError
 from pipeline.evaluation.baselines import BASELINES
 
@@ -47,8 +47,8 @@ def network_methods(weights: Sequence[str], device: str, precision: str) -> list
     try:
         config = InferenceConfig.model_validate({"device": device, "precision": precision})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ConfigError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from error
+        where, what = first_fault(error)
+        raise ConfigError(f"--{where}: {what}") from error
     stems = [_stem(name) for name in weights]
     names = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, weights, strict=True)]
     return [_network(name, source, config) for name, source in zip(names, weights, strict=True)]

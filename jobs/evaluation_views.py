@@ -79,7 +79,7 @@ class SimulatedViews:
             raise ConfigError(f"--seed must not be negative, not {seed}")
         self._folder, self._views_per_scene, self._view_px, self._seed = folder, views_per_scene, view_px, seed
         self._subset, self._ranges = subset, CameraRanges()
-        self._paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_scenes(folder)}
+        self._paths = find_scenes(folder)
         if subset != "all":
             chosen = split_names(self._paths, holdout)[subset]
             self._paths = {name: self._paths[name] for name in chosen}
@@ -160,21 +160,6 @@ class PairedFiles:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).with_suffix("").as_posix()
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Read scene names, one a line; blank lines and those that start with # do not count.
-
-    Raises ConfigError for a file that cannot be read or names nothing.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the names in {path}: {error}") from error
-    names = tuple(line for line in lines if line and not line.startswith("#"))
-    if not names:
-        raise ConfigError(f"{path} names no scene; write one name a line")
-    return names
 
 
 def _read_truth(path: Path) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.signals import noting_signals
 from jobs.train_progress import TrainingReporter
 from jobs.weights import read_weights
-from pipeline.config import ExecutionConfig, StorageConfig
+from pipeline.config import ExecutionConfig, StorageConfig, first_fault
 from pipeline.errors import (
     ConfigError,
     DestinationError,
@@ -24,6 +24,7 @@ from pipeline.execution.address import check_address, ray_address
 from pipeline.inference.memory import retain_freed_memory
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene
+from pipeline.simulation.split import read_names
 from pipeline.storage import ObjectStore, open_store
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
 from pipeline.training.config import TrainingConfig, build_training_config
@@ -167,7 +168,7 @@ def _check(request: TrainingRequest) -> TrainingJob:
         config=config,
         data=str(request.data.absolute()),
         out=request.out,
-        holdout=_holdout(request.holdout),
+        holdout=None if request.holdout is None else read_names(request.holdout, "--holdout"),
         camera=_camera(request.camera),
         storage=_storage(request.storage, request.out),
         init_name=init_name,
@@ -193,9 +194,8 @@ def _camera(values: dict[str, object]) -> CameraRanges:
     try:
         return TypeAdapter(CameraRanges).validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = " ".join(str(part) for part in first["loc"])
-        raise ConfigError(f"--camera {where}: {first['msg'].removeprefix('Value error, ')}") from error
+        where, what = first_fault(error)
+        raise ConfigError(f"--camera {where.replace('.', ' ')}: {what}") from error
 
 
 def _storage(values: dict[str, object], url: str) -> StorageConfig:
@@ -203,7 +203,7 @@ def _storage(values: dict[str, object], url: str) -> StorageConfig:
         config = StorageConfig.model_validate(values)
         config.require_fitting(url)
     except ValidationError as error:
-        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise ConfigError(first_fault(error)[1]) from error
     except ValueError as error:
         raise ConfigError(f"OUT: {error}") from error
     return config
@@ -220,19 +220,6 @@ def _check_device(config: TrainingConfig) -> None:
     from pipeline.training.precision import resolve_training_precision
 
     resolve_training_precision(config.precision, resolve_device(config.device))
-
-
-def _holdout(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--holdout: cannot read {path}: {error}") from error
-    names = tuple(line for line in lines if line and not line.startswith("#"))
-    if not names:
-        raise ConfigError(f"--holdout: {path} names no scene")
-    return names
 
 
 def _check_scenes(files: SceneFiles, reporter: TrainingReporter, *, keep: bool) -> dict[str, HdrScene]:

@@ -262,6 +262,11 @@ def build_config(**parts: object) -> ConversionConfig:
     try:
         return ConversionConfig.model_validate(parts)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "options"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        where, what = first_fault(error)
+        raise ConfigError(f"{where or 'options'}: {what}") from error
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Return where pydantic found the first fault, as `part.field` (empty for the whole), and what it is, one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")

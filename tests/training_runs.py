@@ -46,6 +46,7 @@ def tiny_config(**values: object) -> TrainingConfig:
         "steps": 8,
         "batch_size": 2,
         "patch_px": 16,
+        "view_px": 0,
         "width": 8,
         "learning_rate": 1e-3,
         "warmup_steps": 2,

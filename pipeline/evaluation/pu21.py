@@ -24,7 +24,7 @@ MIN_NITS, MAX_NITS = 0.005, 10_000.0
 PEAK = 256.0
 """Peak of PSNR and range of SSIM, as in the authors' code: the encoding is scaled so that 100 cd/m2 gives 256."""
 
-_P = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
+PU21_PARAMETERS = (0.353487901, 0.3734658629, 8.277049286e-05, 0.9062562627, 0.09150303166, 0.9099517204, 596.3148142)
 _MIN_SSIM_PX = 11
 
 
@@ -33,15 +33,23 @@ def pu21_encode(nits: npt.NDArray[np.floating]) -> DoubleArray:
 
     V = p7 (((p1 + p2 Y^p4) / (1 + p3 Y^p4))^p5 - p6).
     """
-    power = np.clip(nits.astype(np.float64), MIN_NITS, MAX_NITS) ** _P[3]
-    encoded = _P[6] * (((_P[0] + _P[1] * power) / (1 + _P[2] * power)) ** _P[4] - _P[5])
+    power = np.clip(nits.astype(np.float64), MIN_NITS, MAX_NITS) ** PU21_PARAMETERS[3]
+    encoded = PU21_PARAMETERS[6] * (
+        ((PU21_PARAMETERS[0] + PU21_PARAMETERS[1] * power) / (1 + PU21_PARAMETERS[2] * power)) ** PU21_PARAMETERS[4]
+        - PU21_PARAMETERS[5]
+    )
     return np.asarray(np.maximum(encoded, 0.0))
 
 
 def pu21_decode(encoded: npt.NDArray[np.floating]) -> DoubleArray:
     """Return the light in cd/m2 of PU21 units between 0 and 595.4: the inverse of `pu21_encode`."""
-    root = np.maximum(encoded.astype(np.float64) / _P[6] + _P[5], 0.0) ** (1 / _P[4])
-    return np.asarray((np.maximum(root - _P[0], 0.0) / (_P[1] - _P[2] * root)) ** (1 / _P[3]))
+    root = np.maximum(encoded.astype(np.float64) / PU21_PARAMETERS[6] + PU21_PARAMETERS[5], 0.0) ** (
+        1 / PU21_PARAMETERS[4]
+    )
+    return np.asarray(
+        (np.maximum(root - PU21_PARAMETERS[0], 0.0) / (PU21_PARAMETERS[1] - PU21_PARAMETERS[2] * root))
+        ** (1 / PU21_PARAMETERS[3])
+    )
 
 
 def pu21_psnr_db(output: FloatArray, truth: FloatArray) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,19 +37,23 @@ class HdrScene:
     is_panorama: bool
 
 
-def find_scenes(folder: Path) -> list[Path]:
-    """Return the HDR files under `folder`, sorted by path. Raises SceneError where there is no such folder or file."""
+def find_scenes(folder: Path) -> dict[str, Path]:
+    """Return the HDR files under `folder` by their path without extension, sorted by path.
+
+    Raises SceneError where there is no such folder or file, or two files of one name, such as a.exr and a.hdr.
+    """
     if not folder.is_dir():
         raise SceneError(f"{folder}: no such folder; give a folder of OpenEXR or Radiance files")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in HDR_EXTENSIONS and path.is_file())
     if not found:
         raise SceneError(f"{folder}: no OpenEXR or Radiance files (.exr, .hdr, .pic) in it")
-    return found
-
-
-def load_scenes(folder: Path, paths: Iterable[Path]) -> list[HdrScene]:
-    """Load the files under `folder`, named by their path without extension. Raises SceneError at the first bad one."""
-    return [load_scene(path, path.relative_to(folder).with_suffix("").as_posix()) for path in paths]
+    named: dict[str, Path] = {}
+    for path in found:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise SceneError(f"{path}: {named[name].name} has the same name; rename or remove one of the two")
+        named[name] = path
+    return named
 
 
 def load_scene(path: Path, name: str) -> HdrScene:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import SceneError
+from pipeline.errors import ConfigError, SceneError
 
 Subset = Literal["train", "holdout"]
 _HOLDOUT_SHARE = 0.2
@@ -32,6 +33,21 @@ def split_names(names: Iterable[str], holdout: Iterable[str] | None = None) -> d
         if not members:
             raise SceneError(f"no scene is left for {subset}: name the held-out ones, or add scenes")
     return split
+
+
+def read_names(path: Path, flag: str) -> tuple[str, ...]:
+    """Read scene names, one a line; blank lines and those that start with # do not count.
+
+    Raises ConfigError, naming `flag`, for a file that cannot be read or names nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag}: cannot read the names in {path}: {error}") from error
+    names = tuple(line for line in lines if line and not line.startswith("#"))
+    if not names:
+        raise ConfigError(f"{flag}: {path} names no scene; write one name a line")
+    return names
 
 
 def _is_held_out(name: str) -> bool:

@@ -1,7 +1,7 @@
 """Views of a scene: perspective pictures out of a panorama, crops out of a photograph.
 
 Sampling is bilinear, averaged in linear light over as many points per output pixel as the source has pixels at the
-centre of the view, up to 4 x 4: kernels with negative lobes would ring around suns that are 10,000 times brighter than
+centre of the view, up to 8 x 8: kernels with negative lobes would ring around suns that are 10,000 times brighter than
 their surroundings.
 """
 
@@ -19,7 +19,7 @@ MAX_PITCH_DEG = 30.0
 MIN_FOV_DEG, MAX_FOV_DEG = 30.0, 90.0
 """The horizontal field of view: from a short telephoto lens (67 mm) to a wide one (18 mm) on a 36 mm sensor."""
 _MAX_SOURCE_SCALE = 2.0  # a view is enlarged at most twice, so that it still holds detail to learn from
-_MAX_SUPERSAMPLING = 4
+_MAX_SUPERSAMPLING = 8
 
 
 def sample_view(scene: HdrScene, size_px: int, rng: np.random.Generator) -> FloatArray:

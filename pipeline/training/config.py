@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.config import FrozenModel, InferenceConfig, Precision
+from pipeline.config import FrozenModel, InferenceConfig, Precision, first_fault
 from pipeline.errors import ConfigError
 from pipeline.training.losses import LossConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the same configuration would train otherwise than before, or when checkpoints change their form."""
 
 # What may differ from one start to the next on the same OUT: how long to train, and where and how to run.
@@ -40,13 +41,16 @@ class TrainingConfig(FrozenModel):
     layers random) or the path or URL of HDRUNet weights, which fix `width`. `seed` decides the first weights and every
     patch: the data of a step depend on the seed and the step alone, not on the number of workers or on restarts.
     A step whose loss or gradient is not finite is skipped; more than `max_skipped_in_a_row` end the run.
-    `validate_every_steps` 0 never validates.
+    `validate_every_steps` 0 never validates. Patches of `patch_px` are cropped from simulated
+    photographs of `view_px` (0: of the patch's size), `crops_per_view` from each.
     """
 
     steps: int = Field(20_000, ge=1)
     time_budget_s: float | None = Field(None, gt=0)
     batch_size: int = Field(8, ge=1, le=65536)
     patch_px: int = Field(128, ge=16, le=4096, multiple_of=4)
+    view_px: int = Field(256, ge=0, le=16384)
+    crops_per_view: int = Field(4, ge=1, le=1024)
     width: int = Field(64, ge=2, le=1024, multiple_of=2)
     init: str = Field("identity", min_length=1)
     learning_rate: float = Field(4e-4, gt=0, le=1)
@@ -77,6 +81,13 @@ class TrainingConfig(FrozenModel):
             raise ValueError(msg)
         return value
 
+    @model_validator(mode="after")
+    def _views_hold_patches(self) -> Self:
+        if 0 < self.view_px < self.patch_px:
+            msg = f"patch_px {self.patch_px} does not fit into view_px {self.view_px}; give larger views, or 0"
+            raise ValueError(msg)
+        return self
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -98,6 +109,5 @@ def build_training_config(**values: object) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "options"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        where, what = first_fault(error)
+        raise ConfigError(f"{where or 'options'}: {what}") from error

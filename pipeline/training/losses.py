@@ -2,23 +2,33 @@
 
 tanh(y) is flat above y = 2: a lamp at twice the clipping level and a sun at a thousand times cost the same. The log
 term gives each stop of error the same cost at any level; the peak term does so for the brightest point of each block
-of a highlight, which a mean over pixels hardly notices.
+of a highlight, which a mean over pixels hardly notices. The area term gives every patch's highlights the same say,
+however small, and the relative term every patch: what nobody can know, such as the exact response curve of a camera,
+would else drown what can be learnt.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.codecs.color import GAMMA, REC709_LUMINANCE
 from pipeline.errors import ConfigError
+from pipeline.evaluation.psnr import MU
+from pipeline.evaluation.pu21 import CLIPPING_NITS, MAX_NITS, MIN_NITS, PU21_PARAMETERS
 
 CLIPPED_LEVEL = 0.97
 """Encoded value, 0 to 1, from which a channel of the input is clipped: just under 250 / 255, for JPEG's ringing."""
 _LOG_OFFSET = 0.05  # in the gamma domain: 0.0012 linear, about the noise floor of 8 bits; keeps black from dominating
+_LARGEST = 65504 ** (1 / GAMMA)
+# RMS errors below these are no longer worth having: 50 dB of mu-PSNR, 48 dB of PU21-PSNR.
+_MU_LAW_FLOOR, _PU21_FLOOR = 0.003, 1.0
+_MIN_WHITE = 1e-4
+_LUMINANCE_FLOOR = 2.0**-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +36,12 @@ class LossConfig:
     """Weights of the loss's terms, none negative; Tanh_L1 has the weight 1.
 
     `log_weight` is the log term's, `clipped_weight` multiplies it where the input is clipped, `peak_weight` is the
-    peak term's over blocks of `peak_block_px`. `huber_stops` rounds off the absolute value of the log terms below that
-    many stops of linear light: larger values lean from the median of what is plausible towards its mean.
-    `overshoot_weight` multiplies log errors of clipped pixels that came out too bright; 1 is symmetric.
+    peak term's over blocks of `peak_block_px`. `area_weight` is that of the clipped area's mean absolute error of
+    luminance in stops, by patch. `relative_weight` is that of ln(1 + MSE / floor^2) / 2 by patch, half of it in the
+    domain of mu-PSNR and half in that of PU21-PSNR (docs/evaluation.md): in effect of the mean of both in dB.
+    `huber_stops` rounds off the absolute value of the log terms below that many stops of linear light: larger values
+    lean from the median of what is plausible towards its mean. `overshoot_weight` multiplies log errors of clipped
+    pixels that came out too bright; 1 is symmetric.
     """
 
     log_weight: float = 0.25
@@ -37,9 +50,11 @@ class LossConfig:
     peak_block_px: int = 8
     huber_stops: float = 0.0
     overshoot_weight: float = 1.0
+    area_weight: float = 0.0
+    relative_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("log_weight", "clipped_weight", "peak_weight", "huber_stops", "overshoot_weight"):
+        for name in (field.name for field in fields(self) if field.name != "peak_block_px"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.peak_block_px < 1:
@@ -69,7 +84,56 @@ def training_loss(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig
     if config.peak_weight:
         peak = _peak_error(output, truth, clipped, config)
         total, parts["peak"] = total + config.peak_weight * peak, peak.detach()
+    if config.area_weight:
+        area = _area_error(output, truth, clipped, config)
+        total, parts["area"] = total + config.area_weight * area, area.detach()
+    if config.relative_weight:
+        relative = _relative_error(output, truth)
+        total, parts["relative"] = total + config.relative_weight * relative, relative.detach()
     return total, parts
+
+
+def _area_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:
+    """Mean over patches with clipped pixels of the mean absolute error of luminance there, in stops."""
+    error = _absolute(_luminance_stops(output) - _luminance_stops(truth), config.huber_stops) * clipped
+    num_clipped = clipped.sum(dim=(1, 2, 3))
+    by_patch = error.sum(dim=(1, 2, 3)) / num_clipped.clamp_min(1)
+    return by_patch.sum() / (num_clipped > 0).sum().clamp_min(1)
+
+
+def _relative_error(output: Tensor, truth: Tensor) -> Tensor:
+    """Mean over patches of ln(1 + MSE / floor^2) / 2, in the domains of mu-PSNR and of PU21-PSNR in equal parts."""
+    bright, true = _linear(output), _linear(truth)
+    # The 99th percentile of a black patch is 0; there the floor of the error decides.
+    white = torch.quantile(true.flatten(1), 0.99, dim=1).clamp_min(_MIN_WHITE).reshape(-1, 1, 1, 1)
+    errors = (
+        (_mu_law(bright, white) - _mu_law(true, white)) / _MU_LAW_FLOOR,
+        (_pu21(bright) - _pu21(true)) / _PU21_FLOOR,
+    )
+    by_patch = [torch.log1p(error.square().mean(dim=(1, 2, 3))) / 2 for error in errors]
+    return torch.stack(by_patch).mean()
+
+
+def _mu_law(linear: Tensor, white: Tensor) -> Tensor:
+    return torch.log1p(MU * torch.tanh(linear / white)) / math.log1p(MU)
+
+
+def _pu21(linear: Tensor) -> Tensor:
+    p1, p2, p3, p4, p5, p6, p7 = PU21_PARAMETERS
+    power = (linear * CLIPPING_NITS).clamp(MIN_NITS, MAX_NITS) ** p4
+    return p7 * (((p1 + p2 * power) / (1 + p3 * power)) ** p5 - p6)
+
+
+def _linear(encoded: Tensor) -> Tensor:
+    # Bounded by what a half-float holds, so that a wild output has a finite square.
+    return encoded.clamp(0, _LARGEST) ** GAMMA
+
+
+def _luminance_stops(encoded: Tensor) -> Tensor:
+    """(N, 3, H, W) in the gamma domain to log2 of linear luminance, (N, 1, H, W), offset as `_stops` is."""
+    linear = _linear(encoded)
+    weights = torch.tensor(REC709_LUMINANCE, dtype=linear.dtype, device=linear.device).reshape(1, 3, 1, 1)
+    return torch.log2((linear * weights).sum(dim=1, keepdim=True) + _LUMINANCE_FLOOR)
 
 
 def _peak_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:

@@ -61,7 +61,7 @@ class SceneFiles:
 
 def list_scenes(folder: Path, holdout: tuple[str, ...] | None) -> SceneFiles:
     """Find and divide the scenes under a folder; see `split_names`. Raises SceneError."""
-    paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_scenes(folder)}
+    paths = find_scenes(folder)
     split = split_names(paths, holdout)
     return SceneFiles(folder, paths, split["train"], split["holdout"])
 
@@ -114,7 +114,15 @@ def train(
 
     def dataset(names: list[str], num_patches: int, seed: int) -> PatchDataset:
         chosen = [loaded.get(name) or load_scene(files.paths[name], name) for name in names]
-        return PatchDataset(chosen, config.patch_px, num_patches, seed, job.camera)
+        return PatchDataset(
+            chosen,
+            config.patch_px,
+            num_patches,
+            seed,
+            job.camera,
+            view_px=config.view_px,
+            crops_per_view=config.crops_per_view,
+        )
 
     store = open_store(job.out, job.storage, atomic_create=job.atomic_create)
     checkpoints = Checkpoints(store, config_digest=config.digest(), keep=config.keep_checkpoints)

@@ -10,7 +10,7 @@ import pytest
 from hdr_scenes import make_panorama, write_exr, write_scenes
 from photographs import jpeg, picture, png
 
-from jobs.evaluation_views import PairedFiles, SimulatedViews, read_names
+from jobs.evaluation_views import PairedFiles, SimulatedViews
 from pipeline.errors import ConfigError, SceneError
 
 
@@ -110,14 +110,3 @@ def test_pairs_that_cannot_be_used(tmp_path: Path) -> None:
     refuse(tmp_path, r"a\.png: cannot be read")
     (tmp_path / "a.jpg").write_bytes(jpeg(picture(20, 30)))
     refuse(tmp_path, "another LDR file has the same name")
-
-
-def test_names_are_read_without_remarks(tmp_path: Path) -> None:
-    file = tmp_path / "holdout.txt"
-    file.write_text("# kept back\n\n a_place \nb_place\n")
-    assert read_names(file) == ("a_place", "b_place")
-    file.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="names no scene"):
-        read_names(file)
-    with pytest.raises(ConfigError, match="cannot read"):
-        read_names(tmp_path / "missing")

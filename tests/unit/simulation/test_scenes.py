@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.color import REC709_CHROMATICITIES, srgb_to_linear
 from pipeline.errors import SceneError
-from pipeline.simulation.scenes import find_scenes, load_scene, load_scenes
+from pipeline.simulation.scenes import find_scenes, load_scene
 
 ACES_AP0 = (0.7347, 0.2653, 0.0, 1.0, 0.0001, -0.077, 0.32168, 0.33767)
 
@@ -157,9 +157,17 @@ def test_scenes_are_found_in_order_and_named_by_their_path(tmp_path: Path) -> No
     for name in ("notes.txt", "a.jpg", "sub/index.csv"):
         (tmp_path / name).write_text("no scene")
     (tmp_path / "folder.exr").mkdir()
-    paths = find_scenes(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["a.exr", "b.exr", "sub/a.EXR"]
-    assert [scene.name for scene in load_scenes(tmp_path, paths)] == ["a", "b", "sub/a"]
+    found = find_scenes(tmp_path)
+    names = {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()}
+    assert names == {"a": "a.exr", "b": "b.exr", "sub/a": "sub/a.EXR"}
+    assert list(found) == sorted(found)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a.exr", "b.exr", "a.hdr"):
+        (tmp_path / name).touch()
+    with pytest.raises(SceneError, match=r"a\.hdr: a\.exr has the same name"):
+        find_scenes(tmp_path)
 
 
 def test_a_folder_without_scenes_is_refused(tmp_path: Path) -> None:
@@ -173,6 +181,6 @@ def test_real_scenes_are_accepted(shared_data: Path) -> None:
     folder = shared_data / "hdri"
     if not folder.is_dir():
         pytest.skip(f"no real HDR images at {folder}")
-    scenes = load_scenes(folder, find_scenes(folder)[::6])
+    scenes = [load_scene(path, name) for name, path in list(find_scenes(folder).items())[::6]]
     assert scenes
     assert {scene.is_panorama for scene in scenes} == {True, False}

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipeline.errors import SceneError
-from pipeline.simulation.split import split_names
+from pipeline.errors import ConfigError, SceneError
+from pipeline.simulation.split import read_names, split_names
 
 NAMES = [f"place_{chr(97 + k // 26)}{chr(97 + k % 26)}" for k in range(600)]
 
@@ -60,3 +62,14 @@ def test_a_held_out_scene_that_is_not_there_is_refused() -> None:
 def test_an_empty_side_is_refused(holdout: list[str], side: str) -> None:
     with pytest.raises(SceneError, match=f"no scene is left for {side}"):
         split_names(["a", "b"], holdout=holdout)
+
+
+def test_names_are_read_without_remarks(tmp_path: Path) -> None:
+    file = tmp_path / "holdout.txt"
+    file.write_text("# kept back\n\n a_place \nb_place\n")
+    assert read_names(file, "--holdout") == ("a_place", "b_place")
+    file.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=r"--holdout: .* names no scene"):
+        read_names(file, "--holdout")
+    with pytest.raises(ConfigError, match="--holdout: cannot read"):
+        read_names(tmp_path / "missing", "--holdout")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.codecs.color import network_to_linear
 from pipeline.errors import ConfigError
+from pipeline.evaluation.psnr import mu_psnr_db
+from pipeline.evaluation.pu21 import pu21_psnr_db
 from pipeline.training.losses import LossConfig, tanh_l1, training_loss
 
 TANH_ONLY = LossConfig(log_weight=0.0)
@@ -135,7 +138,7 @@ def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(de
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
 def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
-    config = LossConfig(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0)
+    config = LossConfig(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
     for truth in (0.0, 0.5, 141.0):
         loss, _ = training_loss(full(value), full(truth), full(1.0), config)
         assert math.isfinite(float(loss))
@@ -144,25 +147,68 @@ def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
 
 def test_a_perfect_output_costs_nothing() -> None:
     truth = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 3
-    config = LossConfig(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2)
+    config = LossConfig(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2, area_weight=1.0, relative_weight=1.0)
     loss, parts = training_loss(truth.clone(), truth, truth.clamp(0, 1), config)
     assert float(loss) == 0
-    assert parts.keys() == {"tanh_l1", "log", "peak"}
+    assert parts.keys() == {"tanh_l1", "log", "peak", "area", "relative"}
 
 
 def test_the_loss_is_the_weighted_sum_of_its_detached_terms() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand((2, 3, 16, 16), generator=generator) * 2
     output = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).requires_grad_()
-    config = LossConfig(log_weight=0.3, peak_weight=0.7)
+    config = LossConfig(log_weight=0.3, peak_weight=0.7, area_weight=0.2, relative_weight=0.4)
     loss, parts = training_loss(output, truth, truth.clamp(0, 1), config)
     expected = parts["tanh_l1"] + 0.3 * parts["log"] + 0.7 * parts["peak"]
+    expected += 0.2 * parts["area"] + 0.4 * parts["relative"]
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
     assert loss.requires_grad
     assert not any(part.requires_grad for part in parts.values())
 
 
-@pytest.mark.parametrize("name", ["log_weight", "clipped_weight", "peak_weight", "huber_stops", "overshoot_weight"])
+WEIGHTS = [field.name for field in fields(LossConfig) if field.name != "peak_block_px"]
+
+
+def luminance_stops(red: float, green: float, blue: float) -> float:
+    linear = [max(value, 0) ** 2.24 for value in (red, green, blue)]
+    return math.log2(sum(w * x for w, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 2**-10)
+
+
+def test_the_area_term_counts_stops_of_luminance_in_the_clipped_area_of_each_patch_alike() -> None:
+    output, truth, ldr = (full(value, 8).repeat(3, 1, 1, 1) for value in (0.9, 0.9, 0.4))
+    truth[0, 0, 0, 0], ldr[0, 1, 0, 0] = 5.0, 1.0  # one red pixel of the first patch
+    ldr[1], truth[1] = 1.0, 2.0  # all of the second, nothing of the third
+    errors = [
+        luminance_stops(5.0, 0.9, 0.9) - luminance_stops(0.9, 0.9, 0.9),
+        luminance_stops(2.0, 2.0, 2.0) - luminance_stops(0.9, 0.9, 0.9),
+    ]
+    parts = parts_of(output, truth, ldr, LossConfig(area_weight=1.0))
+    assert parts["area"] == pytest.approx(sum(errors) / 2, rel=1e-5)
+
+
+def test_the_area_term_is_nothing_where_nothing_is_clipped() -> None:
+    assert parts_of(full(0.9), full(0.3), full(0.4), LossConfig(area_weight=1.0))["area"] == 0
+
+
+def test_the_relative_term_is_that_of_the_metrics_by_patch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand((2, 3, 16, 16), generator=generator) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
+    output = truth * (1 + 0.1 * torch.randn(truth.shape, generator=generator))
+    parts = parts_of(output, truth, truth.clamp(0, 1), LossConfig(relative_weight=1.0))
+    linear = [[network_to_linear(image.numpy().transpose(1, 2, 0)) for image in images] for images in (output, truth)]
+    expected = 0.0
+    for ours, true in zip(*linear, strict=True):
+        for metric, peak, floor in ((mu_psnr_db, 1.0, 0.003), (pu21_psnr_db, 256.0, 1.0)):
+            mean_square = peak**2 * 10 ** (-metric(ours, true) / 10)
+            expected += math.log1p(mean_square / floor**2) / 2 / 4
+    assert parts["relative"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_relative_term_of_a_black_patch_is_finite() -> None:
+    assert math.isfinite(parts_of(full(0.5), full(0.0), full(0.0), LossConfig(relative_weight=1.0))["relative"])
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_weights_that_are_no_weights_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=name):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.codecs.color import linear_to_srgb, network_to_linear
 from pipeline.errors import ConfigError
-from pipeline.simulation.camera import CameraRanges
+from pipeline.simulation.camera import CameraRanges, Photograph, photograph_scene
 from pipeline.simulation.scenes import HdrScene
 from pipeline.training.patches import MAX_TRUTH, PatchDataset
 
@@ -134,3 +134,63 @@ def test_sizes_that_the_network_cannot_take_are_refused(size: int) -> None:
 def test_no_scenes_are_refused() -> None:
     with pytest.raises(ConfigError, match="no scenes"):
         PatchDataset([], 32, 1, 0)
+
+
+def crops(num: int, *, size: int = 16, view: int = 48, per_view: int = 4, seed: int = 0) -> PatchDataset:
+    return PatchDataset(SCENES, size, num, seed, NOISELESS, view_px=view, crops_per_view=per_view)
+
+
+def test_crops_of_a_photograph_are_found_in_it_whichever_way_they_are_turned() -> None:
+    dataset = crops(64 * 4)
+    for index in (0, 5, 64 + 5, 3 * 64 + 5, 4 * 64 - 1):
+        rng = np.random.default_rng([0, index % 64])
+        scene = SCENES[int(rng.integers(len(SCENES)))]
+        whole = photograph_scene(scene, 48, rng, NOISELESS)
+        windows = np.lib.stride_tricks.sliding_window_view(whole.ldr, (16, 16), axis=(0, 1))
+        patch = dataset[index][0].numpy()
+        turned = [np.rot90(patch, turns, axes=(1, 2)) for turns in range(4)]
+        assert any((windows == candidate).all(axis=(2, 3, 4)).any() for candidate in turned), index
+
+
+def test_crops_depend_on_the_seed_and_their_number_alone() -> None:
+    dataset = crops(2**40)
+    numbers = [0, 64, 255, 256, 300, 2**33]
+    forwards = [dataset[number] for number in numbers]
+    copy = pickle.loads(pickle.dumps(crops(2**40)))
+    for number, patch in reversed(list(zip(numbers, forwards, strict=True))):
+        assert is_same(copy[number], patch)
+        assert not is_same(crops(2**40, seed=1)[number], patch)
+
+
+def test_neighbouring_patches_come_from_different_photographs_and_each_is_taken_once() -> None:
+    taken: list[int] = []
+
+    class Counting(PatchDataset):
+        def _photograph(self, number: int) -> Photograph:
+            if number not in self._kept:
+                taken.append(number)
+            return super()._photograph(number)
+
+    dataset = Counting(SCENES, 16, 2**20, 0, NOISELESS, view_px=48, crops_per_view=4)
+    for index in range(64 * 4 + 3):
+        dataset[index]
+    assert taken == list(range(64 + 3))
+    assert len(dataset._kept) <= 64
+
+
+def test_highlights_are_drawn_more_often_than_chance_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clipped() -> float:
+        dataset = crops(64 * 4)
+        shares = [(dataset[index][0].amax(dim=0) >= 250).float().mean() for index in range(len(dataset))]
+        return float(np.mean(shares))
+
+    found = clipped()
+    monkeypatch.setattr("pipeline.training.patches._HIGHLIGHT_PROBABILITY", 0.0)
+    assert found > 1.3 * clipped()
+
+
+def test_views_that_hold_no_patch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="32 px hold no patches of 48"):
+        PatchDataset(SCENES, 48, 1, 0, view_px=32)
+    with pytest.raises(ConfigError, match="0 crops"):
+        PatchDataset(SCENES, 48, 1, 0, crops_per_view=0)
