@@ -56,9 +56,13 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="AdamW's; 0 is Adam.", rich_help_panel=_RECIPE)] = 0.0,
     grad_clip: Annotated[float, typer.Option(help="Largest norm of a gradient.", rich_help_panel=_RECIPE)] = 1.0,
     ema_decay: Annotated[float, typer.Option(help="Of the averaged weights.", rich_help_panel=_RECIPE)] = 0.999,
+    loss_preset: Annotated[
+        str,
+        typer.Option(help="paper (Tanh_L1), or balanced (what the default weights had).", rich_help_panel=_RECIPE),
+    ] = "paper",
     loss: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Set a field of LossConfig; repeatable.", rich_help_panel=_RECIPE),
+        typer.Option(metavar="NAME=VALUE", help="Change a field of the preset; repeatable.", rich_help_panel=_RECIPE),
     ] = None,
     camera: Annotated[
         list[str] | None,
@@ -163,6 +167,7 @@ def train(
                 "keep_checkpoints": keep_checkpoints,
                 "log_every_steps": log_every,
             },
+            loss_preset=loss_preset,
             camera=parse_assignments(camera, "--camera"),
             holdout=holdout,
             executor=executor,

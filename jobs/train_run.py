@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +29,7 @@ from pipeline.storage import ObjectStore, open_store
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
 from pipeline.training.config import TrainingConfig, build_training_config
 from pipeline.training.loop import TrainingOutcome
+from pipeline.training.losses import LOSS_PRESETS
 from pipeline.training.metrics import require_tensorboard
 from pipeline.training.record import open_record
 from pipeline.training.run import SceneFiles, TrainingJob, list_scenes
@@ -50,11 +51,15 @@ _FLAGS = {
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the command line asks for; `config`, `camera` and `storage` are validated when the run is checked."""
+    """What the command line asks for; `config`, `camera` and `storage` are validated when the run is checked.
+
+    `config["loss"]` changes fields of the preset.
+    """
 
     data: Path
     out: str
     config: dict[str, object]
+    loss_preset: str = "paper"
     camera: dict[str, object] = field(default_factory=dict)
     storage: dict[str, object] = field(default_factory=dict)
     holdout: Path | None = None
@@ -136,7 +141,7 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
 
 def _check(request: TrainingRequest) -> TrainingJob:
     """Raise UsageError for what cannot work, before anything is read at length or written."""
-    config = _config(request.config)
+    config = _config({**request.config, "loss": _loss(request)})
     if request.executor not in {"ray", "local"}:
         raise ConfigError(f"--executor must be ray or local, not {request.executor}")
     if request.executor == "local" and request.num_workers > 1:
@@ -185,6 +190,14 @@ def _config(values: dict[str, object]) -> TrainingConfig:
         part, _, rest = name.partition(".")
         flag = _FLAGS.get(part, f"--{part.replace('_', '-')}") if separator else name
         raise ConfigError(f"{flag}{f' {rest}' if rest else ''}{separator}{text}") from error
+
+
+def _loss(request: TrainingRequest) -> dict[str, object]:
+    if request.loss_preset not in LOSS_PRESETS:
+        raise ConfigError(f"--loss-preset: there is no {request.loss_preset!r}; give {' or '.join(LOSS_PRESETS)}")
+    changed = request.config.get("loss", {})
+    assert isinstance(changed, dict)
+    return {**asdict(LOSS_PRESETS[request.loss_preset]), **changed}
 
 
 def _camera(values: dict[str, object]) -> CameraRanges:

@@ -55,6 +55,7 @@ def tiny_config(**values: object) -> TrainingConfig:
         "validate_every_steps": 0,
         "precision": "fp32",
         "device": "cpu",
+        "loss": {"log_weight": 0.25},
     }
     return build_training_config(**{**small, **values})
 

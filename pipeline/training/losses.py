@@ -33,7 +33,7 @@ _LUMINANCE_FLOOR = 2.0**-10
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """Weights of the loss's terms, none negative; Tanh_L1 has the weight 1.
+    """Weights of the loss's terms, none negative; Tanh_L1 has the weight 1, and by default nothing else has any.
 
     `log_weight` is the log term's, `clipped_weight` multiplies it where the input is clipped, `peak_weight` is the
     peak term's over blocks of `peak_block_px`. `area_weight` is that of the clipped area's mean absolute error of
@@ -44,8 +44,8 @@ class LossConfig:
     pixels that came out too bright; 1 is symmetric.
     """
 
-    log_weight: float = 0.25
-    clipped_weight: float = 5.0
+    log_weight: float = 0.0
+    clipped_weight: float = 1.0
     peak_weight: float = 0.0
     peak_block_px: int = 8
     huber_stops: float = 0.0
@@ -59,6 +59,13 @@ class LossConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.peak_block_px < 1:
             raise ConfigError(f"peak_block_px is {self.peak_block_px}; give 1 or more")
+
+
+LOSS_PRESETS = {
+    "paper": LossConfig(),
+    "balanced": LossConfig(log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15),
+}
+"""The paper's loss, and the one that the default weights were trained with (docs/training.md)."""
 
 
 def tanh_l1(output: Tensor, truth: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def test_a_run_ends_with_weights_metrics_and_curves(
 
     assert hdrfleet_here("train", scenes, out, *longer, "--lr", "1e-3", "--loss", "log_weight=1") == 2
     message = capsys.readouterr().err
-    assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.25, not 1.0" in message
+    assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.0, not 1.0" in message
 
 
 @pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
@@ -171,6 +171,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
         (["{s}", "{out}", "--time-budget", "soon"], "--time-budget: 'soon' is not a duration"),
         (["{s}", "{out}", "--loss", "log_weight"], "--loss: 'log_weight' is not NAME=VALUE"),
         (["{s}", "{out}", "--loss", "log_wait=1"], "--loss log_wait: "),
+        (["{s}", "{out}", "--loss-preset", "best"], "--loss-preset: there is no 'best'; give paper or balanced"),
         (["{s}", "{out}", "--loss", "log_weight=heavy"], "--loss log_weight: "),
         (["{s}", "{out}", "--camera", "iso=100"], "--camera iso: no such field"),
         (["{s}", "{out}", "--camera", "max_clipped_fraction=2"], "max_clipped_fraction must be between 0 and 1"),

@@ -54,6 +54,8 @@ def test_the_command_has_the_defaults_of_the_configuration() -> None:
                 "seed",
                 "batch_size",
                 "patch_px",
+                "view_px",
+                "crops_per_view",
                 "width",
                 "warmup_steps",
                 "weight_decay",

@@ -15,7 +15,11 @@ from pipeline.evaluation.psnr import mu_psnr_db
 from pipeline.evaluation.pu21 import pu21_psnr_db
 from pipeline.training.losses import LossConfig, tanh_l1, training_loss
 
-TANH_ONLY = LossConfig(log_weight=0.0)
+TANH_ONLY = LossConfig()
+
+
+def with_log(**values: float) -> LossConfig:
+    return LossConfig(**{"log_weight": 0.25, "clipped_weight": 5.0, **values})  # type: ignore[arg-type]
 
 
 def stops(encoded: float) -> float:
@@ -46,7 +50,7 @@ def test_the_log_term_counts_stops_and_more_of_them_where_the_input_is_clipped()
     ldr = full(0.5)
     ldr[:, 1, :4] = 0.98  # one clipped channel clips the pixel: a quarter of them
     output, truth = full(0.6), full(0.3)
-    config = LossConfig(log_weight=0.25, clipped_weight=5.0)
+    config = with_log(log_weight=0.25, clipped_weight=5.0)
     loss, parts = training_loss(output, truth, ldr, config)
     error = stops(0.6) - stops(0.3)
     assert float(parts["log"]) == pytest.approx(error * (0.75 + 0.25 * 5), rel=1e-5)
@@ -55,7 +59,7 @@ def test_the_log_term_counts_stops_and_more_of_them_where_the_input_is_clipped()
 
 @pytest.mark.parametrize(("encoded", "is_clipped"), [(247 / 255, False), (248 / 255, True), (1.0, True)])
 def test_codes_from_248_on_count_as_clipped(encoded: float, is_clipped: bool) -> None:
-    parts = parts_of(full(0.6), full(0.3), full(encoded), LossConfig(clipped_weight=5.0))
+    parts = parts_of(full(0.6), full(0.3), full(encoded), with_log(clipped_weight=5.0))
     assert parts["log"] == pytest.approx((stops(0.6) - stops(0.3)) * (5 if is_clipped else 1), rel=1e-5)
 
 
@@ -69,7 +73,7 @@ def gradient(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig) -> 
 def test_the_log_term_pulls_where_tanh_is_flat() -> None:
     # A highlight at 8 (105 times the clipping level) that came out as 4 (22 times).
     flat = gradient(full(4.0), full(8.0), full(1.0), TANH_ONLY)
-    pulled = gradient(full(4.0), full(8.0), full(1.0), LossConfig(log_weight=0.25, clipped_weight=5.0))
+    pulled = gradient(full(4.0), full(8.0), full(1.0), with_log(log_weight=0.25, clipped_weight=5.0))
     expected = 0.25 * 5 * 2.24 / math.log(2) / 4.05 / flat.numel()
     torch.testing.assert_close(pulled, torch.full_like(pulled, -expected), rtol=5e-3, atol=0)
     assert float(pulled.abs().min()) > 500 * float(flat.abs().max())
@@ -78,7 +82,7 @@ def test_the_log_term_pulls_where_tanh_is_flat() -> None:
 def test_the_peak_term_sees_a_single_bright_pixel_that_means_do_not() -> None:
     truth, ldr = full(0.5, 64), full(0.4, 64)
     truth[0, 1, 20, 20], ldr[0, :, 20, 20] = 6.0, 1.0
-    config = LossConfig(log_weight=0.25, clipped_weight=1.0, peak_weight=1.0)
+    config = with_log(log_weight=0.25, clipped_weight=1.0, peak_weight=1.0)
     parts = parts_of(full(0.5, 64), truth, ldr, config)
     error = stops(6.0) - stops(0.5)
     assert parts["peak"] == pytest.approx(error, rel=1e-5)
@@ -89,13 +93,13 @@ def test_the_peak_term_compares_the_brightest_of_a_block_wherever_they_are() -> 
     output, truth, ldr = full(0.5, 16), full(0.5, 16), full(0.4, 16)
     truth[0, 0, 1, 2] = output[0, 2, 6, 5] = 3.0  # the same block of 8 px, another pixel and channel
     ldr[0, 1, 4, 4] = 1.0
-    assert parts_of(output, truth, ldr, LossConfig(peak_weight=1.0))["peak"] == 0
+    assert parts_of(output, truth, ldr, with_log(peak_weight=1.0))["peak"] == 0
 
 
 def test_the_peak_term_averages_over_blocks_with_clipped_pixels_only() -> None:
     output, truth, ldr = full(0.5, 16), full(0.5, 16), full(0.4, 16)
     truth[0, 0, 12, 12] = 5.0  # bright, but the input is not clipped in its block
-    config = LossConfig(peak_weight=1.0)
+    config = with_log(peak_weight=1.0)
     assert parts_of(output, truth, ldr, config)["peak"] == 0
     ldr[0, 0, 12, 12] = ldr[0, 0, 0, 0] = 1.0  # two blocks, one of them right
     assert parts_of(output, truth, ldr, config)["peak"] == pytest.approx((stops(5) - stops(0.5)) / 2, rel=1e-5)
@@ -105,7 +109,7 @@ def test_the_peak_term_averages_over_blocks_with_clipped_pixels_only() -> None:
 def test_the_peak_term_sees_every_pixel_of_patches_that_blocks_do_not_fill(size: int) -> None:
     truth, ldr = full(0.5, size), full(0.4, size)
     truth[0, 0, -1, -1] = ldr[0, 0, -1, -1] = 2.0
-    peak = parts_of(full(0.5, size), truth, ldr, LossConfig(peak_weight=1.0, peak_block_px=8))["peak"]
+    peak = parts_of(full(0.5, size), truth, ldr, with_log(peak_weight=1.0, peak_block_px=8))["peak"]
     assert peak == pytest.approx(stops(2) - stops(0.5), rel=1e-5)
 
 
@@ -114,7 +118,7 @@ def at_stops(level: float) -> float:
 
 
 def test_overshoot_of_clipped_pixels_costs_more_and_nothing_else_does() -> None:
-    config = LossConfig(clipped_weight=1.0, overshoot_weight=3.0)
+    config = with_log(clipped_weight=1.0, overshoot_weight=3.0)
     errors = {
         (ldr, error): parts_of(full(at_stops(2 + error)), full(at_stops(2)), full(ldr), config)["log"]
         for ldr in (0.5, 1.0)
@@ -129,7 +133,7 @@ def test_overshoot_of_clipped_pixels_costs_more_and_nothing_else_does() -> None:
 @pytest.mark.parametrize("delta", [0.01, 0.5, 1.0])
 @pytest.mark.parametrize("error", [-2.0, -0.2, 0.004, 0.3, 1.5])
 def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(delta: float, error: float) -> None:
-    config = LossConfig(huber_stops=delta, clipped_weight=1.0, peak_weight=1.0)
+    config = with_log(huber_stops=delta, clipped_weight=1.0, peak_weight=1.0)
     parts = parts_of(full(at_stops(1 + error)), full(at_stops(1)), full(1.0), config)
     expected = error**2 / (2 * delta) if abs(error) < delta else abs(error) - delta / 2
     assert parts["log"] == pytest.approx(expected, rel=2e-3, abs=1e-6)
@@ -138,7 +142,7 @@ def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(de
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
 def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
-    config = LossConfig(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
+    config = with_log(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
     for truth in (0.0, 0.5, 141.0):
         loss, _ = training_loss(full(value), full(truth), full(1.0), config)
         assert math.isfinite(float(loss))
@@ -147,7 +151,7 @@ def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
 
 def test_a_perfect_output_costs_nothing() -> None:
     truth = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 3
-    config = LossConfig(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2, area_weight=1.0, relative_weight=1.0)
+    config = with_log(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2, area_weight=1.0, relative_weight=1.0)
     loss, parts = training_loss(truth.clone(), truth, truth.clamp(0, 1), config)
     assert float(loss) == 0
     assert parts.keys() == {"tanh_l1", "log", "peak", "area", "relative"}
@@ -157,7 +161,7 @@ def test_the_loss_is_the_weighted_sum_of_its_detached_terms() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand((2, 3, 16, 16), generator=generator) * 2
     output = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).requires_grad_()
-    config = LossConfig(log_weight=0.3, peak_weight=0.7, area_weight=0.2, relative_weight=0.4)
+    config = with_log(log_weight=0.3, peak_weight=0.7, area_weight=0.2, relative_weight=0.4)
     loss, parts = training_loss(output, truth, truth.clamp(0, 1), config)
     expected = parts["tanh_l1"] + 0.3 * parts["log"] + 0.7 * parts["peak"]
     expected += 0.2 * parts["area"] + 0.4 * parts["relative"]
@@ -182,19 +186,19 @@ def test_the_area_term_counts_stops_of_luminance_in_the_clipped_area_of_each_pat
         luminance_stops(5.0, 0.9, 0.9) - luminance_stops(0.9, 0.9, 0.9),
         luminance_stops(2.0, 2.0, 2.0) - luminance_stops(0.9, 0.9, 0.9),
     ]
-    parts = parts_of(output, truth, ldr, LossConfig(area_weight=1.0))
+    parts = parts_of(output, truth, ldr, with_log(area_weight=1.0))
     assert parts["area"] == pytest.approx(sum(errors) / 2, rel=1e-5)
 
 
 def test_the_area_term_is_nothing_where_nothing_is_clipped() -> None:
-    assert parts_of(full(0.9), full(0.3), full(0.4), LossConfig(area_weight=1.0))["area"] == 0
+    assert parts_of(full(0.9), full(0.3), full(0.4), with_log(area_weight=1.0))["area"] == 0
 
 
 def test_the_relative_term_is_that_of_the_metrics_by_patch() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand((2, 3, 16, 16), generator=generator) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1)
     output = truth * (1 + 0.1 * torch.randn(truth.shape, generator=generator))
-    parts = parts_of(output, truth, truth.clamp(0, 1), LossConfig(relative_weight=1.0))
+    parts = parts_of(output, truth, truth.clamp(0, 1), with_log(relative_weight=1.0))
     linear = [[network_to_linear(image.numpy().transpose(1, 2, 0)) for image in images] for images in (output, truth)]
     expected = 0.0
     for ours, true in zip(*linear, strict=True):
@@ -205,7 +209,7 @@ def test_the_relative_term_is_that_of_the_metrics_by_patch() -> None:
 
 
 def test_the_relative_term_of_a_black_patch_is_finite() -> None:
-    assert math.isfinite(parts_of(full(0.5), full(0.0), full(0.0), LossConfig(relative_weight=1.0))["relative"])
+    assert math.isfinite(parts_of(full(0.5), full(0.0), full(0.0), with_log(relative_weight=1.0))["relative"])
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -217,4 +221,4 @@ def test_weights_that_are_no_weights_are_refused_by_name(name: str, value: float
 
 def test_a_block_needs_a_pixel() -> None:
     with pytest.raises(ConfigError, match="peak_block_px is 0"):
-        LossConfig(peak_block_px=0)
+        with_log(peak_block_px=0)
