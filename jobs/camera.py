@@ -10,6 +10,7 @@ import io
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import imagecodecs
 import numpy as np
@@ -21,6 +22,7 @@ from jobs.demo_scene import LAMP_CENTRE, project, render_scene
 from pipeline.codecs.color import linear_to_srgb
 from pipeline.simulation.sensor import Sensor
 
+_Sample = TypeVar("_Sample", bound=np.generic)
 LdrArray = NDArray[np.uint8 | np.uint16]
 
 _BASE_EXPOSURE_TIME_S = Fraction(1, 128)
@@ -32,6 +34,7 @@ _UTC_OFFSET = "+02:00"
 _PORTRAIT_FRACTION = 4 / 9  # of the width: a 2:3 picture out of a 3:2 one
 _DETAIL_FRACTION = 0.19
 _BROKEN_FRACTION = 0.6
+_BRACKET_EV = (-2.0, 0.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,16 @@ def save_exposures(folder: Path, seed: int = 7, *, width: int = 768, height: int
 
     Three bracketed JPEGs, the middle exposure as 8-bit and 16-bit PNG, a portrait crop whose pixels lie on their
     side (EXIF orientation 6), a cut-out with alpha, and `broken.jpg`, which ends in the middle of its pixels on
-    purpose. The same seed and size write the same bytes. `render_scene(width, height, seed)` is the ground truth.
+    purpose. The same seed and size write the same bytes. `render_truths` is what they should have shown.
     Raises OSError where the folder cannot be written.
     """
     scene = render_scene(width, height, seed)
     normal = CameraSettings()
-    bracket = [replace(normal, exposure_ev=ev) for ev in (-2.0, 0.0, 2.0)]
+    bracket = [replace(normal, exposure_ev=ev) for ev in _BRACKET_EV]
     shots = [photograph(scene, settings, np.random.default_rng([seed, i])) for i, settings in enumerate(bracket)]
     deep = replace(normal, bit_depth=16)
     files = {
-        f"scene_{settings.exposure_ev:+.0f}ev.jpg".replace("+0", "0"): _jpeg(shot, settings)
+        _bracket_name(settings.exposure_ev): _jpeg(shot, settings)
         for settings, shot in zip(bracket, shots, strict=True)
     }
     middle = shots[1]
@@ -97,9 +100,8 @@ def save_exposures(folder: Path, seed: int = 7, *, width: int = 768, height: int
     files["scene_0ev_16bit.png"] = bytes(
         imagecodecs.png_encode(photograph(scene, deep, np.random.default_rng([seed, 3])))
     )
-    portrait = middle[:, round(width * (1.0 - _PORTRAIT_FRACTION)) :]
     # Orientation 6: the stored picture must be turned clockwise to stand upright, so it is stored turned the other way.
-    files["portrait_exif6.jpg"] = _jpeg(np.rot90(portrait), normal, orientation=6)
+    files["portrait_exif6.jpg"] = _jpeg(np.rot90(_portrait(middle)), normal, orientation=6)
     files["detail_alpha.png"] = _png(_cut_out_lamp(middle), normal)
     whole = files["scene_0ev.jpg"]
     files["broken.jpg"] = whole[: int(len(whole) * _BROKEN_FRACTION)]
@@ -110,6 +112,26 @@ def save_exposures(folder: Path, seed: int = 7, *, width: int = 768, height: int
         path.write_bytes(data)
         paths.append(path)
     return paths
+
+
+def render_truths(seed: int = 7, *, width: int = 768, height: int = 512) -> dict[str, NDArray[np.float32]]:
+    """Return what the pictures of `save_exposures` should have shown, by file name.
+
+    Each is (H, W, 3) float32, linear Rec.709, upright, 1.0 at the picture's clipping level. The broken file and the
+    cut-out, whose edges are transparent, have none.
+    """
+    scene = render_scene(width, height, seed)
+    truths = {_bracket_name(ev): scene * np.float32(2.0**ev) for ev in _BRACKET_EV}
+    same = dict.fromkeys(("scene_0ev.png", "scene_0ev_16bit.png"), scene)
+    return {**truths, **same, "portrait_exif6.jpg": np.ascontiguousarray(_portrait(scene))}
+
+
+def _bracket_name(exposure_ev: float) -> str:
+    return f"scene_{exposure_ev:+.0f}ev.jpg".replace("+0", "0")
+
+
+def _portrait(picture: NDArray[_Sample]) -> NDArray[_Sample]:
+    return picture[:, round(picture.shape[1] * (1.0 - _PORTRAIT_FRACTION)) :]
 
 
 def _cut_out_lamp(picture: LdrArray) -> LdrArray:

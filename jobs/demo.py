@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import imagecodecs
@@ -11,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jobs import options as opt
-from jobs.camera import save_exposures
+from jobs.camera import render_truths, save_exposures
 from jobs.contact_sheet import SheetRow, render_contact_sheet
 from jobs.convert import run_conversion
+from jobs.demo_scores import Score, print_scores, score
 from jobs.progress import ConsoleReporter
 from jobs.tables import print_summary
 from pipeline.codecs.exr import decode_exr
@@ -25,6 +27,7 @@ from pipeline.storage import open_store
 _MARKER = ".hdrfleet-demo"
 # Small enough for a minute on two CPU cores, large enough to look at.
 _WIDTH_PX, _HEIGHT_PX = 480, 320
+_DRAWN_TRUTHS = frozenset({"scene_-2ev.jpg", "scene_0ev.jpg", "scene_+2ev.jpg", "portrait_exif6.jpg"})
 
 
 def run_demo(folder: Path, executor: str) -> None:
@@ -44,28 +47,41 @@ def run_demo(folder: Path, executor: str) -> None:
     reporter.note("photographing a rendered scene; one file is broken on purpose")
     save_exposures(photos, width=_WIDTH_PX, height=_HEIGHT_PX)
     outcome = run_conversion(config, reporter)
-    write_contact_sheet(photos, hdr, sheet)
+    scores = write_contact_sheet(photos, hdr, sheet, render_truths(width=_WIDTH_PX, height=_HEIGHT_PX))
     print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
+    reporter.note("")
+    print_scores(scores)
     places = {"input": photos, "HDR images": hdr / "images", "manifest": hdr / "manifest", "contact sheet": sheet}
     reporter.note("\n" + "\n".join(f"{name:<14} {place}" for name, place in places.items()))
     reporter.note(f"\nnext: hdrfleet query {hdr} 'select source, status, error_code from manifest'")  # noqa: S608
 
 
-def write_contact_sheet(source: Path, destination: Path, sheet: Path) -> None:
-    """Draw every row of the manifest: the input beside the stored EXR at several exposures."""
+def write_contact_sheet(source: Path, destination: Path, sheet: Path, truths: Mapping[str, np.ndarray]) -> list[Score]:
+    """Draw every row of the manifest: the input beside the stored EXR at several exposures, and its truth below.
+
+    `truths` are linear, by source; rows without one are drawn alone. Returns how close those with one came.
+    """
     store = open_store(str(destination), StorageConfig())
-    rows = []
+    rows, scores = [], []
     for row in open_manifest(store).current.sort_by("source").to_pylist():
         if row["output"] is None:
             rows.append(SheetRow(row["source"], None, None, f"{row['error_code']}: {row['error_message']}"))
             continue
-        hdr = decode_exr(store.read(row["output"])).image.pixels
+        hdr, view = decode_exr(store.read(row["output"])).image.pixels, _view(source / row["source"])
         note = f"{row['width']}x{row['height']}, {row['clipped_fraction']:.1%} clipped"
-        rows.append(SheetRow(row["source"], _view(source / row["source"]), hdr, note))
+        truth = truths.get(row["source"])
+        if truth is None:
+            rows.append(SheetRow(row["source"], view, hdr, note))
+            continue
+        scores.append(score(row["source"], view, hdr, truth))
+        rows.append(SheetRow(row["source"], view, hdr, f"{note}; {scores[-1].note()}"))
+        if row["source"] in _DRAWN_TRUTHS:
+            rows.append(SheetRow("what was there", None, truth))
     image = render_contact_sheet(rows)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     sheet.write_bytes(buffer.getvalue())
+    return scores
 
 
 def _view(path: Path) -> np.ndarray:
