@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import WeightsError
 from pipeline.models.checkpoint import build_network, load_weights
 from pipeline.models.hdrunet import HDRUNet
-from pipeline.training.initial import start_as_identity, start_as_srgb
+from pipeline.training.initial import initialise_hidden_layers, start_as_identity, start_as_srgb
 
 IDENTITY, SRGB = "identity", "srgb"
 BUILT_IN_STARTS = (IDENTITY, SRGB)
@@ -23,6 +23,7 @@ def starting_network(name: str, data: bytes | None, *, width: int, seed: int) ->
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = HDRUNet(nf=width)
+            initialise_hidden_layers(network)
         if name == IDENTITY:
             start_as_identity(network)
         else:

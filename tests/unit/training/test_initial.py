@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pipeline.codecs.color import network_to_linear
 from pipeline.models.hdrunet import HDRUNet
-from pipeline.training.initial import start_as_identity, start_as_srgb
+from pipeline.training.initial import initialise_hidden_layers, start_as_identity, start_as_srgb
 from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.start import starting_network
 
 # The layers that `start_as_identity` sets; whatever feeds a layer of zeros gets no gradient in the first step.
 OUTPUTS = {"conv_last.weight", "conv_last.bias", "mask_est.6.weight", "mask_est.6.bias"}
@@ -114,6 +115,41 @@ def test_after_the_srgb_fit_the_mask_learns_at_once_and_the_rest_from_the_second
     assert names_with_gradient(network) == masks | OUTPUTS
     step(network)
     assert names_with_gradient(network) == all_names(network)
+
+
+def initialised_network(width: int = 8) -> HDRUNet:
+    network = fresh_network(width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        initialise_hidden_layers(network)
+    return network
+
+
+def test_initialised_layers_carry_the_picture_through_the_network() -> None:
+    ldr, _ = random_batch()
+    with torch.no_grad():
+        ours, default = (
+            float(network._features(ldr).std(dim=(2, 3)).mean())
+            for network in (initialised_network(32), fresh_network(32))
+        )
+    assert 0.05 < ours < 1
+    assert ours > 3 * default, "with PyTorch's default the picture fades and biases remain"
+
+
+def test_initialised_layers_all_learn_from_the_third_step_on() -> None:
+    network = initialised_network()
+    start_as_identity(network)
+    for _ in range(3):
+        step(network)
+    assert names_with_gradient(network) == all_names(network)
+
+
+def test_the_network_that_training_starts_from_is_initialised_by_its_seed() -> None:
+    states = [starting_network("identity", None, width=8, seed=seed).state_dict() for seed in (3, 3, 4)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["HR_conv1.weight"], states[2]["HR_conv1.weight"])
+    assert not states[0]["recon_trunk2.0.sft1.SFT_scale_conv1.weight"].any()
+    assert not states[0]["HR_conv1.bias"].any()
 
 
 @pytest.mark.long
