@@ -248,9 +248,42 @@ def status(
         print_status(report)
 
 
+@app.command()
+def verify(
+    dst: Annotated[str, typer.Argument(metavar="DST", help="The destination of an earlier conversion.")],
+    sample: Annotated[
+        str, typer.Option(help="Share of the outputs to read, hash and decode as well, such as 1% or 0.01.")
+    ] = "1%",
+    deep: Annotated[bool, typer.Option("--deep", help="Read, hash and decode all of them.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Print every finding, not the first 20.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Prove that DST is whole: one row for every planned image, every output as its row says, nothing beside them.
+
+    Nothing is changed. Exit codes: 0 sound, 3 something was found, 2 bad usage, 1 the store could not be read.
+    """
+    from jobs.tables import print_json
+    from jobs.verify import EXIT_UNSOUND, parse_share, print_report, run_verify
+
+    share = 1.0 if deep else parse_share(sample)
+    store, record = _open_destination(dst, endpoint_url, profile, region)
+    with stopping_on_signals():
+        report = run_verify(store, record, share, quiet=quiet)
+    if json:
+        print_json(report.to_json())
+    else:
+        print_report(report, show_all=show_all)
+    if not report.is_sound:
+        raise typer.Exit(EXIT_UNSOUND)
+
+
 @weights_app.command("inspect")
 def inspect_weights(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file, or 'identity'.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file, 'default' or 'identity'.")],
     json: opt.Json = False,
 ) -> None:
     """Print parameters, width, digests, and whether FILE is the released HDRUNet checkpoint."""

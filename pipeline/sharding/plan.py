@@ -75,6 +75,12 @@ class PlanSummary(FrozenModel):
     parts: tuple[PlanPart, ...] = Field(min_length=1)
 
 
+def plan_number(key: str) -> int | None:
+    """Return the number of the plan that the object `key` commits; None for any other object."""
+    match = _PLAN_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
 def plan_folder(plan: int) -> str:
     """Return the folder of a plan within the destination."""
     return f"{PLAN_PREFIX}/{plan}"
@@ -140,8 +146,8 @@ def read_plan_summary(store: ObjectStore, plan: int) -> PlanSummary:
 
 def read_plan_summaries(store: ObjectStore) -> list[PlanSummary]:
     """Return all committed plans, the oldest first. Raises ManifestError for a damaged one."""
-    matches = (_PLAN_KEY.fullmatch(info.key) for info in store.list(PLAN_PREFIX))
-    return [read_plan_summary(store, plan) for plan in sorted(int(match[1]) for match in matches if match)]
+    numbers = (plan_number(info.key) for info in store.list(PLAN_PREFIX))
+    return [read_plan_summary(store, plan) for plan in sorted(number for number in numbers if number is not None)]
 
 
 def iter_shards(store: ObjectStore, plan: PlanSummary, skip: Container[int] = ()) -> Iterator[Shard]:

@@ -59,6 +59,10 @@ class RoutedStore:
         """Refuse: ObjectDeniedError."""
         raise ObjectDeniedError(f"{key}: sources are only read")
 
+    def unfinished(self) -> Iterator[str]:
+        """See ObjectStore: nothing, because nothing is written here."""
+        return iter(())
+
     def delete(self, key: str) -> None:
         """Refuse: ObjectDeniedError."""
         raise ObjectDeniedError(f"{key}: sources are only read")

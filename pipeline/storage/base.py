@@ -70,6 +70,13 @@ class ObjectStore(Protocol):
         """Create or overwrite the object atomically: readers see the old bytes or the new."""
         ...
 
+    def unfinished(self) -> Iterator[str]:
+        """Yield the keys of what killed writers left behind: temporary files, or multipart uploads, which cost money.
+
+        Writes that go on at the moment are among them. Yields nothing where a store cannot leave any or cannot say.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Remove the object; no error where there is none."""
         ...

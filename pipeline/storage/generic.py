@@ -205,6 +205,10 @@ class GenericStore:
         """See ObjectStore. As atomic as the file system's own write: object stores are, SFTP and FTP are not."""
         return self._write(key, data, None, {})
 
+    def unfinished(self) -> Iterator[str]:
+        """See ObjectStore: nothing, because fsspec has no way to ask."""
+        return iter(())
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         path = self._path(key)

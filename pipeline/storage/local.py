@@ -95,6 +95,13 @@ class LocalStore:
         """See ObjectStore. A temporary file, fsync, rename, fsync of the folder."""
         return self._write(key, data, _rename_over)
 
+    def unfinished(self) -> Iterator[str]:
+        """See ObjectStore: temporary files."""
+        for folder, _, names in os.walk(self._root):
+            for name in sorted(names):
+                if name.startswith(durable.TEMP_PREFIX):
+                    yield (Path(folder) / name).relative_to(self._root).as_posix()
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         path = self._path(key)

@@ -86,6 +86,10 @@ class MemoryStore:
             _metadata.pop(path, None)
             return _info(key, data, {})
 
+    def unfinished(self) -> Iterator[str]:
+        """See ObjectStore: nothing, for what is written is there at once."""
+        return iter(())
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with _lock:

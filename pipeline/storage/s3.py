@@ -16,6 +16,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import (
     ConfigError,
     ObjectChangedError,
+    ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
     ObjectTooLargeError,
@@ -126,6 +127,23 @@ class S3Store:
     def replace(self, key: str, data: bytes) -> ObjectInfo:
         """See ObjectStore."""
         return self._put(key, data, None, {})
+
+    def unfinished(self) -> Iterator[str]:
+        """See ObjectStore: multipart uploads that were neither completed nor aborted."""
+        strip = len(self._root) + 1 if self._root else 0
+        parameters: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._root + "/" if self._root else ""}
+        while True:
+            try:
+                page = self._run(lambda: self._client.call("list_multipart_uploads", **parameters), "")
+            except (ObjectDeniedError, s3_errors.NotImplementedByStoreError) as error:
+                logger.warning("%s: unfinished uploads cannot be listed: %s", self.url, error)
+                return
+            for upload in page.get("Uploads", ()):
+                yield upload["Key"][strip:]
+            if not page.get("IsTruncated"):
+                return
+            parameters["KeyMarker"] = page["NextKeyMarker"]
+            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""

@@ -282,6 +282,24 @@ def test_listing_pages_and_markers(s3_bucket: Any, monkeypatch: pytest.MonkeyPat
     assert [info.key for info in found] == [f"{index:04d}" for index in range(1, 25)]
 
 
+@on_servers(["moto", "swift"])
+def test_uploads_that_nobody_finished_are_listed(s3_bucket: Any) -> None:
+    for key in ("p/a.exr", "p/b/c.exr", "elsewhere.exr"):
+        s3_bucket.client.create_multipart_upload(Bucket=s3_bucket.name, Key=key)
+    store = open_store(s3_bucket.url + "/p", QUICK)
+    assert list(store.unfinished()) == ["a.exr", "b/c.exr"]
+    assert list(store.list()) == []
+
+
+def test_temporary_files_are_listed_as_unfinished_alone(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), QUICK)
+    store.create("a/b.exr", b"x")
+    assert list(store.unfinished()) == []
+    (tmp_path / "a" / ".hdrfleet-tmp-1-00").write_bytes(b"x")
+    assert list(store.unfinished()) == ["a/.hdrfleet-tmp-1-00"]
+    assert [info.key for info in store.list()] == ["a/b.exr"]
+
+
 @on_servers(["moto"])
 def test_names_that_cannot_be_keys_are_left_out_aloud(s3_bucket: Any, caplog: pytest.LogCaptureFixture) -> None:
     for key in ("a/../b.jpg", "bell\a.jpg", "good.jpg", "a//b.jpg"):

@@ -75,6 +75,9 @@ class FaultyStore:
     def replace(self, key: str, data: bytes) -> ObjectInfo:
         return self.inner.replace(key, data)
 
+    def unfinished(self) -> Iterator[str]:
+        return self.inner.unfinished()
+
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 

@@ -1,0 +1,65 @@
+"""`hdrfleet verify`: what verification found, for people and for scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+
+from jobs.progress import plural
+from pipeline.errors import ConfigError
+from pipeline.job import JobRecord
+from pipeline.storage import ObjectStore
+from pipeline.verification import VerifyReport, verify_destination
+
+EXIT_UNSOUND = 3
+_NUM_SHOWN = 20
+
+
+def parse_share(text: str) -> float:
+    """Read `--sample`: a percentage such as `1%`, or a share such as `0.01`. Raises ConfigError."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if rest or not 0 <= share <= 1:
+        raise ConfigError(f"--sample: {text!r} is no share; give for example 1% or 0.01")
+    return share
+
+
+def run_verify(store: ObjectStore, record: JobRecord, share: float, *, quiet: bool) -> VerifyReport:
+    """Verify with a progress bar on standard error, where that is a terminal."""
+    with _progress(quiet=quiet) as on_progress:
+        return verify_destination(
+            store, record, share=share, num_threads=len(os.sched_getaffinity(0)), on_progress=on_progress
+        )
+
+
+def print_report(report: VerifyReport, *, show_all: bool) -> None:
+    """Print one line for a sound destination, and the findings of another."""
+    console = Console(highlight=False, soft_wrap=True)
+    rows, plans = plural(report.num_rows, "row"), plural(report.num_plans, "plan")
+    decoded = f"{report.num_decoded:,} of them decoded ({report.num_bytes_read / 2**20:,.0f} MiB)"
+    looked_at = f"{rows} of {plans}, {plural(report.num_outputs, 'output')}, {decoded}"
+    console.print(
+        f"{report.destination}: {'sound' if report.is_sound else 'not sound'}; {looked_at}", markup=False, style="bold"
+    )
+    for code, number in report.num_by_code().items():
+        console.print(f"{number:>8,}  {code}", markup=False)
+    shown = report.findings if show_all else report.findings[:_NUM_SHOWN]
+    for finding in shown:
+        console.print(f"{finding.code}  {finding.key}: {finding.message}", markup=False)
+    if len(shown) < len(report.findings):
+        console.print(f"and {len(report.findings) - len(shown):,} more; --all shows them", markup=False)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading rows", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description="decoding")

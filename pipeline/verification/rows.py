@@ -1,0 +1,168 @@
+"""Plans against parts: every planned input has exactly one row, and no row is without a plan."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.errors import ManifestError
+from pipeline.job import JobRecord
+from pipeline.manifest import completed_shards, part_key
+from pipeline.manifest.reader import read_part
+from pipeline.records import ConversionStatus, Shard
+from pipeline.sharding import PlanSummary, iter_shards, read_plan_summary
+from pipeline.sharding.plan import PLAN_PREFIX, plan_number
+from pipeline.storage import ObjectStore
+from pipeline.verification.findings import Finding, FindingCode
+
+_COLUMNS = (
+    *("source", "status", "error_code", "output", "output_bytes", "output_sha256", "width", "height", "has_alpha"),
+    *("source_sha256", "pixel_digest", "weights_sha256"),
+)
+_OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height", "source_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedOutput:
+    """What one `ok` row says of its EXR."""
+
+    key: str
+    num_bytes: int
+    sha256: str
+    width: int
+    height: int
+    has_alpha: bool
+    source_sha256: str
+    pixel_digest: str
+    weights_sha256: str
+
+
+@dataclass(slots=True)
+class RowCheck:
+    """What the plans and parts of a destination hold, and what is wrong with them.
+
+    `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
+    """
+
+    num_plans: int = 0
+    num_rows: int = 0
+    outputs: dict[str, ExpectedOutput] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, code: FindingCode, key: str, message: str) -> None:
+        """Note a finding."""
+        self.findings.append(Finding(code, key, message))
+
+
+def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCheck:
+    """Compare every plan with its parts. Raises StorageError and SystemicError where the store cannot be read."""
+    check = RowCheck()
+    for plan in _plans(store, check):
+        committed = completed_shards(store, plan.plan)
+        planned: set[int] = set()
+        try:
+            for shard, rows in _with_rows(store, plan, committed, check, num_threads):
+                planned.add(shard.shard)
+                if rows is not None:
+                    _check_shard(shard, rows, record, check)
+        except ManifestError as error:
+            check.add("plan_damaged", f"{PLAN_PREFIX}/{plan.plan}", str(error))
+            continue
+        for extra in sorted(committed - planned):
+            check.add("part_unplanned", part_key(plan.plan, extra), f"plan {plan.plan} has no shard {extra}")
+    return check
+
+
+def _plans(store: ObjectStore, check: RowCheck) -> Iterator[PlanSummary]:
+    numbers = sorted(number for info in store.list(PLAN_PREFIX) if (number := plan_number(info.key)) is not None)
+    for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
+        check.add("plan_missing", f"{PLAN_PREFIX}/{missing}/plan.json", f"plan {missing} is gone, later ones are there")
+    for number in numbers:
+        try:
+            plan = read_plan_summary(store, number)
+        except ManifestError as error:
+            check.add("plan_damaged", f"{PLAN_PREFIX}/{number}", str(error))
+            continue
+        check.num_plans += 1
+        yield plan
+
+
+def _with_rows(
+    store: ObjectStore, plan: PlanSummary, committed: set[int], check: RowCheck, num_threads: int
+) -> Iterator[tuple[Shard, pa.Table | None]]:
+    """Yield every shard with its part's rows, None where there are none to be had; reads a bounded number ahead."""
+
+    def read(shard: Shard) -> pa.Table:
+        key = part_key(shard.plan, shard.shard)
+        return read_part(store.read(key), key, columns=_COLUMNS).rows
+
+    def result(shard: Shard, future: Future[pa.Table] | None) -> pa.Table | None:
+        key = part_key(shard.plan, shard.shard)
+        if future is None:
+            images = f"{len(shard.tasks)} image{'s' if len(shard.tasks) > 1 else ''}"
+            check.add("shard_uncommitted", key, f"{images} planned and not committed; run the conversion again")
+            return None
+        try:
+            return future.result()
+        except ManifestError as error:
+            check.add("part_damaged", key, str(error))
+            return None
+
+    waiting: deque[tuple[Shard, Future[pa.Table] | None]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-rows") as pool:
+        try:
+            for shard in iter_shards(store, plan):
+                waiting.append((shard, pool.submit(read, shard) if shard.shard in committed else None))
+                if len(waiting) >= 2 * num_threads:
+                    oldest, future = waiting.popleft()
+                    yield oldest, result(oldest, future)
+            while waiting:
+                oldest, future = waiting.popleft()
+                yield oldest, result(oldest, future)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_shard(shard: Shard, rows: pa.Table, record: JobRecord, check: RowCheck) -> None:
+    key = part_key(shard.plan, shard.shard)
+    planned, found = Counter(task.source for task in shard.tasks), Counter(rows["source"].to_pylist())
+    check.num_rows += rows.num_rows
+    for source in planned - found:
+        if source not in found:
+            check.add("row_missing", source, f"planned in shard {shard.shard} of plan {shard.plan}, not in {key}")
+    for source, count in found.items():
+        if source not in planned:
+            check.add("row_unplanned", source, f"in {key}, but not planned there")
+        elif count > planned[source]:
+            check.add("row_twice", source, f"{count} rows in {key}")
+    for row in rows.to_pylist():
+        _check_row(row, key, record, check)
+
+
+def _check_row(row: dict[str, object], key: str, record: JobRecord, check: RowCheck) -> None:
+    source = str(row["source"])
+    is_ok = row["status"] == ConversionStatus.OK.value
+    if is_ok != (row["error_code"] is None) or is_ok == any(row[name] is None for name in _OUTPUT_COLUMNS[:3]):
+        check.add("row_contradictory", source, f"{key}: status {row['status']}, error {row['error_code']}, output?")
+        return
+    if not is_ok:
+        return
+    if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
+        check.add("row_contradictory", source, f"{key}: made with other weights or options than job.json names")
+    expected = ExpectedOutput(
+        key=str(row["output"]),
+        num_bytes=int(str(row["output_bytes"])),
+        sha256=str(row["output_sha256"]),
+        width=int(str(row["width"])),
+        height=int(str(row["height"])),
+        has_alpha=bool(row["has_alpha"]),
+        source_sha256=str(row["source_sha256"]),
+        pixel_digest=str(row["pixel_digest"]),
+        weights_sha256=str(row["weights_sha256"]),
+    )
+    if check.outputs.setdefault(expected.key, expected) != expected:
+        check.add("row_contradictory", source, f"{key}: another row says otherwise of {expected.key}")

@@ -1,0 +1,55 @@
+"""Verification of one destination, from its objects alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.job import JobRecord
+from pipeline.storage import ObjectStore
+from pipeline.verification.findings import VerifyReport
+from pipeline.verification.objects import check_contents, check_listing, is_sampled
+from pipeline.verification.rows import check_rows
+
+OnProgress = Callable[[int, int], None]
+_ROW_THREADS = 16
+
+
+def verify_destination(
+    store: ObjectStore,
+    record: JobRecord,
+    *,
+    share: float = 0.01,
+    num_threads: int = 4,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> VerifyReport:
+    """Check the destination whose job.json is `record`, and report everything that is not as it should be.
+
+    Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
+    outputs is read, hashed and decoded as well. `on_progress` gets how many of these are done, and of how many.
+    Nothing is written. Outputs of all revisions count, for their rows are there. While a conversion runs, its
+    unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError and SystemicError
+    where the store cannot be read.
+    """
+    if not 0 <= share <= 1:
+        msg = f"share must lie in 0..1, not {share}"
+        raise ValueError(msg)
+    rows = check_rows(store, record, _ROW_THREADS)
+    findings = [*rows.findings, *check_listing(store, rows.outputs)]
+    sample = [output for key, output in sorted(rows.outputs.items()) if is_sampled(key, share)]
+    num_done = num_bytes_read = 0
+
+    def on_done(num_bytes: int) -> None:
+        nonlocal num_done, num_bytes_read
+        num_done, num_bytes_read = num_done + 1, num_bytes_read + num_bytes
+        on_progress(num_done, len(sample))
+
+    findings.extend(check_contents(store, sample, num_threads, on_done))
+    return VerifyReport(
+        destination=store.url,
+        num_plans=rows.num_plans,
+        num_rows=rows.num_rows,
+        num_outputs=len(rows.outputs),
+        num_decoded=len(sample),
+        num_bytes_read=num_bytes_read,
+        findings=tuple(findings),
+    )

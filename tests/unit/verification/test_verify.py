@@ -1,0 +1,309 @@
+"""A sound destination, and one that was damaged in every way that verification promises to see."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fakes import FakeEngine
+from photographs import write_library
+
+from jobs.verify import parse_share
+from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
+from pipeline.config import EncodeConfig, StorageConfig, build_config
+from pipeline.convert import ShardConverter
+from pipeline.errors import ConfigError
+from pipeline.job import Job, open_job
+from pipeline.manifest import part_key
+from pipeline.records import Provenance
+from pipeline.sharding import open_source
+from pipeline.storage import ObjectStore, open_store
+from pipeline.verification import VerifyReport, verify_destination
+from pipeline.verification.findings import FINDING_CODES
+from pipeline.verification.objects import is_sampled
+
+WEIGHTS = "f" * 64
+SHARD = 1  # of the first plan: images that all convert
+
+
+def convert(photos: Path, destination: Path) -> Job:
+    """Convert what is new in `photos`, in shards of 4, without a network."""
+    config = build_config(
+        source={"url": str(photos)}, destination={"url": str(destination)}, sharding={"max_images": 4}
+    )
+    listing, store = open_source(config.source), open_store(str(destination), StorageConfig())
+    job = open_job(store, config, source_root=str(photos), weights_name="fake", weights_sha256=WEIGHTS)
+    converter = ShardConverter(
+        source=listing.store,
+        destination=store,
+        engine=FakeEngine(),
+        config=config,
+        provenance=Provenance("0", "fake", WEIGHTS, config.pixel_digest(), "w", "n"),
+    )
+    job.extend(listing)
+    for work in job.pending():
+        for shard in job.shards(work):
+            converter.run(shard)
+    return job
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/ and hdr/, converted in two plans: one source was changed after the first."""
+    root = tmp_path_factory.mktemp("pristine")
+    write_library(root / "photos")
+    convert(root / "photos", root / "hdr")
+    changed = root / "photos" / "dot.png"
+    changed.write_bytes((root / "photos" / "deep" / "alpha.png").read_bytes())
+    convert(root / "photos", root / "hdr")
+    return root
+
+
+@pytest.fixture
+def destination(pristine: Path, tmp_path: Path) -> Path:
+    shutil.copytree(pristine / "hdr", tmp_path / "hdr")
+    return tmp_path / "hdr"
+
+
+def verify(destination: Path, share: float = 1.0) -> VerifyReport:
+    from pipeline.job import read_job
+
+    store = open_store(str(destination), StorageConfig())
+    record = read_job(store)
+    assert record is not None
+    return verify_destination(store, record, share=share, num_threads=2)
+
+
+def codes(destination: Path, share: float = 1.0) -> dict[str, str]:
+    """What was found, code by key."""
+    return {finding.key: finding.code for finding in verify(destination, share).findings}
+
+
+def test_a_finished_job_is_sound(destination: Path) -> None:
+    report = verify(destination)
+    assert report.is_sound, report.findings
+    assert (report.num_plans, report.num_rows, report.num_outputs) == (2, 15, 12)
+    assert report.num_decoded == 12
+    assert report.num_bytes_read == sum(path.stat().st_size for path in (destination / "images").rglob("*.exr"))
+    assert report.to_json()["num_by_code"] == {}
+
+
+def test_without_a_sample_no_output_is_read(destination: Path) -> None:
+    report = verify(destination, share=0.0)
+    assert (report.num_decoded, report.num_bytes_read) == (0, 0)
+    assert report.is_sound
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    table = pq.read_table(io.BytesIO(path.read_bytes()))
+    metadata = table.schema.metadata
+    pq.write_table(change(table).replace_schema_metadata(metadata), path)
+
+
+def part(destination: Path, plan: int = 1, shard: int = SHARD) -> Path:
+    return destination / part_key(plan, shard)
+
+
+def some_output(destination: Path) -> tuple[Path, str]:
+    key = "images/trip 0/photo_000.jpg.exr"
+    return destination / key, key
+
+
+def set_cell(name: str, row: int, value: Any) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        values = table[name].to_pylist()
+        values[row] = value
+        return table.set_column(
+            table.schema.get_field_index(name),
+            table.schema.field(name),
+            pa.array(values, table.schema.field(name).type),
+        )
+
+    return change
+
+
+def first_ok(destination: Path) -> tuple[int, dict[str, Any]]:
+    rows = pq.read_table(part(destination)).to_pylist()
+    return next((index, row) for index, row in enumerate(rows) if row["status"] == "ok")
+
+
+def test_a_missing_output_is_found_without_reading(destination: Path) -> None:
+    path, key = some_output(destination)
+    path.unlink()
+    assert codes(destination, 0.0) == {key: "output_missing"}
+    assert codes(destination) == {key: "output_missing"}
+
+
+def test_an_output_of_another_size_is_found_without_reading(destination: Path) -> None:
+    path, key = some_output(destination)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert codes(destination, 0.0) == {key: "output_size"}
+    found = {finding.code for finding in verify(destination).findings}
+    assert {"output_size", "output_sha256"} <= found
+
+
+def test_flipped_bits_are_found_by_reading(destination: Path) -> None:
+    path, key = some_output(destination)
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 0xFF
+    path.write_bytes(data)
+    assert codes(destination, 0.0) == {}
+    assert "output_sha256" in {finding.code for finding in verify(destination).findings if finding.key == key}
+
+
+def rewritten(destination: Path, change: Callable[[bytes], bytes]) -> None:
+    """Replace an output by another valid one and let its row agree in size and digest."""
+    path, key = some_output(destination)
+    data = change(path.read_bytes())
+    path.write_bytes(data)
+    for parquet in destination.glob("manifest/plan=1/*.parquet"):
+        outputs = pq.read_table(parquet)["output"].to_pylist()
+        if key in outputs:
+            row = outputs.index(key)
+            rewrite(parquet, set_cell("output_bytes", row, len(data)))
+            rewrite(parquet, set_cell("output_sha256", row, hashlib.sha256(data).hexdigest()))
+
+
+def test_an_output_of_another_size_in_pixels_or_with_alpha_is_found(destination: Path) -> None:
+    def cropped(data: bytes) -> bytes:
+        old = decode_exr(data)
+        assert old.identity is not None
+        assert old.provenance is not None
+        pixels = np.ascontiguousarray(old.image.pixels[:-1])
+        image = HdrImage(pixels, np.ones(pixels.shape[:2], pixels.dtype))
+        return encode_exr(image, EncodeConfig(), old.identity, old.provenance)
+
+    rewritten(destination, cropped)
+    report = verify(destination)
+    assert report.num_by_code() == {"output_dimensions": 2}
+
+
+def test_an_output_of_another_source_is_found(destination: Path) -> None:
+    other = destination / "images/trip 1/photo_001.jpg.exr"
+    rewritten(destination, lambda _: other.read_bytes())
+    assert codes(destination) == {some_output(destination)[1]: "output_identity"}
+
+
+def test_what_is_no_exr_is_found(destination: Path) -> None:
+    rewritten(destination, lambda data: b"\0" * len(data))
+    assert codes(destination) == {some_output(destination)[1]: "output_undecodable"}
+
+
+def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> None:
+    (destination / "images" / "stranger.exr").write_bytes(b"x")
+    (destination / "images" / ".hdrfleet-tmp-1-ab").write_bytes(b"x")
+    assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
+
+
+def test_an_uncommitted_shard_is_found_and_its_outputs_are_orphans(destination: Path) -> None:
+    outputs = [name for name in pq.read_table(part(destination))["output"].to_pylist() if name]
+    part(destination).unlink()
+    assert codes(destination) == {part_key(1, SHARD): "shard_uncommitted", **dict.fromkeys(outputs, "orphan")}
+
+
+def test_a_damaged_part_is_found_and_the_others_are_read(destination: Path) -> None:
+    part(destination).write_bytes(b"PAR1 no more")
+    report = verify(destination)
+    assert report.num_by_code()["part_damaged"] == 1
+    assert report.num_rows == 11
+
+
+def test_rows_that_are_missing_twice_or_of_nobody_are_found(destination: Path) -> None:
+    index, row = first_ok(destination)
+    rewrite(
+        part(destination), lambda table: table.slice(0, index).take(list(range(index))) if index else table.slice(1)
+    )
+    assert codes(destination)[row["source"]] == "row_missing"
+
+
+def test_a_row_that_is_there_twice_is_found(destination: Path) -> None:
+    _, row = first_ok(destination)
+    index = pq.read_table(part(destination))["source"].to_pylist().index(row["source"])
+    rewrite(part(destination), lambda table: pa.concat_tables([table, table.slice(index, 1)]))
+    assert codes(destination) == {row["source"]: "row_twice"}
+
+
+def test_a_row_that_nobody_planned_is_found(destination: Path) -> None:
+    index, row = first_ok(destination)
+    rewrite(part(destination), set_cell("source", index, "stranger.jpg"))
+    found = codes(destination)
+    assert found["stranger.jpg"] == "row_unplanned"
+    assert found[row["source"]] == "row_missing"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("error_code", "empty"), ("output_sha256", None), ("weights_sha256", "0" * 64), ("pixel_digest", "0" * 64)],
+)
+def test_a_row_that_contradicts_itself_or_the_job_is_found(destination: Path, column: str, value: object) -> None:
+    index, row = first_ok(destination)
+    rewrite(part(destination), set_cell(column, index, value))
+    assert codes(destination)[row["source"]] == "row_contradictory"
+
+
+def test_two_rows_that_disagree_about_one_output_are_found(destination: Path) -> None:
+    index, _ = first_ok(destination)
+    rows = pq.read_table(part(destination)).to_pylist()
+    other = next(row for number, row in enumerate(rows) if number != index and row["status"] == "ok")
+    rewrite(part(destination), set_cell("output", index, other["output"]))
+    assert "row_contradictory" in codes(destination).values()
+
+
+def test_a_part_without_a_plan_and_a_plan_that_is_gone_are_found(destination: Path) -> None:
+    data = part(destination, 2, 0).read_bytes()
+    part(destination, 2, 7).write_bytes(data)
+    assert codes(destination)[part_key(2, 7)] == "part_unplanned"
+    (destination / "_hdrfleet/plan/1/plan.json").unlink()
+    assert codes(destination)["_hdrfleet/plan/1/plan.json"] == "plan_missing"
+
+
+@pytest.mark.parametrize("pattern", ["plan.json", "part-*.parquet"])
+def test_a_damaged_plan_is_found(destination: Path, pattern: str) -> None:
+    (damaged,) = (destination / "_hdrfleet/plan/2").glob(pattern)
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert codes(destination)["_hdrfleet/plan/2"] == "plan_damaged"
+
+
+def test_the_sample_is_fixed_and_of_the_share_that_was_asked_for() -> None:
+    keys = [f"images/{number}.jpg.exr" for number in range(4000)]
+    sampled = [key for key in keys if is_sampled(key, 0.1)]
+    assert len(sampled) == pytest.approx(400, abs=80)
+    assert set(sampled) < {key for key in keys if is_sampled(key, 0.3)}
+    assert all(is_sampled(key, 1.0) for key in keys)
+    assert not any(is_sampled(key, 0.0) for key in keys)
+
+
+def test_progress_counts_the_sample(destination: Path) -> None:
+    from pipeline.job import read_job
+
+    store: ObjectStore = open_store(str(destination), StorageConfig())
+    record, seen = read_job(store), []
+    assert record is not None
+    verify_destination(store, record, share=1.0, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 12) for number in range(1, 13)]
+    with pytest.raises(ValueError, match="share"):
+        verify_destination(store, record, share=1.1)
+
+
+def test_every_code_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/operations.md").read_text(encoding="utf-8")
+    assert [code for code in FINDING_CODES if f"\n| `{code}` |" not in text] == []
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5", 0.5), (" 100% ", 1.0), ("0", 0.0)])
+def test_shares_are_read(text: str, share: float) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "many", "101%", "-1%", "1%%", "2", "nan"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--sample"):
+        parse_share(text)
