@@ -26,6 +26,7 @@ from pipeline.errors import (
 )
 
 if TYPE_CHECKING:
+    from jobs.convert import ConversionOutcome
     from pipeline.job import JobRecord
     from pipeline.storage import ObjectStore
 
@@ -179,13 +180,61 @@ def convert(
         from jobs.progress import ConsoleReporter
 
         outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
-    from jobs.tables import print_json, print_summary
+    _finish(outcome, json=json)
 
-    if json:
-        print_json(outcome.to_json())
-    else:
-        print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
-    raise typer.Exit(outcome.exit_code)
+
+@app.command()
+def retry(
+    dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only images that failed with this error_code; repeatable.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the job's weights are now, if they moved.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_INFERENCE)] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Memory for the network per worker, such as 4G.", rich_help_panel=_INFERENCE)
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
+    ] = None,
+    workers: Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)] = None,
+    executor: Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Convert the failed images of DST again, all of them or by error code, with the options that the job recorded.
+
+    Options given here replace recorded ones. Exit codes are those of `convert`.
+    """
+    from jobs.retry import check_codes, retry_config, run_retry
+
+    store, record = _open_destination(dst, endpoint_url, profile, region)
+    check_codes(store, code or ())
+    config = retry_config(
+        record,
+        {
+            "destination": {"url": opt.absolute(dst), "storage": opt.storage(endpoint_url, profile, region)},
+            "model": opt.given(weights=weights),
+            "inference": opt.given(
+                device=device,
+                precision=precision,
+                memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget"),
+            ),
+            "decode": opt.given(max_pixels=max_pixels),
+            "execution": opt.given(executor=executor, address=address)
+            | ({"num_workers": None if workers == "auto" else workers} if workers else {}),
+        },
+    )
+    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
+        from jobs.progress import ConsoleReporter
+
+        outcome = run_retry(config, code or (), ConsoleReporter(quiet=quiet))
+    _finish(outcome, json=json)
 
 
 @app.command()
@@ -311,6 +360,17 @@ def demo(
         from jobs.demo import run_demo
 
         run_demo(folder, executor)
+
+
+def _finish(outcome: ConversionOutcome, *, json: bool) -> NoReturn:
+    """Print what a run did and end with its exit code."""
+    from jobs.tables import print_json, print_summary
+
+    if json:
+        print_json(outcome.to_json())
+    else:
+        print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
+    raise typer.Exit(outcome.exit_code)
 
 
 def _open_destination(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from time import monotonic
@@ -75,9 +75,14 @@ class ConversionOutcome:
         return values
 
 
-def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOutcome:
+Extend = Callable[[Job, SourceListing], PlannedWork | None]
+"""Decides what is planned once earlier plans are finished."""
+
+
+def run_conversion(config: ConversionConfig, reporter: Reporter, *, extend: Extend = Job.extend) -> ConversionOutcome:
     """Convert SRC to DST, or carry on where an earlier run stopped.
 
+    Earlier plans are finished first; then `extend` makes the next one, by default of what is new or changed in SRC.
     Raises UsageError before any work starts, SystemicError when the job has to stop; committed work is kept.
     """
     started = monotonic()
@@ -93,7 +98,7 @@ def run_conversion(config: ConversionConfig, reporter: Reporter) -> ConversionOu
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
     spec = WorkerSpec(config, name, data, atomic_create=None if job.record.has_conditional_create else False)
-    run, num_planned = _run_all(job, listing, spec, reporter)
+    run, num_planned = _run_all(job, _work(job, listing, extend), spec, reporter)
     if run.num_workers_lost:
         again = plural(run.num_given_back, "shard")
         reporter.note(f"{plural(run.num_workers_lost, 'worker')} lost on the way; {again} leased again")
@@ -154,20 +159,20 @@ def _look_at_first(listing: SourceListing) -> None:
         return  # a list may name what is not there; that costs a row
 
 
-def _work(job: Job, listing: SourceListing) -> Iterator[PlannedWork]:
-    """First what is planned and unfinished, then what is new or changed in the source."""
+def _work(job: Job, listing: SourceListing, extend: Extend) -> Iterator[PlannedWork]:
+    """First what is planned and unfinished, then the next plan."""
     yield from job.pending()
-    work = job.extend(listing)
+    work = extend(job, listing)
     if work is not None:
         yield work
 
 
-def _run_all(job: Job, listing: SourceListing, spec: WorkerSpec, reporter: Reporter) -> tuple[RunSummary, int]:
+def _run_all(job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, reporter: Reporter) -> tuple[RunSummary, int]:
     """Run every unfinished plan on one executor, which starts with the first work. Returns totals and images."""
     total, num_planned, counted = RunSummary(), 0, Progress()
     with ExitStack() as stack:
         executor: Executor | None = None
-        for work in _work(job, listing):
+        for work in planned:
             num_images = sum(len(shard.tasks) for shard in job.shards(work)) if work.done else work.plan.num_images
             num_planned += num_images
             if spec.weights_data is None and executor is None:

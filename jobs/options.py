@@ -62,13 +62,17 @@ def storage(
     requester_pays: bool = False,
 ) -> dict[str, object]:
     """The part of the configuration that reaches one store, left out where the user said nothing."""
-    values: dict[str, object] = {"endpoint_url": endpoint_url, "profile": profile, "region": region}
-    values = {name: value for name, value in values.items() if value is not None}
+    values = given(endpoint_url=endpoint_url, profile=profile, region=region)
     if anonymous:
         values["anonymous"] = True
     if requester_pays:
         values["requester_pays"] = True
     return values
+
+
+def given(**values: object) -> dict[str, object]:
+    """The options that the user gave: those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 # How a user spells each option; messages about the configuration speak of its fields.

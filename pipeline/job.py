@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from pipeline.errors import (
     SourceMissingError,
 )
 from pipeline.manifest import completed_shards, open_manifest
-from pipeline.records import ImageTask, Shard
+from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
     PlanSummary,
     SourceListing,
@@ -115,6 +116,30 @@ class Job:
         plan = write_plan(self.store, number, shards, listing=listing)
         return PlannedWork(plan, frozenset(), resuming=False) if plan else None
 
+    def failures(self, codes: Collection[str] = ()) -> set[str]:
+        """The sources whose current row is not `ok`; with `codes`, only those that failed with one of them."""
+        current = open_manifest(self.store, columns=("source", "plan", "status", "error_code")).current
+        failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
+        if codes:
+            failed = failed.filter(pc.is_in(failed["error_code"], pa.array(sorted(codes))))
+        return set(failed["source"].to_pylist())
+
+    def plan_again(self, listing: SourceListing, sources: Container[str]) -> PlannedWork | None:
+        """Plan those of `sources` that are listed once more, in the version that the source has now.
+
+        They keep their revision: what failed left no output that a row names. None when none of them is listed.
+        """
+        plans = read_plan_summaries(self.store)
+        known = load_inventory(self.store, plans)
+        tasks = (
+            replace(task, revision=known[task.source][1])
+            for task in listing.iterate()
+            if task.source in sources and task.source in known
+        )
+        number = plans[-1].plan + 1 if plans else 1
+        plan = write_plan(self.store, number, plan_shards(tasks, number, self.record.config.sharding), listing=listing)
+        return PlannedWork(plan, frozenset(), resuming=False) if plan else None
+
     def _known(self, plans: list[PlanSummary]) -> tuple[dict[str, tuple[str, int]], set[str]]:
         """Etag and revision of what was planned, and the sources whose failure lay outside the file (no etag known)."""
         known = load_inventory(self.store, plans)
@@ -159,7 +184,7 @@ def open_job(
         store_weakness=store_weakness,
         pixel_fields=config.pixel_fields(),
         pixel_digest=config.pixel_digest(),
-        config=_without_secrets(config),
+        config=_to_record(config),
     )
     existing = read_job(store)
     if existing is None:
@@ -190,15 +215,25 @@ def read_job(store: ObjectStore) -> JobRecord | None:
         raise ManifestError(f"{store.url}/{JOB_KEY} is not a job record") from error
 
 
-def _without_secrets(config: ConversionConfig) -> ConversionConfig:
-    """The configuration to write down: URLs lose their query strings, which can be signed."""
+def _to_record(config: ConversionConfig) -> ConversionConfig:
+    """The configuration to write down: URLs lose their query strings, which can be signed; paths become absolute."""
     return config.model_copy(
         update={
-            "source": config.source.model_copy(update={"url": redact_url(config.source.url)}),
+            "source": config.source.model_copy(update={"url": _absolute(redact_url(config.source.url))}),
             "destination": config.destination.model_copy(update={"url": redact_url(config.destination.url)}),
-            "model": config.model.model_copy(update={"weights": redact_url(config.model.weights)}),
+            "model": config.model.model_copy(update={"weights": redact_url(_weights_path(config.model.weights))}),
         }
     )
+
+
+def _absolute(url: str) -> str:
+    """A local path as another working directory would name it."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def _weights_path(weights: str) -> str:
+    """Built-in weights have a bare name; files have an extension."""
+    return _absolute(weights) if Path(weights).suffix else weights
 
 
 def _require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:

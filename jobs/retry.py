@@ -1,0 +1,55 @@
+"""`hdrfleet retry`: plan the failed images of a destination again, with the options that its job recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow.compute as pc
+
+from jobs.convert import ConversionOutcome, run_conversion
+from jobs.options import build
+from jobs.progress import Reporter, plural
+from pipeline.config import ConversionConfig
+from pipeline.errors import ConfigError
+from pipeline.job import Job, JobRecord, PlannedWork
+from pipeline.manifest import open_manifest
+from pipeline.records import ConversionStatus
+from pipeline.sharding import SourceListing
+from pipeline.storage import ObjectStore
+
+
+def retry_config(record: JobRecord, changes: Mapping[str, Mapping[str, object]]) -> ConversionConfig:
+    """The recorded configuration with `changes`, which are fields by part. Raises ConfigError."""
+    parts = record.config.model_dump()
+    for part, fields in changes.items():
+        parts[part] |= fields
+    return build(**parts)
+
+
+def check_codes(store: ObjectStore, codes: Sequence[str]) -> None:
+    """Raise ConfigError for a code that no current row has, naming those that there are."""
+    current = open_manifest(store, columns=("source", "plan", "status", "error_code")).current
+    failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
+    there = sorted({code for code in failed["error_code"].to_pylist() if code})
+    unknown = [code for code in codes if code not in there]
+    if unknown:
+        raise ConfigError(
+            f"--code {unknown[0]}: no image failed with it; there are: {', '.join(there) or 'no failures'}"
+        )
+
+
+def run_retry(config: ConversionConfig, codes: Sequence[str], reporter: Reporter) -> ConversionOutcome:
+    """Finish what is planned, then convert every failed image that the source still lists once more.
+
+    Raises as `run_conversion` does.
+    """
+
+    def extend(job: Job, listing: SourceListing) -> PlannedWork | None:
+        failed = job.failures(codes)
+        work = job.plan_again(listing, failed) if failed else None
+        num_gone = len(failed) - (work.plan.num_images if work else 0)
+        if num_gone:
+            reporter.note(f"{plural(num_gone, 'failed image')} no longer in the source")
+        return work
+
+    return run_conversion(config, reporter, extend=extend)
