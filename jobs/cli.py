@@ -11,24 +11,22 @@ import typer
 
 import pipeline
 from jobs import options as opt
+from jobs.destination import finish, open_destination
 from jobs.evaluate_command import evaluate
+from jobs.maintenance import repair, retry, verify
 from jobs.signals import stopping_on_signals
 from jobs.train import train
-from pipeline.config import StorageConfig
 from pipeline.errors import (
     HdrfleetError,
     InterruptedJobError,
     ManifestError,
-    StorageError,
     SystemicError,
     UsageError,
     WorkerLostError,
 )
 
 if TYPE_CHECKING:
-    from jobs.convert import ConversionOutcome
-    from pipeline.job import JobRecord
-    from pipeline.storage import ObjectStore
+    pass
 
 EXIT_DIED, EXIT_USAGE = 1, 2
 
@@ -44,6 +42,8 @@ weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
 app.command()(evaluate)
 app.command()(train)
+for command in (verify, retry, repair):
+    app.command()(command)
 
 _INFERENCE = "Inference"
 _OUTPUT = "Output"
@@ -180,61 +180,7 @@ def convert(
         from jobs.progress import ConsoleReporter
 
         outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
-    _finish(outcome, json=json)
-
-
-@app.command()
-def retry(
-    dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
-    code: Annotated[
-        list[str] | None, typer.Option(help="Only images that failed with this error_code; repeatable.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Where the job's weights are now, if they moved.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_INFERENCE)] = None,
-    memory_budget: Annotated[
-        str | None, typer.Option(help="Memory for the network per worker, such as 4G.", rich_help_panel=_INFERENCE)
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
-    ] = None,
-    workers: Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)] = None,
-    executor: Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
-    json: opt.Json = False,
-    endpoint_url: opt.Endpoint = None,
-    profile: opt.Profile = None,
-    region: opt.Region = None,
-) -> None:
-    """Convert the failed images of DST again, all of them or by error code, with the options that the job recorded.
-
-    Options given here replace recorded ones. Exit codes are those of `convert`.
-    """
-    from jobs.retry import check_codes, retry_config, run_retry
-
-    store, record = _open_destination(dst, endpoint_url, profile, region)
-    check_codes(store, code or ())
-    config = retry_config(
-        record,
-        {
-            "destination": {"url": opt.absolute(dst), "storage": opt.storage(endpoint_url, profile, region)},
-            "model": opt.given(weights=weights),
-            "inference": opt.given(
-                device=device,
-                precision=precision,
-                memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget"),
-            ),
-            "decode": opt.given(max_pixels=max_pixels),
-            "execution": opt.given(executor=executor, address=address)
-            | ({"num_workers": None if workers == "auto" else workers} if workers else {}),
-        },
-    )
-    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
-        from jobs.progress import ConsoleReporter
-
-        outcome = run_retry(config, code or (), ConsoleReporter(quiet=quiet))
-    _finish(outcome, json=json)
+    finish(outcome, json=json)
 
 
 @app.command()
@@ -265,7 +211,7 @@ def query(
         raise ConfigError(f"--json and --format {format} contradict each other; drop one of the two")
     if style not in {"table", "csv", "json"}:
         raise ConfigError("--format must be table, csv or json")
-    store, _ = _open_destination(dst, endpoint_url, profile, region)
+    store, _ = open_destination(dst, endpoint_url, profile, region)
     if sql is not None:
         print_arrow(run_query(open_manifest(store), sql), style)
         return
@@ -290,44 +236,11 @@ def status(
     from jobs.status import job_status, print_status
     from jobs.tables import print_json
 
-    report = job_status(*_open_destination(dst, endpoint_url, profile, region))
+    report = job_status(*open_destination(dst, endpoint_url, profile, region))
     if json:
         print_json(report.to_json())
     else:
         print_status(report)
-
-
-@app.command()
-def verify(
-    dst: Annotated[str, typer.Argument(metavar="DST", help="The destination of an earlier conversion.")],
-    sample: Annotated[
-        str, typer.Option(help="Share of the outputs to read, hash and decode as well, such as 1% or 0.01.")
-    ] = "1%",
-    deep: Annotated[bool, typer.Option("--deep", help="Read, hash and decode all of them.")] = False,
-    show_all: Annotated[bool, typer.Option("--all", help="Print every finding, not the first 20.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    json: opt.Json = False,
-    endpoint_url: opt.Endpoint = None,
-    profile: opt.Profile = None,
-    region: opt.Region = None,
-) -> None:
-    """Prove that DST is whole: one row for every planned image, every output as its row says, nothing beside them.
-
-    Nothing is changed. Exit codes: 0 sound, 3 something was found, 2 bad usage, 1 the store could not be read.
-    """
-    from jobs.tables import print_json
-    from jobs.verify import EXIT_UNSOUND, parse_share, print_report, run_verify
-
-    share = 1.0 if deep else parse_share(sample)
-    store, record = _open_destination(dst, endpoint_url, profile, region)
-    with stopping_on_signals():
-        report = run_verify(store, record, share, quiet=quiet)
-    if json:
-        print_json(report.to_json())
-    else:
-        print_report(report, show_all=show_all)
-    if not report.is_sound:
-        raise typer.Exit(EXIT_UNSOUND)
 
 
 @weights_app.command("inspect")
@@ -360,42 +273,6 @@ def demo(
         from jobs.demo import run_demo
 
         run_demo(folder, executor)
-
-
-def _finish(outcome: ConversionOutcome, *, json: bool) -> NoReturn:
-    """Print what a run did and end with its exit code."""
-    from jobs.tables import print_json, print_summary
-
-    if json:
-        print_json(outcome.to_json())
-    else:
-        print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
-    raise typer.Exit(outcome.exit_code)
-
-
-def _open_destination(
-    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
-) -> tuple[ObjectStore, JobRecord]:
-    """Open a destination that holds a job, and read its job.json. Raises DestinationError when it holds none."""
-    from pydantic import ValidationError
-
-    from pipeline.config import first_fault
-    from pipeline.errors import ConfigError, DestinationError
-    from pipeline.job import read_job
-    from pipeline.storage import open_store
-
-    try:
-        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
-    except ValidationError as error:
-        raise ConfigError(first_fault(error)[1]) from error
-    try:
-        store = open_store(opt.absolute(dst), config)
-        job = read_job(store)
-    except (StorageError, SystemicError) as error:
-        raise DestinationError(f"cannot read {dst}: {error}") from error
-    if job is None:
-        raise DestinationError(f"{store.url} holds no conversion; give the DST of an earlier `hdrfleet convert`")
-    return store, job
 
 
 def main() -> NoReturn:

@@ -75,6 +75,12 @@ def given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def execution(executor: str | None, workers: str | None, address: str | None) -> dict[str, object]:
+    """The options of where to run that the user gave; `auto` workers count as given."""
+    values = given(executor=executor, address=address)
+    return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
+
+
 # How a user spells each option; messages about the configuration speak of its fields.
 _FLAGS = {
     "source.url": "SRC",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow.compute as pc
 
 from jobs.convert import ConversionOutcome, run_conversion
-from jobs.options import build
+from jobs.options import absolute, build
 from jobs.progress import Reporter, plural
 from pipeline.config import ConversionConfig
 from pipeline.errors import ConfigError
@@ -18,9 +18,15 @@ from pipeline.sharding import SourceListing
 from pipeline.storage import ObjectStore
 
 
-def retry_config(record: JobRecord, changes: Mapping[str, Mapping[str, object]]) -> ConversionConfig:
-    """The recorded configuration with `changes`, which are fields by part. Raises ConfigError."""
+def recorded_config(
+    record: JobRecord, dst: str, storage: Mapping[str, object], **changes: Mapping[str, object]
+) -> ConversionConfig:
+    """The recorded configuration for `dst`, reached by `storage`, with `changes`, which are fields by part.
+
+    Raises ConfigError.
+    """
     parts = record.config.model_dump()
+    parts["destination"] = {"url": absolute(dst), "storage": storage}
     for part, fields in changes.items():
         parts[part] |= fields
     return build(**parts)

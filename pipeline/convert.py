@@ -120,7 +120,10 @@ class ShardConverter:
         row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
         by the next attempt.
         """
-        loads = {self._decoders.submit(self._load, task, adopt) for task in shard.tasks}
+        loads = {
+            self._decoders.submit(self._load, task, adopt, 1 if shard.adopts_earlier else task.revision)
+            for task in shard.tasks
+        }
         results: list[Future[ImageResult]] = []
         try:
             for load in as_completed(tuple(loads)):
@@ -149,7 +152,7 @@ class ShardConverter:
 
     # Stage 1, on a decode thread.
 
-    def _load(self, task: ImageTask, adopt: bool) -> Draft:
+    def _load(self, task: ImageTask, adopt: bool, first_revision: int) -> Draft:
         draft = Draft(task)
         if self._stopping.is_set():
             raise InterruptedJobError("stopped before the shard was finished")
@@ -165,7 +168,7 @@ class ShardConverter:
                 draft.ldr = decode_ldr(data, self._config.decode)
                 draft.clock("decode", start)
             if adopt or task.revision > 1:
-                draft.existing = self._outputs.find(task, self._identity(draft))
+                draft.existing = self._outputs.find(task, self._identity(draft), first_revision=first_revision)
         except ImageError as error:
             draft.error = error
             self._release(draft)

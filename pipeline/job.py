@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,10 +111,7 @@ class Job:
                 for task in changed_tasks(tasks, known)
                 if task.source not in outside or task.etag or task.size_bytes
             )
-        number = plans[-1].plan + 1 if plans else 1
-        shards = plan_shards(tasks, number, self.record.config.sharding)
-        plan = write_plan(self.store, number, shards, listing=listing)
-        return PlannedWork(plan, frozenset(), resuming=False) if plan else None
+        return self._plan(tasks, listing)
 
     def failures(self, codes: Collection[str] = ()) -> set[str]:
         """The sources whose current row is not `ok`; with `codes`, only those that failed with one of them."""
@@ -127,17 +124,36 @@ class Job:
     def plan_again(self, listing: SourceListing, sources: Container[str]) -> PlannedWork | None:
         """Plan those of `sources` that are listed once more, in the version that the source has now.
 
-        They keep their revision: what failed left no output that a row names. None when none of them is listed.
+        They keep their revision, for what failed left no output that a row names. None when none of them is listed.
         """
-        plans = read_plan_summaries(self.store)
-        known = load_inventory(self.store, plans)
+        known = load_inventory(self.store, read_plan_summaries(self.store))
         tasks = (
             replace(task, revision=known[task.source][1])
             for task in listing.iterate()
             if task.source in sources and task.source in known
         )
+        return self._plan(tasks, listing)
+
+    def plan_replacements(self, listing: SourceListing, revisions: Mapping[str, int]) -> PlannedWork | None:
+        """Plan the sources whose outputs up to these revisions are distrusted, where they are still listed.
+
+        They get the next revision, and nothing earlier is adopted. None when none of them is listed.
+        """
+        known = load_inventory(self.store, read_plan_summaries(self.store))
+        tasks = (
+            replace(task, revision=max(known[task.source][1], revisions[task.source]) + 1)
+            for task in listing.iterate()
+            if task.source in revisions and task.source in known
+        )
+        return self._plan(tasks, listing, adopts_earlier=False)
+
+    def _plan(
+        self, tasks: Iterable[ImageTask], listing: SourceListing, *, adopts_earlier: bool = True
+    ) -> PlannedWork | None:
+        plans = read_plan_summaries(self.store)
         number = plans[-1].plan + 1 if plans else 1
-        plan = write_plan(self.store, number, plan_shards(tasks, number, self.record.config.sharding), listing=listing)
+        shards = plan_shards(tasks, number, self.record.config.sharding)
+        plan = write_plan(self.store, number, shards, listing=listing, adopts_earlier=adopts_earlier)
         return PlannedWork(plan, frozenset(), resuming=False) if plan else None
 
     def _known(self, plans: list[PlanSummary]) -> tuple[dict[str, tuple[str, int]], set[str]]:

@@ -40,12 +40,12 @@ class OutputStore:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def find(self, task: ImageTask, identity: OutputIdentity) -> StoredOutput | None:
-        """Return the stored output of this identity, whatever its revision; None where there is none.
+    def find(self, task: ImageTask, identity: OutputIdentity, *, first_revision: int = 1) -> StoredOutput | None:
+        """Return the stored output of this identity, of `first_revision` or a later one; None where there is none.
 
-        An earlier revision fits when a source was touched without a change, or changed back.
+        An earlier revision than the planned one fits when a source was touched without a change, or changed back.
         """
-        for revision in range(1, _MAX_REVISIONS):
+        for revision in range(first_revision, _MAX_REVISIONS):
             key = output_key(task.source, revision)
             data = self._read_if_identical(key, identity)
             if isinstance(data, bytes):

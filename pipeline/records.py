@@ -33,11 +33,16 @@ class ImageTask:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of lease and commit: images of one plan that share one manifest part."""
+    """The unit of lease and commit: images of one plan that share one manifest part.
+
+    `adopts_earlier`: an output of an earlier revision may stand for an image whose source has the same bytes; not so
+    in a repair, which distrusts them.
+    """
 
     plan: int
     shard: int
     tasks: tuple[ImageTask, ...]
+    adopts_earlier: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ class PlanSummary(FrozenModel):
     """What `plan.json` says. `num_bytes` and `megapixels` (an estimate) are of the source images.
 
     `created_at` is UTC in ISO 8601. `num_ignored` counts files of the source that are no images by their names, split
-    up in `ignored_by_extension`; `ignored_examples` names up to five.
+    up in `ignored_by_extension`; `ignored_examples` names up to five. `adopts_earlier` is that of its
+    shards.
     """
 
     schema_version: int = PLAN_SCHEMA_VERSION
@@ -72,6 +73,7 @@ class PlanSummary(FrozenModel):
     num_ignored: int = 0
     ignored_by_extension: dict[str, int] = Field(default_factory=dict)
     ignored_examples: tuple[str, ...] = ()
+    adopts_earlier: bool = True
     parts: tuple[PlanPart, ...] = Field(min_length=1)
 
 
@@ -92,6 +94,7 @@ def write_plan(
     shards: Iterable[Shard],
     *,
     listing: SourceListing | None = None,
+    adopts_earlier: bool = True,
     max_part_images: int = MAX_PART_IMAGES,
 ) -> PlanSummary | None:
     """Write and commit a plan; return what is committed under its number, or None when `shards` is empty.
@@ -121,6 +124,7 @@ def write_plan(
         num_ignored=listing.num_ignored if listing else 0,
         ignored_by_extension=listing.ignored_by_extension if listing else {},
         ignored_examples=tuple(listing.counts.ignored_examples) if listing else (),
+        adopts_earlier=adopts_earlier,
         parts=tuple(parts),
     )
     try:
@@ -162,7 +166,7 @@ def iter_shards(store: ObjectStore, plan: PlanSummary, skip: Container[int] = ()
         columns = [_read_part(store, plan, part).column(name).to_pylist() for name in PLAN_SCHEMA.names]
         for shard, rows in itertools.groupby(zip(*columns, strict=True), key=lambda row: int(row[0])):
             if shard not in skip:
-                yield Shard(plan.plan, shard, tuple(ImageTask(*row[1:]) for row in rows))
+                yield Shard(plan.plan, shard, tuple(ImageTask(*row[1:]) for row in rows), plan.adopts_earlier)
 
 
 def load_inventory(store: ObjectStore, plans: Iterable[PlanSummary]) -> dict[str, tuple[str, int]]:

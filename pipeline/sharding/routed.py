@@ -63,6 +63,10 @@ class RoutedStore:
         """See ObjectStore: nothing, because nothing is written here."""
         return iter(())
 
+    def discard_unfinished(self, key: str) -> None:
+        """Refuse: ObjectDeniedError."""
+        raise ObjectDeniedError(f"{key}: sources are only read")
+
     def delete(self, key: str) -> None:
         """Refuse: ObjectDeniedError."""
         raise ObjectDeniedError(f"{key}: sources are only read")

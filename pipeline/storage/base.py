@@ -77,6 +77,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def discard_unfinished(self, key: str) -> None:
+        """Remove what `unfinished` named; an object of that key stays as it is. No error where there is nothing."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove the object; no error where there is none."""
         ...

@@ -209,6 +209,9 @@ class GenericStore:
         """See ObjectStore: nothing, because fsspec has no way to ask."""
         return iter(())
 
+    def discard_unfinished(self, key: str) -> None:
+        """See ObjectStore: there is nothing."""
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         path = self._path(key)

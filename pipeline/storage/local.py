@@ -102,6 +102,11 @@ class LocalStore:
                 if name.startswith(durable.TEMP_PREFIX):
                     yield (Path(folder) / name).relative_to(self._root).as_posix()
 
+    def discard_unfinished(self, key: str) -> None:
+        """See ObjectStore."""
+        if key.rpartition("/")[2].startswith(durable.TEMP_PREFIX):
+            self.delete(key)
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         path = self._path(key)

@@ -90,6 +90,9 @@ class MemoryStore:
         """See ObjectStore: nothing, for what is written is there at once."""
         return iter(())
 
+    def discard_unfinished(self, key: str) -> None:
+        """See ObjectStore: there is nothing."""
+
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with _lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,7 +27,9 @@ class RetryPolicy:
     back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     """
 
-    def __init__(self, *, max_attempts: int, max_retry_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, *, max_attempts: int, max_retry_s: float, sleep: Callable[[float], None] = tenacity.nap.sleep
+    ) -> None:
         self._max_attempts = max_attempts
         self._max_retry_s = max_retry_s
         self._sleep = sleep

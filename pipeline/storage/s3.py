@@ -130,20 +130,18 @@ class S3Store:
 
     def unfinished(self) -> Iterator[str]:
         """See ObjectStore: multipart uploads that were neither completed nor aborted."""
-        strip = len(self._root) + 1 if self._root else 0
-        parameters: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._root + "/" if self._root else ""}
-        while True:
-            try:
-                page = self._run(lambda: self._client.call("list_multipart_uploads", **parameters), "")
-            except (ObjectDeniedError, s3_errors.NotImplementedByStoreError) as error:
-                logger.warning("%s: unfinished uploads cannot be listed: %s", self.url, error)
-                return
-            for upload in page.get("Uploads", ()):
-                yield upload["Key"][strip:]
-            if not page.get("IsTruncated"):
-                return
-            parameters["KeyMarker"] = page["NextKeyMarker"]
-            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+        try:
+            for key, _ in self._uploads(""):
+                yield key
+        except (ObjectDeniedError, s3_errors.NotImplementedByStoreError) as error:
+            logger.warning("%s: unfinished uploads cannot be listed: %s", self.url, error)
+
+    def discard_unfinished(self, key: str) -> None:
+        """See ObjectStore: abort every upload to this key."""
+        for found, upload_id in [*self._uploads(check_key(key))]:
+            if found == key:
+                with contextlib.suppress(ObjectMissingError):
+                    self._call("abort_multipart_upload", key, UploadId=upload_id)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
@@ -185,6 +183,20 @@ class S3Store:
                 break
             parameters["ContinuationToken"] = page["NextContinuationToken"]
         skipped.warn(self.url)
+
+    def _uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield (key, upload id) of the unfinished uploads whose keys start with `prefix`."""
+        strip = len(self._root) + 1 if self._root else 0
+        below = f"{self._root}/{prefix}" if self._root else prefix
+        parameters: dict[str, Any] = {"Bucket": self._bucket, "Prefix": below}
+        while True:
+            page = self._run(lambda: self._client.call("list_multipart_uploads", **parameters), prefix)
+            for upload in page.get("Uploads", ()):
+                yield upload["Key"][strip:], upload["UploadId"]
+            if not page.get("IsTruncated"):
+                return
+            parameters["KeyMarker"] = page["NextKeyMarker"]
+            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
 
     def _put(self, key: str, data: bytes, metadata: Mapping[str, str] | None, condition: dict[str, Any]) -> ObjectInfo:
         kept = normal_metadata(metadata)

@@ -32,11 +32,16 @@ FINDING_CODES: tuple[str, ...] = get_args(FindingCode)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be. `key` is the object or the source that it is about."""
+    """One thing that is not as it should be. `key` is the object or the source that it is about.
+
+    `source` is the image and `part` the manifest part that it concerns, where there is one.
+    """
 
     code: FindingCode
     key: str
     message: str
+    source: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
@@ -16,19 +16,27 @@ from pipeline.verification.rows import ExpectedOutput
 _HASH_SPACE = 2**64
 
 
-def check_listing(store: ObjectStore, outputs: dict[str, ExpectedOutput]) -> Iterator[Finding]:
-    """Compare one listing of images/ with the rows: sizes, missing objects, orphans, and what writes left behind."""
+def check_listing(
+    store: ObjectStore, outputs: Mapping[str, ExpectedOutput], replaced: Container[str]
+) -> Iterator[Finding]:
+    """Compare one listing of images/ with the rows: sizes, missing objects, orphans, and what writes left behind.
+
+    `replaced` are outputs that a repair distrusts: they may be there or not.
+    """
     missing = set(outputs)
     for info in store.list(OUTPUT_FOLDER):
         expected = outputs.get(info.key)
+        if expected is None and info.key in replaced:
+            continue
         if expected is None:
             yield Finding("orphan", info.key, "belongs to no row; an interrupted run adopts or supersedes it")
             continue
         missing.discard(info.key)
         if info.size_bytes != expected.num_bytes:
-            yield Finding("output_size", info.key, f"{info.size_bytes} bytes; its row says {expected.num_bytes}")
+            text = f"{info.size_bytes} bytes; its row says {expected.num_bytes}"
+            yield Finding("output_size", info.key, text, expected.source)
     for key in sorted(missing):
-        yield Finding("output_missing", key, "its row is there, the object is not")
+        yield Finding("output_missing", key, "its row is there, the object is not", outputs[key].source)
     for key in store.unfinished():
         yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
 
@@ -51,7 +59,7 @@ def check_contents(
             data = store.read(expected.key)
         except ObjectMissingError:
             return 0, []
-        return len(data), [Finding(code, expected.key, text) for code, text in _faults(data, expected)]
+        return len(data), [Finding(code, expected.key, text, expected.source) for code, text in _faults(data, expected)]
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-objects") as pool:
         # In rounds, or a million futures would hold a million rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -31,6 +31,7 @@ class ExpectedOutput:
     """What one `ok` row says of its EXR."""
 
     key: str
+    source: str
     num_bytes: int
     sha256: str
     width: int
@@ -46,16 +47,25 @@ class RowCheck:
     """What the plans and parts of a destination hold, and what is wrong with them.
 
     `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
+    `replaced` are the keys of outputs that a later plan distrusts: whatever they are, nothing current rests on them.
     """
 
     num_plans: int = 0
     num_rows: int = 0
     outputs: dict[str, ExpectedOutput] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, code: FindingCode, key: str, message: str) -> None:
+    def add(self, code: FindingCode, key: str, message: str, *, source: str | None = None, part: str = "") -> None:
         """Note a finding."""
-        self.findings.append(Finding(code, key, message))
+        self.findings.append(Finding(code, key, message, source, part or None))
+
+    def replace(self, sources: Container[str]) -> None:
+        """Distrust the outputs so far of these sources."""
+        keys = [key for key, output in self.outputs.items() if output.source in sources]
+        self.replaced.update(keys)
+        for key in keys:
+            del self.outputs[key]
 
 
 def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCheck:
@@ -65,6 +75,8 @@ def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCh
         committed = completed_shards(store, plan.plan)
         planned: set[int] = set()
         try:
+            if not plan.adopts_earlier:
+                check.replace({task.source for shard in iter_shards(store, plan) for task in shard.tasks})
             for shard, rows in _with_rows(store, plan, committed, check, num_threads):
                 planned.add(shard.shard)
                 if rows is not None:
@@ -109,7 +121,7 @@ def _with_rows(
         try:
             return future.result()
         except ManifestError as error:
-            check.add("part_damaged", key, str(error))
+            check.add("part_damaged", key, str(error), part=key)
             return None
 
     waiting: deque[tuple[Shard, Future[pa.Table] | None]] = deque()
@@ -133,28 +145,34 @@ def _check_shard(shard: Shard, rows: pa.Table, record: JobRecord, check: RowChec
     check.num_rows += rows.num_rows
     for source in planned - found:
         if source not in found:
-            check.add("row_missing", source, f"planned in shard {shard.shard} of plan {shard.plan}, not in {key}")
+            text = f"planned in shard {shard.shard} of plan {shard.plan}, not in {key}"
+            check.add("row_missing", source, text, source=source, part=key)
     for source, count in found.items():
         if source not in planned:
-            check.add("row_unplanned", source, f"in {key}, but not planned there")
+            check.add("row_unplanned", source, f"in {key}, but not planned there", source=source, part=key)
         elif count > planned[source]:
-            check.add("row_twice", source, f"{count} rows in {key}")
+            check.add("row_twice", source, f"{count} rows in {key}", source=source, part=key)
     for row in rows.to_pylist():
         _check_row(row, key, record, check)
 
 
 def _check_row(row: dict[str, object], key: str, record: JobRecord, check: RowCheck) -> None:
     source = str(row["source"])
+
+    def contradict(text: str) -> None:
+        check.add("row_contradictory", source, f"{key}: {text}", source=source, part=key)
+
     is_ok = row["status"] == ConversionStatus.OK.value
     if is_ok != (row["error_code"] is None) or is_ok == any(row[name] is None for name in _OUTPUT_COLUMNS[:3]):
-        check.add("row_contradictory", source, f"{key}: status {row['status']}, error {row['error_code']}, output?")
+        contradict(f"status {row['status']}, error {row['error_code']}, output {row['output']}")
         return
     if not is_ok:
         return
     if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
-        check.add("row_contradictory", source, f"{key}: made with other weights or options than job.json names")
+        contradict("made with other weights or options than job.json names")
     expected = ExpectedOutput(
         key=str(row["output"]),
+        source=source,
         num_bytes=int(str(row["output_bytes"])),
         sha256=str(row["output_sha256"]),
         width=int(str(row["width"])),
@@ -165,4 +183,4 @@ def _check_row(row: dict[str, object], key: str, record: JobRecord, check: RowCh
         weights_sha256=str(row["weights_sha256"]),
     )
     if check.outputs.setdefault(expected.key, expected) != expected:
-        check.add("row_contradictory", source, f"{key}: another row says otherwise of {expected.key}")
+        contradict(f"another row says otherwise of {expected.key}")

@@ -26,15 +26,15 @@ def verify_destination(
 
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
     outputs is read, hashed and decoded as well. `on_progress` gets how many of these are done, and of how many.
-    Nothing is written. Outputs of all revisions count, for their rows are there. While a conversion runs, its
-    unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError and SystemicError
-    where the store cannot be read.
+    Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a repair replaced.
+    While a conversion runs, its unfinished work is reported as such. Raises ValueError for a share outside 0..1,
+    StorageError and SystemicError where the store cannot be read.
     """
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
     rows = check_rows(store, record, _ROW_THREADS)
-    findings = [*rows.findings, *check_listing(store, rows.outputs)]
+    findings = [*rows.findings, *check_listing(store, rows.outputs, rows.replaced)]
     sample = [output for key, output in sorted(rows.outputs.items()) if is_sampled(key, share)]
     num_done = num_bytes_read = 0
 

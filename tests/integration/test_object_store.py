@@ -287,8 +287,13 @@ def test_uploads_that_nobody_finished_are_listed(s3_bucket: Any) -> None:
     for key in ("p/a.exr", "p/b/c.exr", "elsewhere.exr"):
         s3_bucket.client.create_multipart_upload(Bucket=s3_bucket.name, Key=key)
     store = open_store(s3_bucket.url + "/p", QUICK)
-    assert list(store.unfinished()) == ["a.exr", "b/c.exr"]
+    assert sorted(store.unfinished()) == ["a.exr", "b/c.exr"]
     assert list(store.list()) == []
+    store.create("a.exr", b"whole")
+    s3_bucket.client.create_multipart_upload(Bucket=s3_bucket.name, Key="p/a.exr.more")
+    store.discard_unfinished("a.exr")
+    assert sorted(store.unfinished()) == ["a.exr.more", "b/c.exr"]
+    assert store.read("a.exr") == b"whole"
 
 
 def test_temporary_files_are_listed_as_unfinished_alone(tmp_path: Path) -> None:
@@ -297,7 +302,10 @@ def test_temporary_files_are_listed_as_unfinished_alone(tmp_path: Path) -> None:
     assert list(store.unfinished()) == []
     (tmp_path / "a" / ".hdrfleet-tmp-1-00").write_bytes(b"x")
     assert list(store.unfinished()) == ["a/.hdrfleet-tmp-1-00"]
+    store.discard_unfinished("a/b.exr")
     assert [info.key for info in store.list()] == ["a/b.exr"]
+    store.discard_unfinished("a/.hdrfleet-tmp-1-00")
+    assert list(store.unfinished()) == []
 
 
 @on_servers(["moto"])

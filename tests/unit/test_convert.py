@@ -78,6 +78,9 @@ class FaultyStore:
     def unfinished(self) -> Iterator[str]:
         return self.inner.unfinished()
 
+    def discard_unfinished(self, key: str) -> None:
+        self.inner.discard_unfinished(key)
+
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 

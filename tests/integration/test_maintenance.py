@@ -144,3 +144,92 @@ def test_a_bucket_is_verified(
     out = capsys.readouterr().out
     assert "output_size  images/dot.png.exr" in out
     assert "unfinished_write  images/large.exr" in out
+
+
+def digests(dst: Path) -> dict[str, bytes]:
+    return {path.relative_to(dst).as_posix(): path.read_bytes() for path in sorted((dst / "images").rglob("*.exr"))}
+
+
+@pytest.fixture
+def whole(tmp_path: Path, weights: Path) -> Path:
+    write_library(tmp_path / "photos", 4)
+    for path in (tmp_path / "photos/bad").iterdir():
+        path.unlink()
+    arguments = ("--weights", weights, "--executor", "local", "--shard-images", "3", "--quiet")
+    assert hdrfleet_here("convert", tmp_path / "photos", tmp_path / "hdr", *arguments) == 0
+    return tmp_path / "hdr"
+
+
+def test_damaged_outputs_become_the_next_revision_and_nothing_else_changes(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digests(whole)
+    flipped, gone = whole / "images/dot.png.exr", whole / "images/trip 1/photo_001.jpg.exr"
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
+    damaged = flipped.read_bytes()
+    gone.unlink()
+    assert hdrfleet_here("repair", whole, "--json", "-q") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["num_replaced"], report["num_parts_removed"]) == (2, 0)
+    assert report["after"]["is_sound"]
+    after = digests(whole)
+    assert after.pop("images/dot.png.v2.exr") == before["images/dot.png.exr"]
+    assert after.pop("images/trip 1/photo_001.jpg.v2.exr") == before.pop("images/trip 1/photo_001.jpg.exr")
+    assert after.pop("images/dot.png.exr") == damaged, "evidence stays"
+    del before["images/dot.png.exr"]
+    assert after == before
+    current = rows(whole)
+    assert (current["dot.png"]["revision"], current["dot.png"]["plan"]) == (2, 2)
+    assert (current["dot.png"]["status"], current["dot.png"]["adopted"]) == ("ok", False)
+    assert hdrfleet_here("verify", whole, "--deep") == 0
+    assert hdrfleet_here("repair", whole, "-q") == 0, "a second repair finds nothing to do"
+    assert len(rows(whole)) == len(current)
+    assert max(row["plan"] for row in rows(whole).values()) == 2
+
+    # Damage to a repaired output is found and repaired as well.
+    (whole / "images/dot.png.v2.exr").write_bytes(b"x")
+    assert hdrfleet_here("repair", whole, "-q") == 0
+    assert rows(whole)["dot.png"]["output"] == "images/dot.png.v3.exr"
+
+
+def test_damaged_parts_are_committed_again_from_the_outputs_that_are_there(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, images = rows(whole), digests(whole)
+    parts = sorted(whole.glob("manifest/plan=1/*.parquet"))
+    parts[0].write_bytes(b"no part")
+    parts[1].unlink()
+    assert hdrfleet_here("verify", whole) == 3
+    assert hdrfleet_here("repair", whole) == 0
+    assert "1 damaged manifest part removed" in capsys.readouterr().err
+    after = rows(whole)
+    assert after.keys() == before.keys()
+    for source, row in after.items():
+        assert row["output_sha256"] == before[source]["output_sha256"]
+    assert sum(row["adopted"] for row in after.values()) == 6, "nothing was computed twice"
+    assert digests(whole) == images
+
+
+def test_orphans_are_deleted_on_demand_alone(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / "images/stranger.exr").write_bytes(b"x")
+    (whole / "images/.hdrfleet-tmp-9-00").write_bytes(b"x")
+    before = digests(whole)
+    assert hdrfleet_here("repair", whole, "-q") == 3
+    assert "--delete-orphans removes them" in capsys.readouterr().out
+    assert digests(whole) == before
+    assert hdrfleet_here("repair", whole, "--delete-orphans", "-q") == 0
+    del before["images/stranger.exr"]
+    assert digests(whole) == before
+    assert not (whole / "images/.hdrfleet-tmp-9-00").exists()
+
+
+def test_what_cannot_be_made_anew_is_said(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole.parent / "photos/dot.png").unlink()
+    (whole / "images/dot.png.exr").unlink()
+    assert hdrfleet_here("repair", whole) == 3
+    told = capsys.readouterr()
+    assert "1 image cannot be made anew: no longer in the source" in told.err
+    assert "docs/operations.md" in told.out
+    (whole / "_hdrfleet/plan/1/plan.json").write_bytes(b"{}")
+    assert hdrfleet_here("repair", whole) == 1
+    assert "restore it from a backup" in capsys.readouterr().err

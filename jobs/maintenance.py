@@ -1,0 +1,165 @@
+"""Commands for a destination that is there: verify, retry, repair. The work is done by the modules beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Annotated
+
+import typer
+
+from jobs import options as opt
+from jobs.destination import finish, open_destination
+from jobs.signals import stopping_on_signals
+
+_INFERENCE = "Inference"
+_RUNNING = "Running"
+
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")]
+Sample = Annotated[str, typer.Option(help="Share of the outputs to read, hash and decode as well, such as 1% or 0.01.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")]
+ShowAll = Annotated[bool, typer.Option("--all", help="Print every finding, not the first 20.")]
+Weights = Annotated[str | None, typer.Option(help="Where the job's weights are now, if they moved.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_INFERENCE)]
+MemoryBudget = Annotated[
+    str | None, typer.Option(help="Memory for the network per worker, such as 4G.", rich_help_panel=_INFERENCE)
+]
+MaxPixels = Annotated[
+    int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
+]
+Workers = Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)]
+ExecutorName = Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)]
+
+
+def verify(
+    dst: Destination,
+    sample: Sample = "1%",
+    deep: Annotated[bool, typer.Option("--deep", help="Read, hash and decode all of them.")] = False,
+    show_all: ShowAll = False,
+    quiet: Quiet = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Prove that DST is whole: one row for every planned image, every output as its row says, nothing beside them.
+
+    Nothing is changed. Exit codes: 0 sound, 3 something was found, 2 bad usage, 1 the store could not be read.
+    """
+    from jobs.tables import print_json
+    from jobs.verify import EXIT_UNSOUND, parse_share, print_report, run_verify
+
+    share = 1.0 if deep else parse_share(sample)
+    store, record = open_destination(dst, endpoint_url, profile, region)
+    with stopping_on_signals():
+        report = run_verify(store, record, share, quiet=quiet)
+    if json:
+        print_json(report.to_json())
+    else:
+        print_report(report, show_all=show_all)
+    if not report.is_sound:
+        raise typer.Exit(EXIT_UNSOUND)
+
+
+def retry(
+    dst: Destination,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only images that failed with this error_code; repeatable.")
+    ] = None,
+    weights: Weights = None,
+    device: Device = None,
+    precision: Precision = None,
+    memory_budget: MemoryBudget = None,
+    max_pixels: MaxPixels = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Convert the failed images of DST again, all of them or by error code, with the options that the job recorded.
+
+    Options given here replace recorded ones. Exit codes are those of `convert`.
+    """
+    from jobs.retry import check_codes, recorded_config, run_retry
+
+    store, record = open_destination(dst, endpoint_url, profile, region)
+    check_codes(store, code or ())
+    config = recorded_config(
+        record,
+        dst,
+        opt.storage(endpoint_url, profile, region),
+        model=opt.given(weights=weights),
+        inference=opt.given(
+            device=device, precision=precision, memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget")
+        ),
+        decode=opt.given(max_pixels=max_pixels),
+        execution=opt.execution(executor, workers, address),
+    )
+    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
+        from jobs.progress import ConsoleReporter
+
+        outcome = run_retry(config, code or (), ConsoleReporter(quiet=quiet))
+    finish(outcome, json=json)
+
+
+def repair(
+    dst: Destination,
+    sample: Sample = "100%",
+    delete_orphans: Annotated[
+        bool, typer.Option("--delete-orphans", help="Delete objects that no row names, and unfinished writes.")
+    ] = False,
+    show_all: ShowAll = False,
+    weights: Weights = None,
+    device: Device = None,
+    precision: Precision = None,
+    memory_budget: MemoryBudget = None,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Verify DST and make anew what is missing or damaged there, from the source, as new revisions.
+
+    Run it while no conversion runs on DST. Exit codes: 0 sound afterwards, 3 something is left, 2 bad usage, 1 it
+    stopped and can be run again.
+    """
+    from jobs.retry import recorded_config
+    from jobs.tables import print_json
+    from jobs.verify import EXIT_UNSOUND, parse_share, print_report
+
+    share = parse_share(sample)
+    store, record = open_destination(dst, endpoint_url, profile, region)
+    config = recorded_config(
+        record,
+        dst,
+        opt.storage(endpoint_url, profile, region),
+        model=opt.given(weights=weights),
+        inference=opt.given(
+            device=device, precision=precision, memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget")
+        ),
+        execution=opt.execution(executor, workers, address),
+    )
+    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
+        from jobs.progress import ConsoleReporter
+        from jobs.repair import hint, run_repair
+
+        reporter = ConsoleReporter(quiet=quiet)
+        outcome = run_repair(store, record, config, reporter, share=share, delete_orphans=delete_orphans, quiet=quiet)
+    if json:
+        print_json(outcome.to_json())
+    else:
+        print_report(outcome.after, show_all=show_all)
+        if advice := hint(outcome.after):
+            typer.echo(advice)
+    if not outcome.after.is_sound:
+        raise typer.Exit(EXIT_UNSOUND)
