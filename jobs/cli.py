@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,9 +24,6 @@ from pipeline.errors import (
     UsageError,
     WorkerLostError,
 )
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_DIED, EXIT_USAGE = 1, 2
 

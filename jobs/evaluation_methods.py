@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from jobs.weights import BUILT_IN_WEIGHTS, read_weights
+from jobs.weights import read_weights
 from pipeline.config import InferenceConfig, first_fault
 from pipeline.errors import ConfigError
 from pipeline.evaluation.baselines import BASELINES
+from pipeline.models.builtin import BUILT_IN_WEIGHTS
 
 LdrArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 

@@ -53,7 +53,8 @@ def verify(
 
     share = 1.0 if deep else parse_share(sample)
     store, record = open_destination(dst, endpoint_url, profile, region)
-    with stopping_on_signals():
+    # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
+    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         report = run_verify(store, record, share, quiet=quiet)
     if json:
         print_json(report.to_json())
@@ -119,6 +120,7 @@ def repair(
     device: Device = None,
     precision: Precision = None,
     memory_budget: MemoryBudget = None,
+    max_pixels: MaxPixels = None,
     workers: Workers = None,
     executor: ExecutorName = None,
     address: Address = None,
@@ -130,8 +132,8 @@ def repair(
 ) -> None:
     """Verify DST and make anew what is missing or damaged there, from the source, as new revisions.
 
-    Run it while no conversion runs on DST. Exit codes: 0 sound afterwards, 3 something is left, 2 bad usage, 1 it
-    stopped and can be run again.
+    The sample is read before and after. Run it while no conversion runs on DST. Exit codes: 0 sound afterwards, 3
+    something is left, 2 bad usage, 1 it stopped and can be run again.
     """
     from jobs.retry import recorded_config
     from jobs.tables import print_json
@@ -147,6 +149,7 @@ def repair(
         inference=opt.given(
             device=device, precision=precision, memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget")
         ),
+        decode=opt.given(max_pixels=max_pixels),
         execution=opt.execution(executor, workers, address),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
@@ -158,6 +161,7 @@ def repair(
     if json:
         print_json(outcome.to_json())
     else:
+        typer.echo(outcome.summary())
         print_report(outcome.after, show_all=show_all)
         if advice := hint(outcome.after):
             typer.echo(advice)

@@ -76,8 +76,12 @@ def given(**values: object) -> dict[str, object]:
 
 
 def execution(executor: str | None, workers: str | None, address: str | None) -> dict[str, object]:
-    """The options of where to run that the user gave; `auto` workers count as given."""
-    values = given(executor=executor, address=address)
+    """The options of where to run that the user gave; `auto` workers count as given.
+
+    The local executor has one worker and no address, whatever was recorded.
+    """
+    values: dict[str, object] = {"num_workers": None, "address": None} if executor == "local" else {}
+    values |= given(executor=executor, address=address)
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
 
 

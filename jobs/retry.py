@@ -26,6 +26,8 @@ def recorded_config(
     Raises ConfigError.
     """
     parts = record.config.model_dump()
+    # Plans say what belongs to the job; the first run's filters are not those of later ones.
+    parts["source"] |= {"limit": None, "include": (), "exclude": ()}
     parts["destination"] = {"url": absolute(dst), "storage": storage}
     for part, fields in changes.items():
         parts[part] |= fields
@@ -54,7 +56,7 @@ def run_retry(config: ConversionConfig, codes: Sequence[str], reporter: Reporter
         failed = job.failures(codes)
         work = job.plan_again(listing, failed) if failed else None
         num_gone = len(failed) - (work.plan.num_images if work else 0)
-        if num_gone:
+        if num_gone > 0:
             reporter.note(f"{plural(num_gone, 'failed image')} no longer in the source")
         return work
 

@@ -26,6 +26,7 @@ from pipeline.errors import (
     SourceMissingError,
 )
 from pipeline.manifest import completed_shards, open_manifest
+from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
     PlanSummary,
@@ -37,6 +38,7 @@ from pipeline.sharding import (
     read_plan_summaries,
     write_plan,
 )
+from pipeline.sharding.locations import listed_name
 from pipeline.storage import ObjectStore, redact_url
 
 JOB_KEY = "_hdrfleet/job.json"
@@ -90,7 +92,7 @@ class Job:
         """Plans with uncommitted shards, oldest first."""
         work = []
         for plan in read_plan_summaries(self.store):
-            done = frozenset(completed_shards(self.store, plan.plan))
+            done = frozenset(completed_shards(self.store, plan.plan).intersection(range(plan.num_shards)))
             if len(done) < plan.num_shards:
                 work.append(PlannedWork(plan, done, resuming=True))
         return work
@@ -232,24 +234,25 @@ def read_job(store: ObjectStore) -> JobRecord | None:
 
 
 def _to_record(config: ConversionConfig) -> ConversionConfig:
-    """The configuration to write down: URLs lose their query strings, which can be signed; paths become absolute."""
+    """The configuration to write down: signed URLs lose their query strings, paths become absolute."""
+    weights = config.model.weights
     return config.model_copy(
         update={
-            "source": config.source.model_copy(update={"url": _absolute(redact_url(config.source.url))}),
+            "source": config.source.model_copy(update={"url": _recorded_url(config.source.url)}),
             "destination": config.destination.model_copy(update={"url": redact_url(config.destination.url)}),
-            "model": config.model.model_copy(update={"weights": redact_url(_weights_path(config.model.weights))}),
+            "model": config.model.model_copy(
+                update={"weights": weights if weights in BUILT_IN_WEIGHTS else _recorded_url(weights)}
+            ),
         }
     )
 
 
-def _absolute(url: str) -> str:
-    """A local path as another working directory would name it."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
-
-
-def _weights_path(weights: str) -> str:
-    """Built-in weights have a bare name; files have an extension."""
-    return _absolute(weights) if Path(weights).suffix else weights
+def _recorded_url(url: str) -> str:
+    """A URL without a query, or a local path as another working directory would name it. A glob's `?` is no query."""
+    if "://" in url:
+        named = listed_name(url)
+        return named if "?" in named else redact_url(named)
+    return str(Path(url).expanduser().absolute()) + ("/" if url.endswith("/") else "")
 
 
 def _require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:

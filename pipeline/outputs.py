@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.codecs.exr import OutputIdentity, read_exr_identity
@@ -43,15 +43,27 @@ class OutputStore:
     def find(self, task: ImageTask, identity: OutputIdentity, *, first_revision: int = 1) -> StoredOutput | None:
         """Return the stored output of this identity, of `first_revision` or a later one; None where there is none.
 
-        An earlier revision than the planned one fits when a source was touched without a change, or changed back.
+        An earlier revision than the planned one fits when a source was touched without a change, or changed back. The
+        newest comes first: a repair made it because an earlier one was not to be trusted.
         """
-        for revision in range(first_revision, _MAX_REVISIONS):
+        there = list(self._existing(task, first_revision))
+        for revision in reversed(there):
             key = output_key(task.source, revision)
             data = self._read_if_identical(key, identity)
-            if isinstance(data, bytes):
+            if data is not None:
                 return StoredOutput(key, revision, data, _sha256(data), adopted=True)
-            if data is _MISSING and revision >= task.revision:
-                return None
+        return None
+
+    def _existing(self, task: ImageTask, first_revision: int) -> Iterator[int]:
+        """Yield the revisions that are there, up to the first gap from the planned one on."""
+        for revision in range(first_revision, _MAX_REVISIONS):
+            try:
+                self._store.stat(output_key(task.source, revision))
+            except ObjectMissingError:
+                if revision >= task.revision:
+                    return
+            else:
+                yield revision
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
 
     def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:
@@ -69,14 +81,14 @@ class OutputStore:
                 stored = self._read_if_identical(key, identity)
             except ObjectDeniedError as error:
                 raise CredentialsError(f"the destination refuses writes: {error}") from error
-            if isinstance(stored, bytes):
+            if stored is not None:
                 # Equal bytes are our own success whose answer was lost, or an attempt that computed the same.
                 stored_sha256 = _sha256(stored)
                 return StoredOutput(key, revision, stored, stored_sha256, adopted=stored_sha256 != sha256)
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
 
-    def _read_if_identical(self, key: str, identity: OutputIdentity) -> bytes | object | None:
-        """The object's bytes if it has this identity, None if it has another, `_MISSING` if there is no object."""
+    def _read_if_identical(self, key: str, identity: OutputIdentity) -> bytes | None:
+        """The object's bytes if it has this identity; None if it has another, or is not there."""
         try:
             metadata = self._store.stat(key).metadata
             known = _identity_of(metadata)
@@ -84,7 +96,7 @@ class OutputStore:
                 return None
             data = self._store.read(key)
         except ObjectMissingError:
-            return _MISSING
+            return None
         # The header decides even where metadata agreed: metadata can be copied without the bytes.
         try:
             return data if read_exr_identity(data) == identity else None
@@ -92,7 +104,6 @@ class OutputStore:
             return None  # not an EXR that anybody can read: not ours to replace either
 
 
-_MISSING = object()
 _METADATA_PREFIX = "hdrfleet-"
 _METADATA_FIELDS = ("source_sha256", "pixel_digest", "weights_sha256")
 

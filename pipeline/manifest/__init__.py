@@ -4,7 +4,7 @@
 """
 
 from pipeline.manifest.query import run_query
-from pipeline.manifest.reader import Manifest, completed_shards, open_manifest
+from pipeline.manifest.reader import Manifest, committed_parts, completed_shards, open_manifest
 from pipeline.manifest.schema import COLUMNS, RUN_COLUMNS, SCHEMA, SCHEMA_VERSION
 from pipeline.manifest.summary import SUMMARY_COLUMNS, ManifestSummary, summarise
 from pipeline.manifest.writer import commit_part, part_key, rows_to_part
@@ -18,6 +18,7 @@ __all__ = [
     "Manifest",
     "ManifestSummary",
     "commit_part",
+    "committed_parts",
     "completed_shards",
     "open_manifest",
     "part_key",

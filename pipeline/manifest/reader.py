@@ -76,6 +76,16 @@ def completed_shards(store: ObjectStore, plan: int) -> set[int]:
     return {int(match[2]) for match in found if match}
 
 
+def committed_parts(store: ObjectStore) -> dict[int, set[int]]:
+    """Numbers of the committed shards by plan, whatever plans there are. Raises ManifestError as `open_manifest`."""
+    found: dict[int, set[int]] = {}
+    for key in _list_parts(store):
+        match = _PART_KEY.fullmatch(key)
+        assert match is not None
+        found.setdefault(int(match[1]), set()).add(int(match[2]))
+    return found
+
+
 def open_manifest(store: ObjectStore, *, columns: Sequence[str] | None = None, num_threads: int = 16) -> Manifest:
     """Read every part below DST/manifest, or only `columns` of them (`source` and `plan` are always read).
 

@@ -59,7 +59,7 @@ class RoutedStore:
         """Refuse: ObjectDeniedError."""
         raise ObjectDeniedError(f"{key}: sources are only read")
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
         """See ObjectStore: nothing, because nothing is written here."""
         return iter(())
 

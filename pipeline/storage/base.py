@@ -70,8 +70,8 @@ class ObjectStore(Protocol):
         """Create or overwrite the object atomically: readers see the old bytes or the new."""
         ...
 
-    def unfinished(self) -> Iterator[str]:
-        """Yield the keys of what killed writers left behind: temporary files, or multipart uploads, which cost money.
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys below `prefix` of what killed writers left: temporary files, or multipart uploads.
 
         Writes that go on at the moment are among them. Yields nothing where a store cannot leave any or cannot say.
         """

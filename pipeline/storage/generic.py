@@ -205,7 +205,7 @@ class GenericStore:
         """See ObjectStore. As atomic as the file system's own write: object stores are, SFTP and FTP are not."""
         return self._write(key, data, None, {})
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
         """See ObjectStore: nothing, because fsspec has no way to ask."""
         return iter(())
 

@@ -95,9 +95,9 @@ class LocalStore:
         """See ObjectStore. A temporary file, fsync, rename, fsync of the folder."""
         return self._write(key, data, _rename_over)
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
         """See ObjectStore: temporary files."""
-        for folder, _, names in os.walk(self._root):
+        for folder, _, names in os.walk(self._root / check_prefix(prefix)):
             for name in sorted(names):
                 if name.startswith(durable.TEMP_PREFIX):
                     yield (Path(folder) / name).relative_to(self._root).as_posix()

@@ -86,7 +86,7 @@ class MemoryStore:
             _metadata.pop(path, None)
             return _info(key, data, {})
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
         """See ObjectStore: nothing, for what is written is there at once."""
         return iter(())
 

@@ -16,7 +16,6 @@ from pipeline.config import StorageConfig
 from pipeline.errors import (
     ConfigError,
     ObjectChangedError,
-    ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
     ObjectTooLargeError,
@@ -128,12 +127,12 @@ class S3Store:
         """See ObjectStore."""
         return self._put(key, data, None, {})
 
-    def unfinished(self) -> Iterator[str]:
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
         """See ObjectStore: multipart uploads that were neither completed nor aborted."""
         try:
-            for key, _ in self._uploads(""):
+            for key, _ in self._uploads(check_prefix(prefix) + "/" if prefix else ""):
                 yield key
-        except (ObjectDeniedError, s3_errors.NotImplementedByStoreError) as error:
+        except StorageError as error:  # a right that is not given, or a store that does not know the request
             logger.warning("%s: unfinished uploads cannot be listed: %s", self.url, error)
 
     def discard_unfinished(self, key: str) -> None:
@@ -195,8 +194,8 @@ class S3Store:
                 yield upload["Key"][strip:], upload["UploadId"]
             if not page.get("IsTruncated"):
                 return
-            parameters["KeyMarker"] = page["NextKeyMarker"]
-            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+            parameters["KeyMarker"] = page.get("NextKeyMarker", "")
+            parameters["UploadIdMarker"] = page.get("NextUploadIdMarker", "")
 
     def _put(self, key: str, data: bytes, metadata: Mapping[str, str] | None, condition: dict[str, Any]) -> ObjectInfo:
         kept = normal_metadata(metadata)

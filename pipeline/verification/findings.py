@@ -20,6 +20,7 @@ FindingCode = Literal[
     "output_missing",
     "output_size",
     "output_sha256",
+    "output_unreadable",
     "output_undecodable",
     "output_dimensions",
     "output_identity",

@@ -7,38 +7,47 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
-from pipeline.errors import ObjectMissingError, VerifyError
+from pipeline.errors import ObjectMissingError, StorageError, VerifyError
+from pipeline.manifest.reader import MANIFEST_PREFIX
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, FindingCode
 from pipeline.verification.rows import ExpectedOutput
 
 _HASH_SPACE = 2**64
+_OUR_FOLDERS = ("_hdrfleet", OUTPUT_FOLDER, MANIFEST_PREFIX)
+
+
+def list_objects(store: ObjectStore) -> dict[str, int]:
+    """Return the size in bytes of every object below images/, by key.
+
+    List before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
+    """
+    return {info.key: info.size_bytes for info in store.list(OUTPUT_FOLDER)}
 
 
 def check_listing(
-    store: ObjectStore, outputs: Mapping[str, ExpectedOutput], replaced: Container[str]
+    store: ObjectStore, listed: Mapping[str, int], outputs: Mapping[str, ExpectedOutput], replaced: Container[str]
 ) -> Iterator[Finding]:
-    """Compare one listing of images/ with the rows: sizes, missing objects, orphans, and what writes left behind.
+    """Compare the listing with the rows: sizes, missing objects, orphans, and what killed writers left behind.
 
-    `replaced` are outputs that a repair distrusts: they may be there or not.
+    `replaced` are outputs that a repair made anew: they may be there or not. What looks missing is looked at again.
     """
-    missing = set(outputs)
-    for info in store.list(OUTPUT_FOLDER):
-        expected = outputs.get(info.key)
-        if expected is None and info.key in replaced:
-            continue
-        if expected is None:
-            yield Finding("orphan", info.key, "belongs to no row; an interrupted run adopts or supersedes it")
-            continue
-        missing.discard(info.key)
-        if info.size_bytes != expected.num_bytes:
-            text = f"{info.size_bytes} bytes; its row says {expected.num_bytes}"
-            yield Finding("output_size", info.key, text, expected.source)
-    for key in sorted(missing):
-        yield Finding("output_missing", key, "its row is there, the object is not", outputs[key].source)
-    for key in store.unfinished():
-        yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
+    for key, size_bytes in listed.items():
+        expected = outputs.get(key)
+        if expected is not None and size_bytes != expected.num_bytes:
+            text = f"{size_bytes} bytes; its row says {expected.num_bytes}"
+            yield Finding("output_size", key, text, expected.source)
+        elif expected is None and key not in replaced:
+            yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
+    for key in sorted(outputs.keys() - listed.keys()):
+        try:
+            store.stat(key)
+        except ObjectMissingError:
+            yield Finding("output_missing", key, "its row is there, the object is not", outputs[key].source)
+    for folder in _OUR_FOLDERS:
+        for key in store.unfinished(folder):
+            yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
 
 
 def is_sampled(key: str, share: float) -> bool:
@@ -59,6 +68,8 @@ def check_contents(
             data = store.read(expected.key)
         except ObjectMissingError:
             return 0, []
+        except StorageError as error:  # one bad sector or forbidden object is a finding, not the end
+            return 0, [Finding("output_unreadable", expected.key, str(error), expected.source)]
         return len(data), [Finding(code, expected.key, text, expected.source) for code, text in _faults(data, expected)]
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-objects") as pool:

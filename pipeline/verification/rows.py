@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import ManifestError
 from pipeline.job import JobRecord
-from pipeline.manifest import completed_shards, part_key
+from pipeline.manifest import committed_parts, part_key
 from pipeline.manifest.reader import read_part
 from pipeline.records import ConversionStatus, Shard
 from pipeline.sharding import PlanSummary, iter_shards, read_plan_summary
@@ -28,10 +30,9 @@ _OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height",
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOutput:
-    """What one `ok` row says of its EXR."""
+    """What `ok` rows say of one EXR. `source` and `plan` are those of the latest row that names it."""
 
     key: str
-    source: str
     num_bytes: int
     sha256: str
     width: int
@@ -40,6 +41,8 @@ class ExpectedOutput:
     source_sha256: str
     pixel_digest: str
     weights_sha256: str
+    source: str = field(compare=False)
+    plan: int = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class RowCheck:
     """What the plans and parts of a destination hold, and what is wrong with them.
 
     `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
-    `replaced` are the keys of outputs that a later plan distrusts: whatever they are, nothing current rests on them.
+    `replaced` are the keys of outputs that a repair made anew: whatever they are, nothing current rests on them.
     """
 
     num_plans: int = 0
@@ -55,45 +58,48 @@ class RowCheck:
     outputs: dict[str, ExpectedOutput] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    repaired_at: dict[str, int] = field(default_factory=dict)
 
     def add(self, code: FindingCode, key: str, message: str, *, source: str | None = None, part: str = "") -> None:
         """Note a finding."""
         self.findings.append(Finding(code, key, message, source, part or None))
 
-    def replace(self, sources: Container[str]) -> None:
-        """Distrust the outputs so far of these sources."""
-        keys = [key for key, output in self.outputs.items() if output.source in sources]
-        self.replaced.update(keys)
-        for key in keys:
-            del self.outputs[key]
+    def set_replaced_apart(self) -> None:
+        """Move outputs that only rows before a successful repair of their source name to `replaced`."""
+        for key, output in list(self.outputs.items()):
+            if output.plan < self.repaired_at.get(output.source, 0):
+                self.replaced.add(key)
+                del self.outputs[key]
 
 
 def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCheck:
     """Compare every plan with its parts. Raises StorageError and SystemicError where the store cannot be read."""
     check = RowCheck()
-    for plan in _plans(store, check):
-        committed = completed_shards(store, plan.plan)
+    committed = committed_parts(store)
+    for plan in _plans(store, committed, check):
         planned: set[int] = set()
         try:
-            if not plan.adopts_earlier:
-                check.replace({task.source for shard in iter_shards(store, plan) for task in shard.tasks})
-            for shard, rows in _with_rows(store, plan, committed, check, num_threads):
+            for shard, rows in _with_rows(store, plan, committed.get(plan.plan, set()), check, num_threads):
                 planned.add(shard.shard)
                 if rows is not None:
                     _check_shard(shard, rows, record, check)
         except ManifestError as error:
             check.add("plan_damaged", f"{PLAN_PREFIX}/{plan.plan}", str(error))
             continue
-        for extra in sorted(committed - planned):
+        for extra in sorted(committed.get(plan.plan, set()) - planned):
             check.add("part_unplanned", part_key(plan.plan, extra), f"plan {plan.plan} has no shard {extra}")
+    check.set_replaced_apart()
     return check
 
 
-def _plans(store: ObjectStore, check: RowCheck) -> Iterator[PlanSummary]:
-    numbers = sorted(number for info in store.list(PLAN_PREFIX) if (number := plan_number(info.key)) is not None)
-    for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
-        check.add("plan_missing", f"{PLAN_PREFIX}/{missing}/plan.json", f"plan {missing} is gone, later ones are there")
-    for number in numbers:
+def _plans(store: ObjectStore, committed: Iterable[int], check: RowCheck) -> Iterator[PlanSummary]:
+    """Yield the plans that can be read; a plan counts as gone where a later one, or a part of its own, is there."""
+    numbers = {number for info in store.list(PLAN_PREFIX) if (number := plan_number(info.key)) is not None}
+    for missing in sorted(set(range(1, max((*numbers, *committed), default=0) + 1)) - numbers):
+        check.add(
+            "plan_missing", f"{PLAN_PREFIX}/{missing}/plan.json", f"plan {missing} is gone; its rows are unchecked"
+        )
+    for number in sorted(numbers):
         try:
             plan = read_plan_summary(store, number)
         except ManifestError as error:
@@ -153,17 +159,18 @@ def _check_shard(shard: Shard, rows: pa.Table, record: JobRecord, check: RowChec
         elif count > planned[source]:
             check.add("row_twice", source, f"{count} rows in {key}", source=source, part=key)
     for row in rows.to_pylist():
-        _check_row(row, key, record, check)
+        _check_row(row, shard, key, record, check)
 
 
-def _check_row(row: dict[str, object], key: str, record: JobRecord, check: RowCheck) -> None:
-    source = str(row["source"])
+def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, check: RowCheck) -> None:
+    source = row["source"]
 
     def contradict(text: str) -> None:
         check.add("row_contradictory", source, f"{key}: {text}", source=source, part=key)
 
     is_ok = row["status"] == ConversionStatus.OK.value
-    if is_ok != (row["error_code"] is None) or is_ok == any(row[name] is None for name in _OUTPUT_COLUMNS[:3]):
+    has_output = [row[name] is not None for name in _OUTPUT_COLUMNS]
+    if is_ok != (row["error_code"] is None) or not (all(has_output) if is_ok else not any(has_output[:3])):
         contradict(f"status {row['status']}, error {row['error_code']}, output {row['output']}")
         return
     if not is_ok:
@@ -171,16 +178,20 @@ def _check_row(row: dict[str, object], key: str, record: JobRecord, check: RowCh
     if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
         contradict("made with other weights or options than job.json names")
     expected = ExpectedOutput(
-        key=str(row["output"]),
-        source=source,
-        num_bytes=int(str(row["output_bytes"])),
-        sha256=str(row["output_sha256"]),
-        width=int(str(row["width"])),
-        height=int(str(row["height"])),
+        key=row["output"],
+        num_bytes=row["output_bytes"],
+        sha256=row["output_sha256"],
+        width=row["width"],
+        height=row["height"],
         has_alpha=bool(row["has_alpha"]),
-        source_sha256=str(row["source_sha256"]),
-        pixel_digest=str(row["pixel_digest"]),
-        weights_sha256=str(row["weights_sha256"]),
+        source_sha256=row["source_sha256"],
+        pixel_digest=sys.intern(row["pixel_digest"]),
+        weights_sha256=sys.intern(row["weights_sha256"]),
+        source=source,
+        plan=shard.plan,
     )
-    if check.outputs.setdefault(expected.key, expected) != expected:
+    if check.outputs.get(expected.key, expected) != expected:
         contradict(f"another row says otherwise of {expected.key}")
+    check.outputs[expected.key] = expected
+    if not shard.adopts_earlier:
+        check.repaired_at[source] = shard.plan

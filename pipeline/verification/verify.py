@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipeline.job import JobRecord
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import VerifyReport
-from pipeline.verification.objects import check_contents, check_listing, is_sampled
+from pipeline.verification.objects import check_contents, check_listing, is_sampled, list_objects
 from pipeline.verification.rows import check_rows
 
 OnProgress = Callable[[int, int], None]
@@ -33,8 +33,9 @@ def verify_destination(
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
+    listed = list_objects(store)
     rows = check_rows(store, record, _ROW_THREADS)
-    findings = [*rows.findings, *check_listing(store, rows.outputs, rows.replaced)]
+    findings = [*rows.findings, *check_listing(store, listed, rows.outputs, rows.replaced)]
     sample = [output for key, output in sorted(rows.outputs.items()) if is_sampled(key, share)]
     num_done = num_bytes_read = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import StorageConfig
 from pipeline.job import read_job
-from pipeline.manifest import open_manifest
+from pipeline.manifest import open_manifest, part_key
 from pipeline.storage import open_store
 
 NUM_PHOTOS = 8  # of 64 x 48 px, above the limit as the truncated file is; the others are below it
@@ -170,7 +171,7 @@ def test_damaged_outputs_become_the_next_revision_and_nothing_else_changes(
     gone.unlink()
     assert hdrfleet_here("repair", whole, "--json", "-q") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["num_replaced"], report["num_parts_removed"]) == (2, 0)
+    assert (report["num_replaced"], report["num_deleted"]) == (2, 0)
     assert report["after"]["is_sound"]
     after = digests(whole)
     assert after.pop("images/dot.png.v2.exr") == before["images/dot.png.exr"]
@@ -192,22 +193,85 @@ def test_damaged_outputs_become_the_next_revision_and_nothing_else_changes(
     assert rows(whole)["dot.png"]["output"] == "images/dot.png.v3.exr"
 
 
-def test_damaged_parts_are_committed_again_from_the_outputs_that_are_there(
-    whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_uncommitted_shard_is_finished_from_the_outputs_that_are_there(whole: Path) -> None:
     before, images = rows(whole), digests(whole)
-    parts = sorted(whole.glob("manifest/plan=1/*.parquet"))
-    parts[0].write_bytes(b"no part")
-    parts[1].unlink()
+    (whole / part_key(1, 0)).unlink()
     assert hdrfleet_here("verify", whole) == 3
-    assert hdrfleet_here("repair", whole) == 0
-    assert "1 damaged manifest part removed" in capsys.readouterr().err
+    assert hdrfleet_here("repair", whole, "-q") == 0
     after = rows(whole)
-    assert after.keys() == before.keys()
-    for source, row in after.items():
-        assert row["output_sha256"] == before[source]["output_sha256"]
-    assert sum(row["adopted"] for row in after.values()) == 6, "nothing was computed twice"
+    assert {source: row["output_sha256"] for source, row in after.items()} == {
+        source: row["output_sha256"] for source, row in before.items()
+    }
+    assert sum(row["adopted"] for row in after.values()) == 3, "nothing was computed twice"
     assert digests(whole) == images
+
+
+def test_damaged_parts_and_plans_are_left_to_a_person(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / "images/stranger.exr").write_bytes(b"x")
+    (whole / "images/dot.png.exr").unlink()
+    for name, code in ((part_key(1, 1), 1), ("_hdrfleet/plan/1/plan.json", 3)):
+        damaged = whole / name
+        good = damaged.read_bytes()
+        damaged.write_bytes(b"{}")
+        assert hdrfleet_here("repair", whole, "--delete-orphans") == code
+        told = capsys.readouterr()
+        assert damaged.name in told.out + told.err
+        assert damaged.read_bytes() == b"{}"
+        assert (whole / "images/stranger.exr").exists()
+        damaged.write_bytes(good)
+    assert hdrfleet_here("repair", whole, "--delete-orphans", "-q") == 0
+
+
+def test_a_lost_plan_keeps_its_outputs(whole: Path) -> None:
+    images = digests(whole)
+    (whole / "_hdrfleet/plan/1/plan.json").unlink()
+    assert hdrfleet_here("verify", whole) == 3
+    assert hdrfleet_here("repair", whole, "--delete-orphans", "-q") == 3
+    assert digests(whole) == images
+
+
+def test_a_replacement_that_fails_is_not_sound(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (whole / "images/dot.png.exr").write_bytes(b"x")
+    (whole.parent / "photos/dot.png").write_bytes(b"no longer a picture" * 9)
+    assert hdrfleet_here("repair", whole, "--json", "-q") == 3
+    report = json.loads(capsys.readouterr().out)
+    assert [finding["code"] for finding in report["after"]["findings"]] == [
+        "output_size",
+        "output_sha256",
+        "output_undecodable",
+    ]
+    assert report["run"]["failures"][0]["error_code"] == "unsupported_format"
+
+
+def test_a_source_that_is_touched_after_a_repair_adopts_the_repaired_output(whole: Path) -> None:
+    flipped = whole / "images/dot.png.exr"
+    good = flipped.read_bytes()
+    flipped.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert hdrfleet_here("repair", whole, "-q") == 0
+    os.utime(whole.parent / "photos/dot.png", (1, 1))
+    weights = ("--weights", read_weights_path(whole))
+    assert hdrfleet_here("convert", whole.parent / "photos", whole, *weights, "--executor", "local", "-q") == 0
+    row = rows(whole)["dot.png"]
+    assert (row["plan"], row["output"], row["adopted"]) == (3, "images/dot.png.v2.exr", True)
+    assert (whole / row["output"]).read_bytes() == good
+
+
+def read_weights_path(dst: Path) -> str:
+    record = read_job(open_store(str(dst), StorageConfig()))
+    assert record is not None
+    return record.config.model.weights
+
+
+def test_a_first_run_with_a_limit_does_not_limit_retry(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_library(tmp_path / "photos", 2)
+    arguments = ("convert", tmp_path / "photos", tmp_path / "hdr", "--weights", weights, "--executor", "local", "-q")
+    assert hdrfleet_here(*arguments, "--limit", "1", "--exclude", "*/alpha.png") == 3
+    assert hdrfleet_here(*arguments) == 3
+    capsys.readouterr()
+    assert hdrfleet_here("retry", tmp_path / "hdr", "--json", "-q") == 3
+    assert json.loads(capsys.readouterr().out)["num_planned"] == 3
 
 
 def test_orphans_are_deleted_on_demand_alone(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +294,4 @@ def test_what_cannot_be_made_anew_is_said(whole: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr()
     assert "1 image cannot be made anew: no longer in the source" in told.err
     assert "docs/operations.md" in told.out
-    (whole / "_hdrfleet/plan/1/plan.json").write_bytes(b"{}")
-    assert hdrfleet_here("repair", whole) == 1
-    assert "restore it from a backup" in capsys.readouterr().err
+    assert told.out.startswith("1 finding before; 0 outputs made anew, 0 leftovers deleted")

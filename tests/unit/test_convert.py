@@ -75,8 +75,8 @@ class FaultyStore:
     def replace(self, key: str, data: bytes) -> ObjectInfo:
         return self.inner.replace(key, data)
 
-    def unfinished(self) -> Iterator[str]:
-        return self.inner.unfinished()
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.unfinished(prefix)
 
     def discard_unfinished(self, key: str) -> None:
         self.inner.discard_unfinished(key)

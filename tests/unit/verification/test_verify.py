@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from jobs.verify import parse_share
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TransientStorageError
 from pipeline.job import Job, open_job
 from pipeline.manifest import part_key
 from pipeline.records import Provenance
@@ -84,7 +85,10 @@ def verify(destination: Path, share: float = 1.0) -> VerifyReport:
 
 def codes(destination: Path, share: float = 1.0) -> dict[str, str]:
     """What was found, code by key."""
-    return {finding.key: finding.code for finding in verify(destination, share).findings}
+    findings = verify(destination, share).findings
+    found = {finding.key: finding.code for finding in findings}
+    assert len(found) == len(findings), "more than one finding of one key"
+    return found
 
 
 def test_a_finished_job_is_sound(destination: Path) -> None:
@@ -216,7 +220,7 @@ def test_a_damaged_part_is_found_and_the_others_are_read(destination: Path) -> N
     assert report.num_rows == 11
 
 
-def test_rows_that_are_missing_twice_or_of_nobody_are_found(destination: Path) -> None:
+def test_a_missing_row_is_found(destination: Path) -> None:
     index, row = first_ok(destination)
     rewrite(
         part(destination), lambda table: table.slice(0, index).take(list(range(index))) if index else table.slice(1)
@@ -241,7 +245,14 @@ def test_a_row_that_nobody_planned_is_found(destination: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("error_code", "empty"), ("output_sha256", None), ("weights_sha256", "0" * 64), ("pixel_digest", "0" * 64)],
+    [
+        ("error_code", "empty"),
+        ("output_sha256", None),
+        ("width", None),
+        ("source_sha256", None),
+        ("weights_sha256", "0" * 64),
+        ("pixel_digest", "0" * 64),
+    ],
 )
 def test_a_row_that_contradicts_itself_or_the_job_is_found(destination: Path, column: str, value: object) -> None:
     index, row = first_ok(destination)
@@ -263,6 +274,30 @@ def test_a_part_without_a_plan_and_a_plan_that_is_gone_are_found(destination: Pa
     assert codes(destination)[part_key(2, 7)] == "part_unplanned"
     (destination / "_hdrfleet/plan/1/plan.json").unlink()
     assert codes(destination)["_hdrfleet/plan/1/plan.json"] == "plan_missing"
+
+
+def test_a_last_plan_that_is_gone_is_found_by_its_parts(destination: Path) -> None:
+    (destination / "_hdrfleet/plan/2/plan.json").unlink()
+    assert codes(destination)["_hdrfleet/plan/2/plan.json"] == "plan_missing"
+
+
+def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(destination: Path) -> None:
+    from pipeline.job import read_job
+
+    store = open_store(str(destination), StorageConfig())
+    record, key = read_job(store), some_output(destination)[1]
+    assert record is not None
+    read = store.read
+
+    def bad_sector(name: str, **options: Any) -> bytes:
+        if name == key:
+            raise TransientStorageError(f"{name}: Input/output error")
+        return read(name, **options)
+
+    with patch.object(store, "read", bad_sector):
+        report = verify_destination(store, record, share=1.0)
+    assert [(finding.code, finding.key) for finding in report.findings] == [("output_unreadable", key)]
+    assert report.num_decoded == 12
 
 
 @pytest.mark.parametrize("pattern", ["plan.json", "part-*.parquet"])
@@ -298,12 +333,12 @@ def test_every_code_is_documented() -> None:
     assert [code for code in FINDING_CODES if f"\n| `{code}` |" not in text] == []
 
 
-@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5", 0.5), (" 100% ", 1.0), ("0", 0.0)])
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5", 0.5), (" 100% ", 1.0), ("0", 0.0), ("0.5%", 0.005)])
 def test_shares_are_read(text: str, share: float) -> None:
     assert parse_share(text) == share
 
 
-@pytest.mark.parametrize("text", ["", "many", "101%", "-1%", "1%%", "2", "nan"])
+@pytest.mark.parametrize("text", ["", "many", "101%", "-1%", "1%%", "1", "5", "nan"])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--sample"):
         parse_share(text)
