@@ -47,6 +47,12 @@ def train(
         ),
     ] = 256,
     crops_per_view: Annotated[int, typer.Option(help="Patches from each photograph.", rich_help_panel=_RECIPE)] = 4,
+    pool_views: Annotated[
+        int,
+        typer.Option(
+            help="Take this many photographs first and crop them on the device, for GPUs.", rich_help_panel=_RECIPE
+        ),
+    ] = 0,
     width: Annotated[int, typer.Option(help="Features of the network; 64 as published.", rich_help_panel=_RECIPE)] = 64,
     lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_RECIPE)] = 4e-4,
     final_lr_share: Annotated[
@@ -149,6 +155,7 @@ def train(
                 "patch_px": patch_px,
                 "view_px": view_px,
                 "crops_per_view": crops_per_view,
+                "pool_views": pool_views,
                 "width": width,
                 "learning_rate": lr,
                 "final_learning_rate_share": final_lr_share,

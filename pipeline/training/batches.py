@@ -73,7 +73,7 @@ class LoadedBatches:
             num_workers=self._num_data_workers,
             pin_memory=self._pin_memory,
             prefetch_factor=4 if self._num_data_workers else None,
-            worker_init_fn=_start_data_worker,
+            worker_init_fn=start_data_worker,
         )
         batches = iter(loader)
         while True:
@@ -104,7 +104,7 @@ class _StepSampler(Sampler[list[int]]):
             step += 1
 
 
-def _start_data_worker(_index: int) -> None:
+def start_data_worker(_index: int) -> None:
     """Leave Ctrl-C to the main process, which ends its data processes itself, and the cores to the network."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -23,9 +23,11 @@ MAX_TRUTH = 65504.0
 """The largest truth, linear: what a half-float EXR can hold."""
 _SIZE_STEP_PX = 4
 _GROUP_VIEWS = 64  # crops of this many photographs are interleaved, so that a batch shows different ones
-_HIGHLIGHT_PROBABILITY = 0.5
-_NUM_CANDIDATES = 4
-_CLIPPED_CODE = 250
+HIGHLIGHT_PROBABILITY = 0.5
+"""How often a crop is the one of NUM_CANDIDATES with the most pixels from CLIPPED_CODE on."""
+NUM_CANDIDATES = 4
+CLIPPED_CODE = 250
+TURN_PROBABILITY = 0.25
 
 
 class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -79,7 +81,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng([self._seed, index, 1 + crop_number])
         top, left = self._choose_crop(shot, rng)
         rows, columns = slice(top, top + self._patch_px), slice(left, left + self._patch_px)
-        quarter_turns = int(rng.integers(1, 4)) if rng.random() < 0.25 else 0
+        quarter_turns = int(rng.integers(1, 4)) if rng.random() < TURN_PROBABILITY else 0
         crops = (image[rows, columns] for image in (shot.ldr, shot.truth))
         ldr, truth = (np.rot90(crop, quarter_turns).transpose(2, 0, 1) for crop in crops)
         encoded = linear_to_network(np.minimum(truth, np.float32(MAX_TRUTH)))
@@ -97,10 +99,10 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _choose_crop(self, shot: Photograph, rng: np.random.Generator) -> tuple[int, int]:
         """Return the top left corner of a crop."""
-        corners = rng.integers(0, self._view_px - self._patch_px + 1, size=(_NUM_CANDIDATES, 2))
-        if self._view_px == self._patch_px or rng.random() >= _HIGHLIGHT_PROBABILITY:
+        corners = rng.integers(0, self._view_px - self._patch_px + 1, size=(NUM_CANDIDATES, 2))
+        if self._view_px == self._patch_px or rng.random() >= HIGHLIGHT_PROBABILITY:
             return int(corners[0, 0]), int(corners[0, 1])
-        clipped = shot.ldr.max(axis=2) >= _CLIPPED_CODE
+        clipped = shot.ldr.max(axis=2) >= CLIPPED_CODE
         size = self._patch_px
         counts = [np.count_nonzero(clipped[top : top + size, left : left + size]) for top, left in corners]
         top, left = corners[int(np.argmax(counts))]

@@ -17,7 +17,7 @@ from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene, find_scenes, load_scene
 from pipeline.simulation.split import split_names
 from pipeline.storage import open_store
-from pipeline.training.batches import LoadedBatches
+from pipeline.training.batches import Batches, LoadedBatches
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig
 from pipeline.training.events import Observer, TrainingEvent
@@ -26,6 +26,7 @@ from pipeline.training.loop import Trainer, TrainingOutcome
 from pipeline.training.metrics import MetricsWriter
 from pipeline.training.patches import PatchDataset
 from pipeline.training.peers import Peers
+from pipeline.training.pool import PooledBatches, photograph_pool
 from pipeline.training.precision import resolve_training_precision
 from pipeline.training.start import IDENTITY, starting_network
 from pipeline.training.validation import HeldOutLoss
@@ -124,6 +125,29 @@ def train(
             crops_per_view=config.crops_per_view,
         )
 
+    def batches() -> Batches:
+        workers = num_data_workers(config, device, peers)
+        if not config.pool_views:
+            return LoadedBatches(
+                dataset(files.train, _ENDLESS, config.seed),
+                batch_size=config.batch_size,
+                share=peers.share,
+                num_data_workers=workers,
+                pin_memory=device.type == "cuda",
+            )
+        pool = photograph_pool(
+            [loaded.get(name) or load_scene(files.paths[name], name) for name in files.train],
+            num_views=config.pool_views,
+            view_px=config.view_px,
+            seed=config.seed,
+            ranges=job.camera,
+            num_processes=workers,
+            device=device,
+        )
+        return PooledBatches(
+            pool, patch_px=config.patch_px, batch_size=config.batch_size, share=peers.share, seed=config.seed
+        )
+
     store = open_store(job.out, job.storage, atomic_create=job.atomic_create)
     checkpoints = Checkpoints(store, config_digest=config.digest(), keep=config.keep_checkpoints)
     init = (IDENTITY, None) if checkpoints.steps() else (job.init_name, job.init_data)
@@ -146,13 +170,7 @@ def train(
         trainer = Trainer(
             config,
             Learner(config, network, device=device, precision=precision, peers=peers),
-            LoadedBatches(
-                dataset(files.train, _ENDLESS, config.seed),
-                batch_size=config.batch_size,
-                share=peers.share,
-                num_data_workers=num_data_workers(config, device, peers),
-                pin_memory=device.type == "cuda",
-            ),
+            batches(),
             checkpoints,
             peers=peers,
             validate=validate,

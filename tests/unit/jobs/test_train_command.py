@@ -56,6 +56,7 @@ def test_the_command_has_the_defaults_of_the_configuration() -> None:
                 "patch_px",
                 "view_px",
                 "crops_per_view",
+                "pool_views",
                 "width",
                 "warmup_steps",
                 "weight_decay",

@@ -185,7 +185,7 @@ def test_highlights_are_drawn_more_often_than_chance_would(monkeypatch: pytest.M
         return float(np.mean(shares))
 
     found = clipped()
-    monkeypatch.setattr("pipeline.training.patches._HIGHLIGHT_PROBABILITY", 0.0)
+    monkeypatch.setattr("pipeline.training.patches.HIGHLIGHT_PROBABILITY", 0.0)
     assert found > 1.3 * clipped()
 
 
