@@ -194,3 +194,40 @@ def test_an_empty_source_is_no_plan(store: ObjectStore, photos: Path) -> None:
     with pytest.raises(SourceError):
         job.extend(open_source(job.record.config.source))
     assert not list(store.list("_hdrfleet/plan"))
+
+
+@pytest.mark.parametrize(
+    ("url", "recorded"),
+    [
+        ("s3://b/photo_?.jpg", "s3://b/photo_?.jpg"),
+        ("s3://b/list.csv?versionId=secret", "s3://b/list.csv"),
+        ("/data/scans.csv/", "/data/scans.csv/"),
+        ("photos/*.jpg", "{cwd}/photos/*.jpg"),
+    ],
+)
+def test_the_recorded_source_is_what_another_folder_would_name(
+    store: ObjectStore, photos: Path, url: str, recorded: str
+) -> None:
+    config = build_config(source={"url": url}, destination={"url": "memory://d"}, model={"weights": "runs/best"})
+    open_job(store, config, source_root="r", weights_name="w", weights_sha256="w" * 64)
+    job = read_job(store)
+    assert job is not None
+    assert job.config.source.url == recorded.format(cwd=Path.cwd())
+    assert job.config.model.weights == str(Path.cwd() / "runs/best")
+
+
+def test_built_in_weights_are_recorded_by_name(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos, model={"weights": "identity"})
+    job = read_job(store)
+    assert job is not None
+    assert job.config.model.weights == "identity"
+
+
+def test_a_part_that_the_plan_lacks_finishes_no_shard(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    job.extend(open_source(job.record.config.source))
+    for shard in (0, 1, 7):
+        store.create(part_key(1, shard), b"committed")
+    (rest,) = job.pending()
+    assert rest.done == {0, 1}
+    assert names(job) == [[["e.jpg"]]]
