@@ -70,8 +70,9 @@ def convert(
     ],
     dst: Annotated[str, typer.Argument(metavar="DST", help="Folder or URL prefix for the EXRs and the manifest.")],
     weights: Annotated[
-        str, typer.Option(help="'identity', or a .pth or .safetensors HDRUNet checkpoint (path or URL).")
-    ] = "identity",
+        str,
+        typer.Option(help="'default', 'identity' (a plain decode), or a .pth or .safetensors HDRUNet checkpoint."),
+    ] = "default",
     include: Annotated[
         list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")
     ] = None,

@@ -6,16 +6,18 @@ from dataclasses import asdict
 
 from pipeline.config import StorageConfig
 from pipeline.errors import StorageError, SystemicError, WeightsError
+from pipeline.models.builtin import BUILT_IN_WEIGHTS, DEFAULT, read_default_weights
 from pipeline.storage import open_store, redact_url
-
-BUILT_IN_WEIGHTS = ("identity",)
 
 
 def read_weights(name: str) -> tuple[str, bytes | None]:
     """Return the weights' display name and the checkpoint's bytes; None for weights that are built in code.
 
-    Paths and URLs are read with the standard credential chain. Raises WeightsError when there is no such file.
+    `default` are those that come with the package. Paths and URLs are read with the standard credential chain. Raises
+    WeightsError when there is no such file.
     """
+    if name == DEFAULT:
+        return read_default_weights()
     if name in BUILT_IN_WEIGHTS:
         return name, None
     if "://" in name and "?" in name:

@@ -108,9 +108,9 @@ class DestinationConfig(FrozenModel):
 
 
 class ModelConfig(FrozenModel):
-    """`weights` is `identity` or the path or URL of a `.pth` or `.safetensors` checkpoint."""
+    """`weights` is `default`, `identity`, or the path or URL of a `.pth` or `.safetensors` checkpoint."""
 
-    weights: str = Field("identity", min_length=1)
+    weights: str = Field("default", min_length=1)
 
     _url_has_no_secret = field_validator("weights")(_refuse_secrets)
 

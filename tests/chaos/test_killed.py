@@ -20,7 +20,11 @@ from pipeline.storage import open_store
 NUM_PHOTOS = 24
 SHARD_IMAGES = 2
 LEASES = 2
-OPTIONS = ("--shard-images", str(SHARD_IMAGES), "--precision", "fp32", "--device", "cpu", "--quiet")
+# The published width is the slower one, so that there is time to kill.
+OPTIONS = (
+    *("--shard-images", str(SHARD_IMAGES), "--weights", "identity"),
+    *("--precision", "fp32", "--device", "cpu", "--quiet"),
+)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_query_and_status_answer_and_refuse(tmp_path: Path, capsysbinary: pytest
 
     write_library(tmp_path / "photos", num_photos=2)
     dst = tmp_path / "out"
-    code, out, err = run("convert", tmp_path / "photos", dst, "--executor", "local")
+    code, out, err = run("convert", tmp_path / "photos", dst, "--executor", "local", "--weights", "identity")
     assert code == 3, err
     assert "bad/empty.jpg" in out
     assert "highlights are not reconstructed" in " ".join(err.split())

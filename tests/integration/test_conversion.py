@@ -82,7 +82,7 @@ def test_every_input_becomes_one_row_and_good_ones_a_linear_exr(
     executor: str, library: tuple[Path, dict[str, str | None]], tmp_path: Path
 ) -> None:
     src, expected = library
-    outcome = convert(src, tmp_path / "out", executor, encode={"verify": "all"})
+    outcome = convert(src, tmp_path / "out", executor, encode={"verify": "all"}, model={"weights": "identity"})
     rows = manifest(tmp_path / "out").to_pylist()
     assert {row["source"]: row["error_code"] for row in rows} == expected
     assert outcome.exit_code == 3

@@ -44,6 +44,21 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
         "seam_stops": SEAM_STOPS,
         "dimmest_highlight": 1.05,
     },
+    "default": {
+        "mu_psnr_gain_db": 2.3,
+        "worst_mu_psnr_gain_db": -2.75,
+        "pu21_psnr_gain_db": 3.0,
+        "unclipped_pu21_psnr_gain_db": -4.1,
+        "clipped_error_ratio": 0.63,
+        "peak_error_ratio": 0.67,
+        "exposure_error_ev": 0.01,
+        "hue_shift_deg": 3.65,
+        "noise_left": 0.88,
+        "banding": 0.77,
+        "halo_stops": 0.013,
+        "seam_stops": SEAM_STOPS,
+        "dimmest_highlight": 2.1,
+    },
 }
 DEFAULT_WEIGHTS = str(ModelConfig.model_fields["weights"].default)
 
