@@ -21,6 +21,7 @@ STEPS, CHECKPOINT_EVERY = 40, 5
 OPTIONS = (
     *("--width", "8", "--patch-px", "16", "--batch-size", "2", "--warmup-steps", "2", "--validation-patches", "4"),
     *("--checkpoint-every", str(CHECKPOINT_EVERY), "--validate-every", "10", "--log-every", "1", "--steps", str(STEPS)),
+    *("--loss", "log_weight=0.25", "--loss", "clipped_weight=5"),
     *("--precision", "fp32", "--device", "cpu", "--no-plot", "--no-tensorboard"),
 )
 # As in this process: the number of threads decides the order of sums, and so the last bits.
