@@ -95,12 +95,7 @@ def retry(
         record,
         dst,
         opt.storage(endpoint_url, profile, region),
-        model=opt.given(weights=weights),
-        inference=opt.given(
-            device=device, precision=precision, memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget")
-        ),
-        decode=opt.given(max_pixels=max_pixels),
-        execution=opt.execution(executor, workers, address),
+        **opt.changes(weights, device, precision, memory_budget, max_pixels, opt.execution(executor, workers, address)),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter
@@ -145,12 +140,7 @@ def repair(
         record,
         dst,
         opt.storage(endpoint_url, profile, region),
-        model=opt.given(weights=weights),
-        inference=opt.given(
-            device=device, precision=precision, memory_budget_bytes=opt.parse_bytes(memory_budget, "--memory-budget")
-        ),
-        decode=opt.given(max_pixels=max_pixels),
-        execution=opt.execution(executor, workers, address),
+        **opt.changes(weights, device, precision, memory_budget, max_pixels, opt.execution(executor, workers, address)),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter

@@ -85,6 +85,24 @@ def execution(executor: str | None, workers: str | None, address: str | None) ->
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
 
 
+def changes(
+    weights: str | None,
+    device: str | None,
+    precision: str | None,
+    memory_budget: str | None,
+    max_pixels: int | None,
+    execution: dict[str, object],
+) -> dict[str, dict[str, object]]:
+    """What the user gave to replace in a recorded configuration: fields by part. Raises ConfigError for a bad size."""
+    budget = parse_bytes(memory_budget, "--memory-budget")
+    return {
+        "model": given(weights=weights),
+        "inference": given(device=device, precision=precision, memory_budget_bytes=budget),
+        "decode": given(max_pixels=max_pixels),
+        "execution": execution,
+    }
+
+
 # How a user spells each option; messages about the configuration speak of its fields.
 _FLAGS = {
     "source.url": "SRC",
