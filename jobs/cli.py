@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,6 +21,7 @@ from pipeline.errors import (
     HdrfleetError,
     InterruptedJobError,
     ManifestError,
+    StuckError,
     SystemicError,
     UsageError,
     WorkerLostError,
@@ -127,6 +129,9 @@ def convert(
     shard_megapixels: Annotated[
         float, typer.Option(help="Close a shard at this many estimated megapixels.", rich_help_panel=_RUNNING)
     ] = 256.0,
+    max_failure_rate: opt.MaxFailureRate = "50%",
+    image_timeout: opt.ImageTimeout = 600.0,
+    shard_timeout: opt.ShardTimeout = 7200.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
     src_endpoint_url: opt.SrcEndpoint = None,
@@ -170,7 +175,14 @@ def convert(
             "verify": verify,
         },
         sharding={"max_images": shard_images, "max_megapixels": shard_megapixels},
-        execution={"executor": executor, "num_workers": None if workers == "auto" else workers, "address": address},
+        execution={
+            "executor": executor,
+            "num_workers": None if workers == "auto" else workers,
+            "address": address,
+            "max_failure_rate": opt.parse_share(max_failure_rate, "--max-failure-rate"),
+            "image_timeout_s": image_timeout,
+            "shard_timeout_s": shard_timeout,
+        },
     )
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
@@ -277,6 +289,10 @@ def main() -> NoReturn:
     """Entry point: every expected error is one line on standard error and an exit code."""
     try:
         app()
+    except StuckError as error:
+        code = _explain(error)
+        sys.stderr.flush()
+        os._exit(code)  # a thread of this process will not end: the interpreter would wait for it
     except HdrfleetError as error:
         sys.exit(_explain(error))
     sys.exit(0)
@@ -288,7 +304,7 @@ def _explain(error: HdrfleetError) -> int:
     hint = ""
     if isinstance(error, InterruptedJobError):
         hint = "; committed work is kept, run the same command again to carry on"
-    elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | ManifestError):
+    elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | StuckError | ManifestError):
         hint = "; committed work is kept, run the same command again once this is mended"
     text = " ".join(redact_url(f"{error}{hint}").split())
     typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)

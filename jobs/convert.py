@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from jobs.progress import Reporter, Watch, plural
 from jobs.weights import read_weights
-from pipeline.config import ConversionConfig, SourceConfig
+from pipeline.config import ConversionConfig, ExecutionConfig, SourceConfig
+from pipeline.driver_lease import DriverLease, acquire_lease
 from pipeline.errors import (
     ConfigError,
     DestinationError,
@@ -22,10 +23,12 @@ from pipeline.errors import (
     SourceError,
     StorageError,
     SystemicError,
+    TooManyFailuresError,
     UsageError,
 )
 from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
+from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, Manifest, ManifestSummary, open_manifest, summarise
 from pipeline.records import ConversionStatus
@@ -83,7 +86,8 @@ def run_conversion(config: ConversionConfig, reporter: Reporter, *, extend: Exte
     """Convert SRC to DST, or carry on where an earlier run stopped.
 
     Earlier plans are finished first; then `extend` makes the next one, by default of what is new or changed in SRC.
-    Raises UsageError before any work starts, SystemicError when the job has to stop; committed work is kept.
+    The destination is owned meanwhile. Raises UsageError before any work starts, DestinationInUseError among them where
+    another driver is at work, and SystemicError when the job has to stop; committed work is kept.
     """
     started = monotonic()
     with _nothing_started("source", SourceError):
@@ -97,8 +101,11 @@ def run_conversion(config: ConversionConfig, reporter: Reporter, *, extend: Exte
     _check_inference(config)
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
-    spec = WorkerSpec(config, name, data, atomic_create=None if job.record.has_conditional_create else False)
-    run, num_planned = _run_all(job, _work(job, listing, extend), spec, reporter)
+    with own_destination(job, config.execution, reporter) as lease:
+        atomic_create = None if job.record.has_conditional_create else False
+        spec = WorkerSpec(config, name, data, atomic_create=atomic_create, epoch=lease.epoch)
+        run, num_planned = _run_all(job, _work(job, listing, extend), spec, lease, reporter)
+        fault_point("job.finished")
     if run.num_workers_lost:
         again = plural(run.num_given_back, "shard")
         reporter.note(f"{plural(run.num_workers_lost, 'worker')} lost on the way; {again} leased again")
@@ -167,7 +174,20 @@ def _work(job: Job, listing: SourceListing, extend: Extend) -> Iterator[PlannedW
         yield work
 
 
-def _run_all(job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, reporter: Reporter) -> tuple[RunSummary, int]:
+def own_destination(job: Job, execution: ExecutionConfig, reporter: Reporter) -> DriverLease:
+    """The driver's lease on the job's destination, to be entered. Raises DestinationInUseError, DestinationError."""
+    with _nothing_started("destination", DestinationError):
+        return acquire_lease(
+            job.store,
+            timeout_s=execution.lease_timeout_s,
+            is_weak=job.record.store_weakness is not None,
+            on_wait=reporter.note,
+        )
+
+
+def _run_all(
+    job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, lease: DriverLease, reporter: Reporter
+) -> tuple[RunSummary, int]:
     """Run every unfinished plan on one executor, which starts with the first work. Returns totals and images."""
     total, num_planned, counted = RunSummary(), 0, Progress()
     with ExitStack() as stack:
@@ -186,6 +206,8 @@ def _run_all(job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, reporte
                 def on_progress(now: Progress, watch: Watch = watch, latest: list[Progress] = latest) -> None:
                     watch(now.since(latest[0]))
                     latest[1:] = [now]
+                    lease.check()
+                    require_few_failures(now, spec.config.execution)
 
                 done = executor.run(
                     job.shards(work), num_shards=work.num_shards, resuming=work.resuming, on_progress=on_progress
@@ -193,6 +215,19 @@ def _run_all(job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, reporte
                 total = total.plus(done)
                 counted = latest[-1]
     return total, num_planned
+
+
+def require_few_failures(progress: Progress, execution: ExecutionConfig) -> None:
+    """Raise TooManyFailuresError when so large a share of the images failed that the job must be set up wrongly."""
+    if progress.num_images < execution.min_images_for_rate:
+        return
+    share = progress.num_failed / progress.num_images
+    if share > execution.max_failure_rate:
+        code, count = max(progress.failed_by_code.items(), key=lambda item: item[1], default=("?", 0))
+        raise TooManyFailuresError(
+            f"{share:.0%} of {progress.num_images:,} images failed, more than --max-failure-rate "
+            f"{execution.max_failure_rate:.0%}; {count:,} of them with {code}"
+        )
 
 
 @contextmanager

@@ -49,9 +49,9 @@ def verify(
     Nothing is changed. Exit codes: 0 sound, 3 something was found, 2 bad usage, 1 the store could not be read.
     """
     from jobs.tables import print_json
-    from jobs.verify import EXIT_UNSOUND, parse_share, print_report, run_verify
+    from jobs.verify import EXIT_UNSOUND, print_report, run_verify
 
-    share = 1.0 if deep else parse_share(sample)
+    share = 1.0 if deep else opt.parse_share(sample)
     store, record = open_destination(dst, endpoint_url, profile, region)
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
@@ -132,9 +132,9 @@ def repair(
     """
     from jobs.retry import recorded_config
     from jobs.tables import print_json
-    from jobs.verify import EXIT_UNSOUND, parse_share, print_report
+    from jobs.verify import EXIT_UNSOUND, print_report
 
-    share = parse_share(sample)
+    share = opt.parse_share(sample)
     store, record = open_destination(dst, endpoint_url, profile, region)
     config = recorded_config(
         record,

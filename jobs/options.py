@@ -32,6 +32,27 @@ DstEndpoint = Annotated[
 DstProfile = Annotated[str | None, typer.Option("--dst-profile", help="AWS profile.", rich_help_panel=_DST)]
 DstRegion = Annotated[str | None, typer.Option("--dst-region", help="AWS region.", rich_help_panel=_DST)]
 
+MaxFailureRate = Annotated[
+    str,
+    typer.Option(
+        "--max-failure-rate",
+        help="Stop when a larger share of the images fails, after 200 of them; 100% never stops.",
+        rich_help_panel="Running",
+    ),
+]
+ImageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--image-timeout",
+        help="Seconds that one image may spend in one stage, and 30 more for each megapixel.",
+        rich_help_panel="Running",
+    ),
+]
+ShardTimeout = Annotated[
+    float,
+    typer.Option("--shard-timeout", help="Seconds that a worker may hold one shard.", rich_help_panel="Running"),
+]
+
 Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint of DST.")]
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile for DST.")]
 Region = Annotated[str | None, typer.Option("--region", help="AWS region of DST.")]
@@ -51,6 +72,18 @@ def parse_bytes(text: str | None, flag: str) -> int | None:
     if not 0 < value < 2**60:
         raise ConfigError(f"{flag}: {text!r} is not a size; write for example 512M or 4G")
     return int(value)
+
+
+def parse_share(text: str, flag: str = "--sample") -> float:
+    """Read a percentage such as `1%`, or a share under 1 such as `0.01`. Raises ConfigError, naming `flag`."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if rest or not 0 <= share <= 1 or (share == 1 and not percent):
+        raise ConfigError(f"{flag}: {text!r} is no share; give for example 1% or 0.01")
+    return share
 
 
 def storage(
@@ -125,6 +158,9 @@ _FLAGS = {
     "execution.executor": "--executor",
     "execution.num_workers": "--workers",
     "execution.address": "--address",
+    "execution.image_timeout_s": "--image-timeout",
+    "execution.shard_timeout_s": "--shard-timeout",
+    "execution.max_failure_rate": "--max-failure-rate",
     "execution": "options",
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.convert import ConversionOutcome, run_conversion
+from jobs.convert import ConversionOutcome, own_destination, run_conversion
 from jobs.progress import Reporter, plural
 from jobs.verify import run_verify
 from pipeline.config import ConversionConfig
@@ -73,7 +73,8 @@ def run_repair(
     after = run_verify(store, record, share, quiet=quiet) if run else before
     num_deleted = 0
     if delete_orphans and after.findings and set(after.num_by_code()) <= _LEFTOVERS:
-        num_deleted = _delete(store, after.findings)
+        with own_destination(Job(store, record), config.execution, reporter):
+            num_deleted = _delete(store, after.findings)
         after = run_verify(store, record, 0.0, quiet=quiet)
     return RepairOutcome(before, num_replaced, num_deleted, run, after)
 

@@ -29,6 +29,8 @@ def recorded_config(
     # Plans say what belongs to the job; the first run's filters are not those of later ones.
     parts["source"] |= {"limit": None, "include": (), "exclude": ()}
     parts["destination"] = {"url": absolute(dst), "storage": storage}
+    # What failed before may well fail again: that is no sign of a wrong set-up.
+    parts["execution"]["max_failure_rate"] = 1.0
     for part, fields in changes.items():
         parts[part] |= fields
     return build(**parts)

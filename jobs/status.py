@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.driver_lease import read_lease
 from pipeline.job import JobRecord
 from pipeline.manifest import completed_shards, open_manifest
 from pipeline.records import ConversionStatus
@@ -27,7 +28,11 @@ class PlanStatus:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """What the destination records about its job. `state` is `incomplete` or `complete`."""
+    """What the destination records about its job. `state` is `incomplete` or `complete`.
+
+    `driver` names the process that last ran the job, `driver_state` is `running` (it did not release the destination),
+    `ended`, or `none`, and `driver_seen_at` is when it last said that it was alive.
+    """
 
     destination: str
     job_id: str
@@ -38,6 +43,9 @@ class JobStatus:
     num_ok: int
     num_failed: int
     num_quarantined: int
+    driver: str | None
+    driver_state: str
+    driver_seen_at: str | None
     plans: tuple[PlanStatus, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -56,6 +64,7 @@ def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
     current = open_manifest(store, columns=("source", "plan", "status")).current
     counts = {entry["values"]: entry["counts"] for entry in current["status"].value_counts().to_pylist()}
     done = all(plan.num_shards_done >= plan.num_shards for plan in plans)
+    lease = read_lease(store)
     return JobStatus(
         destination=store.url,
         job_id=record.job_id,
@@ -66,6 +75,9 @@ def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
         num_ok=counts.get(ConversionStatus.OK.value, 0),
         num_failed=counts.get(ConversionStatus.FAILED.value, 0),
         num_quarantined=counts.get(ConversionStatus.QUARANTINED.value, 0),
+        driver=lease.describe() if lease else None,
+        driver_state=("ended" if lease.released else "running") if lease else "none",
+        driver_seen_at=lease.renewed_at if lease else None,
         plans=plans,
     )
 
@@ -81,6 +93,8 @@ def print_status(status: JobStatus) -> None:
     console.print(
         f"{status.num_ok:,} ok, {status.num_failed:,} failed, {status.num_quarantined:,} quarantined", markup=False
     )
+    if status.driver:
+        console.print(f"driver {status.driver_state}: {status.driver}, last seen {status.driver_seen_at}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("plan", "created", "images", "shards", "committed"):
         table.add_column(name, justify="left" if name == "created" else "right")

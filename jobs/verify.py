@@ -10,25 +10,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jobs.progress import plural
-from pipeline.errors import ConfigError
 from pipeline.job import JobRecord
 from pipeline.storage import ObjectStore
 from pipeline.verification import VerifyReport, verify_destination
 
 EXIT_UNSOUND = 3
 _NUM_SHOWN = 20
-
-
-def parse_share(text: str) -> float:
-    """Read `--sample`: a percentage such as `1%`, or a share under 1 such as `0.01`. Raises ConfigError."""
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 <= share <= 1 or (share == 1 and not percent):
-        raise ConfigError(f"--sample: {text!r} is no share; give for example 1% or 0.01")
-    return share
 
 
 def run_verify(store: ObjectStore, record: JobRecord, share: float, *, quiet: bool) -> VerifyReport:

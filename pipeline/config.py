@@ -201,7 +201,10 @@ class ExecutionConfig(FrozenModel):
     """How many workers run the job and what each may hold. None of it changes a pixel.
 
     `queue_bytes` bounds decoded and to-be-encoded pixels in flight in one worker; `max_shard_attempts` counts
-    failures of workers, not of images; a worker that holds one shard longer than `shard_timeout_s` is replaced.
+    failures of workers, not of images; a worker that holds one shard longer than `shard_timeout_s` is replaced, and one
+    in which an image spends more than `image_timeout_s`, and 30 s a megapixel, in one stage. A run ends when more than
+    `max_failure_rate` of its images failed, once there are `min_images_for_rate`; 1 never ends it. A driver that
+    is silent for `lease_timeout_s` may be taken over by another.
     """
 
     executor: ExecutorName = "ray"
@@ -214,6 +217,10 @@ class ExecutionConfig(FrozenModel):
     max_shard_attempts: int = Field(4, ge=1, le=100)
     worker_start_timeout_s: float = Field(300.0, gt=0)
     shard_timeout_s: float = Field(7200.0, gt=0)
+    image_timeout_s: float = Field(600.0, gt=0)
+    max_failure_rate: float = Field(0.5, gt=0, le=1)
+    min_images_for_rate: int = Field(200, ge=1)
+    lease_timeout_s: float = Field(60.0, gt=0)
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
@@ -25,7 +26,7 @@ from pipeline.codecs.exr import (
 )
 from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
 from pipeline.config import ConversionConfig
-from pipeline.draft import Draft
+from pipeline.draft import Draft, probe_result, quarantine_error
 from pipeline.errors import (
     EmptyImageError,
     ImageError,
@@ -40,7 +41,8 @@ from pipeline.errors import (
     SourceMissingError,
     TooLargeError,
 )
-from pipeline.flow import ByteBudget
+from pipeline.faults import fault_point
+from pipeline.flow import ByteBudget, StageWatch
 from pipeline.inference.base import Engine, Inference
 from pipeline.manifest import commit_part
 from pipeline.outputs import OutputStore, StoredOutput
@@ -68,11 +70,14 @@ class ConversionCounts:
     num_images: int = 0
     num_failed: int = 0
     megapixels: float = 0.0
+    failed_by_code: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: ImageResult) -> None:
         """Count one finished image."""
         self.num_images += 1
-        self.num_failed += result.status is not ConversionStatus.OK
+        if result.error_code:
+            self.num_failed += 1
+            self.failed_by_code[result.error_code] += 1
         if result.image and result.status is ConversionStatus.OK:
             self.megapixels += result.image.width * result.image.height / 1e6
 
@@ -82,7 +87,8 @@ class ShardConverter:
 
     Owns its decode and encode threads (`close` ends them), not the stores or the engine. `source_is_there` is asked
     when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights stop the
-    job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
+    job instead of failing every row; it raises CredentialsError where the source refuses to be listed. `before_commit`
+    raises when this process may not commit any more.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class ShardConverter:
         config: ConversionConfig,
         provenance: Provenance,
         source_is_there: Callable[[], bool] = lambda: True,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -102,12 +109,14 @@ class ShardConverter:
         self._config = config
         self._provenance = provenance
         self._source_is_there = source_is_there
+        self._before_commit = before_commit
         execution = config.execution
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
         self._fetched_budget = ByteBudget(execution.queue_bytes)
         self._decoded_budget = ByteBudget(execution.queue_bytes)
         self._output_budget = ByteBudget(execution.queue_bytes)
+        self._watch = StageWatch(execution.image_timeout_s)
         self._device_lock = threading.Lock()
         self._counts = ConversionCounts()
         self._counts_lock = threading.Lock()
@@ -118,13 +127,19 @@ class ShardConverter:
 
         With `adopt`, outputs of an earlier attempt are looked for before the device works. An ImageError costs one
         row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
-        by the next attempt.
+        by the next attempt. A probe stores its outputs and commits nothing.
         """
+        quarantined = {entry.source: entry for entry in shard.quarantined}
         loads = {
             self._decoders.submit(self._load, task, adopt, 1 if shard.adopts_earlier else task.revision)
             for task in shard.tasks
+            if task.source not in quarantined
         }
-        results: list[Future[ImageResult]] = []
+        results: list[Future[ImageResult]] = [
+            self._fail(Draft(task), quarantine_error(quarantined[task.source]))
+            for task in shard.tasks
+            if task.source in quarantined
+        ]
         try:
             for load in as_completed(tuple(loads)):
                 loads.discard(load)
@@ -134,12 +149,22 @@ class ShardConverter:
             self._abandon(loads, results)
             raise
         self._require_source(rows)
-        return commit_part(self._destination, rows, shard, attempt, self._provenance)
+        if shard.is_probe:
+            return probe_result(rows, shard, attempt)
+        fault_point("part.ready")
+        self._before_commit()
+        result = commit_part(self._destination, rows, shard, attempt, self._provenance)
+        fault_point("part.created")
+        return result
 
     def counts(self) -> ConversionCounts:
         """Totals since this converter was built."""
         with self._counts_lock:
-            return replace(self._counts)
+            return replace(self._counts, failed_by_code=Counter(self._counts.failed_by_code))
+
+    def overdue(self) -> tuple[str, ...]:
+        """The sources that are in one stage for longer than their deadline."""
+        return self._watch.overdue()
 
     def stop(self) -> None:
         """Make every running and later `run` end soon with InterruptedJobError; images in flight finish first."""
@@ -159,13 +184,17 @@ class ShardConverter:
         try:
             with self._fetched_budget.hold(task.size_bytes):
                 start = perf_counter()
-                data = self._fetch(task)
+                with self._watch.stage(task.source):
+                    data = self._fetch(task)
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
+                fault_point("image.fetched", task.source)
                 info = probe_ldr(data, self._config.decode)
                 draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
                 start = perf_counter()
-                draft.ldr = decode_ldr(data, self._config.decode)
+                with self._watch.stage(task.source, info.width * info.height):
+                    draft.ldr = decode_ldr(data, self._config.decode)
+                    fault_point("image.decoded", task.source)
                 draft.clock("decode", start)
             if adopt or task.revision > 1:
                 draft.existing = self._outputs.find(task, self._identity(draft), first_revision=first_revision)
@@ -202,42 +231,45 @@ class ShardConverter:
         if self._stopping.is_set():
             self._release(draft)
             raise InterruptedJobError("stopped before the shard was finished")
-        if draft.ldr is None or draft.error is not None:
-            return self._fail(draft)
+        if draft.ldr is None:
+            return self._fail(draft, draft.error)
         if draft.existing is not None:
             return self._encoders.submit(self._store, draft, partial(self._adopt, draft, draft.ldr, draft.existing))
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
-            with self._device_lock:
+            with self._device_lock, self._watch.stage(draft.task.source, info.width * info.height):
                 start = perf_counter()
                 inference = self._engine.infer(draft.ldr.pixels)
             draft.clock("infer", start)
+            fault_point("image.inferred", draft.task.source)
             finish = partial(self._finish, draft, draft.ldr, inference)
             return self._encoders.submit(self._store, draft, finish, output_bytes)
         except ImageError as error:
             self._output_budget.release(output_bytes)
             self._release(draft)
-            draft.error = error
-            return self._fail(draft)
+            return self._fail(draft, error)
         except BaseException:
             self._output_budget.release(output_bytes)
             self._release(draft)
             raise
 
-    def _fail(self, draft: Draft) -> Future[ImageResult]:
+    def _fail(self, draft: Draft, error: ImageError | None) -> Future[ImageResult]:
         """The row of an image that gets no further; it is ready at once."""
-        assert draft.error is not None
+        assert error is not None
         ready: Future[ImageResult] = Future()
-        ready.set_result(self._count(draft.failed(draft.error)))
+        ready.set_result(self._count(draft.failed(error)))
         return ready
 
     # Stage 3, on an encode thread.
 
     def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0) -> ImageResult:
         """Finish one image into its row, and give back what it held; an ImageError becomes the row of a failure."""
+        num_pixels = draft.ldr.info.width * draft.ldr.info.height if draft.ldr else 0
         try:
-            result = finish()
+            with self._watch.stage(draft.task.source, num_pixels):
+                result = finish()
+                fault_point("image.measured", draft.task.source)
         except ImageError as error:
             result = draft.failed(error)
         finally:
@@ -248,9 +280,11 @@ class ShardConverter:
     def _finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
         prepared = prepare_hdr(inference.linear, ldr.alpha, self._config.encode)
         data, verified = self._encode(draft, ldr, prepared, inference)
+        fault_point("image.encoded", draft.task.source)
         start = perf_counter()
         stored = self._outputs.put(draft.task, self._identity(draft), data)
         draft.clock("put", start)
+        fault_point("output.created", draft.task.source)
         if stored.adopted:
             return self._adopt(draft, ldr, stored)
         # A lossy file is measured as a reader will see it; a lossless one is what was encoded.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
 from pipeline.codecs.ldr import LdrImage
-from pipeline.errors import ImageError
+from pipeline.errors import (
+    ImageError,
+    QuarantinedError,
+    WorkerCrashError,
+    WorkerHangError,
+    WorkerOutOfMemoryError,
+)
 from pipeline.outputs import StoredOutput
 from pipeline.records import (
     ConversionStatus,
@@ -16,6 +23,9 @@ from pipeline.records import (
     InferenceInfo,
     OutputInfo,
     QualityStats,
+    Quarantine,
+    Shard,
+    ShardResult,
     StageTimings,
 )
 
@@ -76,9 +86,10 @@ class Draft:
 
     def failed(self, error: ImageError) -> ImageResult:
         """The row of an image that cannot be converted."""
+        is_quarantined = isinstance(error, QuarantinedError)
         return ImageResult(
             task=self.task,
-            status=ConversionStatus.FAILED,
+            status=ConversionStatus.QUARANTINED if is_quarantined else ConversionStatus.FAILED,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
             error_code=error.code,
@@ -88,3 +99,26 @@ class Draft:
             image=self.ldr.info if self.ldr else None,
             timings=self.timings,
         )
+
+
+_QUARANTINE_ERRORS = {error.code: error for error in (WorkerCrashError, WorkerHangError, WorkerOutOfMemoryError)}
+
+
+def quarantine_error(entry: Quarantine) -> QuarantinedError:
+    """The error whose row an image in quarantine gets."""
+    return _QUARANTINE_ERRORS[entry.code](f"left alone, because it takes down its worker: {entry.reason}")
+
+
+def probe_result(rows: Sequence[ImageResult], probe: Shard, attempt: int) -> ShardResult:
+    """What came of a probe, of which nothing is committed."""
+    num_ok = sum(row.status is ConversionStatus.OK for row in rows)
+    return ShardResult(
+        plan=probe.plan,
+        shard=probe.shard,
+        attempt=attempt,
+        committed=False,
+        num_ok=num_ok,
+        num_failed=len(rows) - num_ok,
+        megapixels=0.0,
+        is_probe=True,
+    )

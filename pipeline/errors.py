@@ -9,6 +9,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── DestinationError           bad_destination
     │   ├── WeightsError               bad_weights
     │   ├── SceneError                 bad_scene
+    │   ├── DestinationInUseError      destination_in_use
     │   └── QueryError                 bad_query
     ├── ImageError                     costs one manifest row; `code` becomes its error_code
     │   ├── SourceMissingError         source_missing
@@ -22,7 +23,11 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── CorruptImageError          decode_corrupt
     │   ├── InferenceError             inference_failed
     │   ├── EncodeError                encode_failed
-    │   └── VerifyError                verify_failed
+    │   ├── VerifyError                verify_failed
+    │   └── QuarantinedError           quarantined: the row's status says so too
+    │       ├── WorkerCrashError       worker_crash
+    │       ├── WorkerOutOfMemoryError worker_oom
+    │       └── WorkerHangError        worker_hang
     ├── StorageError                   raised by ObjectStore; the caller decides what it costs
     │   ├── ObjectExistsError          object_exists
     │   ├── ObjectMissingError         object_missing
@@ -36,6 +41,9 @@ Each class has a stable `code` that scripts and the manifest may rely on::
         ├── DiskFullError              disk_full
         ├── DeviceLostError            device_lost
         ├── WorkerLostError            worker_lost
+        ├── StuckError                 stuck
+        ├── LeaseLostError             lease_lost
+        ├── TooManyFailuresError       too_many_failures
         ├── DivergedError              diverged
         ├── ManifestError              bad_manifest
         └── InterruptedJobError        interrupted
@@ -88,6 +96,12 @@ class SceneError(UsageError):
     """An HDR scene for training or evaluation is unusable; the message names the file and the fault."""
 
     code = "bad_scene"
+
+
+class DestinationInUseError(UsageError):
+    """Another driver owns the destination and is alive."""
+
+    code = "destination_in_use"
 
 
 class QueryError(UsageError):
@@ -180,6 +194,30 @@ class VerifyError(ImageError):
     code = "verify_failed"
 
 
+class QuarantinedError(ImageError):
+    """The image takes down the process that works on it: it is left alone, and its row has the status quarantined."""
+
+    code = "quarantined"
+
+
+class WorkerCrashError(QuarantinedError):
+    """A worker died each time that it worked on this image."""
+
+    code = "worker_crash"
+
+
+class WorkerOutOfMemoryError(QuarantinedError):
+    """A worker ran out of memory each time that it worked on this image."""
+
+    code = "worker_oom"
+
+
+class WorkerHangError(QuarantinedError):
+    """A worker did not come to an end with this image within its deadline."""
+
+    code = "worker_hang"
+
+
 class StorageError(HdrfleetError):
     """An object store operation failed. Keys in messages carry no credentials and no query strings."""
 
@@ -256,6 +294,24 @@ class WorkerLostError(SystemicError):
     """Workers died or failed on the same shard more often than the job allows."""
 
     code = "worker_lost"
+
+
+class StuckError(SystemicError):
+    """An image does not come to an end, in a process that cannot be replaced: it has to be left at once."""
+
+    code = "stuck"
+
+
+class LeaseLostError(SystemicError):
+    """Another driver has taken over the destination: this one was silent for too long."""
+
+    code = "lease_lost"
+
+
+class TooManyFailuresError(SystemicError):
+    """So many images fail that it is not the images: the job is configured wrongly."""
+
+    code = "too_many_failures"
 
 
 class DivergedError(SystemicError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 
 class ByteBudget:
@@ -55,3 +56,41 @@ class ByteBudget:
             yield
         finally:
             self.release(held)
+
+
+# A stage of the largest images takes minutes on a CPU: 20 s a megapixel were never seen, 4 s were.
+_STAGE_S_PER_MEGAPIXEL = 30.0
+
+
+class StageWatch:
+    """Knows which images are being worked on, and which of them have been for too long.
+
+    One image may spend `timeout_s` in one stage, and 30 s more for each of its megapixels. Waiting for a budget or for
+    the device does not count. A thread cannot be ended from outside: whoever owns the process asks `overdue` about
+    once a second and ends that.
+    """
+
+    def __init__(self, timeout_s: float, *, clock: Callable[[], float] = monotonic) -> None:
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._deadlines: dict[object, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def stage(self, source: str, num_pixels: int = 0) -> Iterator[None]:
+        """Work on `source` within this context counts against its deadline."""
+        token = object()
+        deadline = self._clock() + self._timeout_s + _STAGE_S_PER_MEGAPIXEL * num_pixels / 1e6
+        with self._lock:
+            self._deadlines[token] = source, deadline
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._deadlines[token]
+
+    def overdue(self) -> tuple[str, ...]:
+        """The sources that are in a stage for too long."""
+        now = self._clock()
+        with self._lock:
+            return tuple(source for source, deadline in self._deadlines.values() if now > deadline)

@@ -25,6 +25,7 @@ from pipeline.errors import (
     SourceDeniedError,
     SourceMissingError,
 )
+from pipeline.faults import fault_point
 from pipeline.manifest import completed_shards, open_manifest
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.records import ConversionStatus, ImageTask, Shard
@@ -208,6 +209,7 @@ def open_job(
     if existing is None:
         try:
             store.create(JOB_KEY, record.model_dump_json(indent=2).encode())
+            fault_point("job.created")
             return Job(store, record.model_copy(update={"config": config}))
         except ObjectExistsError:
             existing = read_job(store)

@@ -32,17 +32,30 @@ class ImageTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    """One image that took workers down: its source, the code of the row that it gets, and what was seen."""
+
+    source: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """The unit of lease and commit: images of one plan that share one manifest part.
 
     `adopts_earlier`: an output of an earlier revision may stand for an image whose source has the same bytes; not so
-    in a repair, which distrusts them.
+    in a repair, which distrusts them. `quarantined` images are not touched: each gets the row of what it did to
+    workers. With `is_probe` it holds some of the images of a shard that took workers down: they are converted and
+    stored, and nothing is committed.
     """
 
     plan: int
     shard: int
     tasks: tuple[ImageTask, ...]
     adopts_earlier: bool = True
+    quarantined: tuple[Quarantine, ...] = ()
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +204,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """Summary of one committed shard. `committed` is False when another attempt's part was already there."""
+    """Summary of one committed shard. `committed` is False when another attempt's part was already there.
+
+    With `is_probe` it is that of a probe: stored, and not committed.
+    """
 
     plan: int
     shard: int
@@ -200,3 +216,4 @@ class ShardResult:
     num_ok: int
     num_failed: int
     megapixels: float
+    is_probe: bool = False

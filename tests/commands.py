@@ -12,6 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.config import StorageConfig
+from pipeline.manifest import open_manifest
+from pipeline.storage import open_store
+
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
@@ -88,3 +92,8 @@ def end(processes: list[psutil.Process]) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(processes, timeout=20)
+
+
+def rows_of(dst: Path) -> list[dict[str, object]]:
+    """Every row of the manifest in a folder."""
+    return open_manifest(open_store(str(dst), StorageConfig())).history.to_pylist()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.config import ConversionConfig
@@ -19,7 +20,8 @@ class WorkerSpec:
 
     `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
     workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
-    `atomic_create` is what `open_store` takes for the destination.
+    `atomic_create` is what `open_store` takes for the destination. `epoch` is that of the driver's lease: where a later
+    one is there, nothing is committed any more.
     """
 
     config: ConversionConfig
@@ -27,16 +29,23 @@ class WorkerSpec:
     weights_data: bytes | None
     num_workers_on_node: int = 1
     atomic_create: bool | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counts since a worker (or a run) started; images and pixels count as they finish, before their shard does."""
+    """Counts since a worker (or a run) started; images and pixels count as they finish, before their shard does.
+
+    `failed_by_code` splits `num_failed` up by error code. `overdue` are the sources that a worker does not come to an
+    end with, at the moment.
+    """
 
     num_images: int = 0
     num_failed: int = 0
     megapixels: float = 0.0
     num_workers: int = 0
+    failed_by_code: Mapping[str, int] = field(default_factory=dict)
+    overdue: tuple[str, ...] = ()
 
     def __add__(self, other: Progress) -> Progress:
         return Progress(
@@ -44,15 +53,19 @@ class Progress:
             self.num_failed + other.num_failed,
             self.megapixels + other.megapixels,
             self.num_workers + other.num_workers,
+            Counter(self.failed_by_code) + Counter(other.failed_by_code),
+            self.overdue + other.overdue,
         )
 
     def since(self, earlier: Progress) -> Progress:
-        """What was added after `earlier`; the number of workers is the present one."""
+        """What was added after `earlier`; workers and overdue images are the present ones."""
         return Progress(
             self.num_images - earlier.num_images,
             self.num_failed - earlier.num_failed,
             self.megapixels - earlier.megapixels,
             self.num_workers,
+            Counter(self.failed_by_code) - Counter(earlier.failed_by_code),
+            self.overdue,
         )
 
 
@@ -68,7 +81,9 @@ class RunSummary:
     num_workers_lost: int = 0
 
     def plus_shard(self, result: ShardResult) -> RunSummary:
-        """This summary with one more committed shard."""
+        """This summary with one more shard; a probe of a shard is none."""
+        if result.is_probe:
+            return self
         return RunSummary(
             self.num_shards + 1,
             self.num_ok + result.num_ok,

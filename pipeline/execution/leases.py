@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from pipeline.errors import WorkerLostError
+from pipeline.execution.bisection import Bisection
 from pipeline.records import Shard
 
 # With this many shards given up since the last success, the job's surroundings are broken: go no further.
 _HOPELESS_SHARDS = 3
+# A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
+_BISECT_AFTER_LOSSES = 2
+# With this many workers lost in a row on shards that were alone on them, it is not the images. Two more for each
+# worker: a whole cluster may go away, and once more while it comes back.
+_HOPELESS_LOSSES = 12
 _MAX_DELAY_S = 60.0
+_KEPT = "Committed shards are kept: run the same command again once the cause is removed"
+
+_Identity = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of `holder` to attempt one shard. `attempt` counts from 1 within one run of the driver."""
+    """The right of `holder` to attempt a shard, or a probe of one. `attempt` counts from 1 in one run of the driver."""
 
     shard: Shard
     attempt: int
@@ -29,17 +39,30 @@ class LeaseBook:
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
     a plan of any length costs memory for the outstanding leases alone. Shards that were given back go before new
     ones, so that a failing shard is known before the end of the job, and each of them alone on its worker, so that a
-    shard that kills workers takes no neighbour along twice. Not thread-safe: one scheduler owns it.
+    shard that kills workers takes no neighbour along twice. One that does it again is bisected until the images that
+    do it are known. Not thread-safe: one scheduler owns it.
     """
 
-    def __init__(self, shards: Iterator[Shard], max_attempts: int, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        shards: Iterator[Shard],
+        max_attempts: int,
+        *,
+        num_workers: int = 1,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
+        self._hopeless_losses = _HOPELESS_LOSSES + 2 * num_workers
         self._clock = clock
         self._returned: list[tuple[float, Lease]] = []
-        self._outstanding: dict[tuple[int, int], Lease] = {}
-        self._given_up: dict[tuple[int, int], str] = {}
+        self._outstanding: dict[_Identity, Lease] = {}
+        self._failures: Counter[_Identity] = Counter()
+        self._losses: Counter[_Identity] = Counter()
+        self._bisections: dict[_Identity, Bisection] = {}
+        self._given_up: dict[_Identity, str] = {}
         self._num_given_up_in_a_row = 0
+        self._num_lost_in_a_row = 0
         self._exhausted = False
         self.num_completed = 0
         self.num_given_back = 0
@@ -78,32 +101,61 @@ class LeaseBook:
         return None
 
     def complete(self, lease: Lease) -> bool:
-        """Record that the shard is committed; False when the lease was no longer this holder's."""
-        if self._outstanding.get(_identity(lease)) != lease:
+        """Record that the lease's work is done: a shard is committed, a probe has passed.
+
+        False when the lease was no longer this holder's.
+        """
+        if not self._end(lease):
             return False
-        del self._outstanding[_identity(lease)]
+        if not lease.shard.quarantined or len(lease.shard.quarantined) < len(lease.shard.tasks):
+            self._num_lost_in_a_row = self._num_given_up_in_a_row = 0
+        if lease.shard.is_probe:
+            self._return(lease, self._next_step(_identity(lease)))
+            return True
+        self._forget(_identity(lease))
         self.num_completed += 1
-        self._num_given_up_in_a_row = 0
         return True
 
     def give_back(self, lease: Lease, reason: str, *, delay_s: float = 0.0) -> None:
-        """Return a lease whose attempt failed. Its shard is tried again, or given up after `max_attempts`.
+        """Return a lease whose attempt failed, its worker being sound. Its shard is given up after `max_attempts`.
 
         `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises
         WorkerLostError when several shards in a row were given up and none succeeded in between.
         """
-        if self._outstanding.get(_identity(lease)) != lease:
+        if not self._end(lease):
             return
-        del self._outstanding[_identity(lease)]
         self.num_given_back += 1
-        if lease.attempt < self._max_attempts:
-            due = self._clock() + min(_MAX_DELAY_S, delay_s * 2 ** (lease.attempt - 1))
-            self._returned.append((due, replace(lease, attempt=lease.attempt + 1)))
+        self._failures[_identity(lease)] += 1
+        num_failures = self._failures[_identity(lease)]
+        if num_failures < self._max_attempts:
+            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1))
+        else:
+            self._give_up(lease, reason)
+
+    def lose(self, lease: Lease, code: str, reason: str, suspects: Collection[str] = ()) -> None:
+        """Return a lease whose worker went down with it; `code` is that of the QuarantinedError that it would be.
+
+        `suspects` are sources that the worker did not come to an end with. The shard is tried again, then bisected.
+        Raises WorkerLostError when so many were lost in a row that it cannot be the images.
+        """
+        if not self._end(lease):
             return
-        self._given_up[_identity(lease)] = reason
-        self._num_given_up_in_a_row += 1
-        if self._num_given_up_in_a_row >= _HOPELESS_SHARDS:
-            self.raise_if_given_up()
+        self.num_given_back += 1
+        key = _identity(lease)
+        self._count_loss(lease, reason)
+        if lease.shard.is_probe:
+            self._bisections[key].lost(lease.shard, code, reason, suspects)
+            self._return(lease, self._next_step(key))
+            return
+        self._losses[key] += 1
+        suspects = {task.source for task in lease.shard.tasks}.intersection(suspects)
+        if self._losses[key] < _BISECT_AFTER_LOSSES and not suspects:
+            self._return(lease, lease.shard)
+        elif self._losses[key] <= self._max_attempts:
+            self._bisections[key] = Bisection(lease.shard, suspects)
+            self._return(lease, self._next_step(key))
+        else:
+            self._give_up(lease, reason)
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
@@ -116,10 +168,44 @@ class LeaseBook:
         (plan, shard), reason = next(iter(self._given_up.items()))
         others = f" and {len(self._given_up) - 1} more" if len(self._given_up) > 1 else ""
         raise WorkerLostError(
-            f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times; the last time: {reason}. "
-            "Committed shards are kept: run the same command again once the cause is removed"
+            f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times; the last time: {reason}. {_KEPT}"
         )
 
+    def _count_loss(self, lease: Lease, reason: str) -> None:
+        """A first loss says nothing: half of a cluster may go away at once."""
+        self._num_lost_in_a_row += lease.attempt > 1
+        if self._num_lost_in_a_row >= self._hopeless_losses:
+            raise WorkerLostError(
+                f"{self._num_lost_in_a_row} workers in a row were lost at work and nothing was converted in between; "
+                f"the last one: {reason}. {_KEPT}"
+            )
 
-def _identity(lease: Lease) -> tuple[int, int]:
+    def _next_step(self, key: _Identity) -> Shard:
+        """The next probe of a shard under bisection, or the whole of it with what was found."""
+        bisection = self._bisections[key]
+        return bisection.next() or bisection.final()
+
+    def _end(self, lease: Lease) -> bool:
+        if self._outstanding.get(_identity(lease)) != lease:
+            return False
+        del self._outstanding[_identity(lease)]
+        return True
+
+    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0) -> None:
+        due = self._clock() + min(_MAX_DELAY_S, delay_s)
+        self._returned.append((due, replace(lease, shard=shard, attempt=lease.attempt + 1)))
+
+    def _give_up(self, lease: Lease, reason: str) -> None:
+        self._forget(_identity(lease))
+        self._given_up[_identity(lease)] = reason
+        self._num_given_up_in_a_row += 1
+        if self._num_given_up_in_a_row >= _HOPELESS_SHARDS:
+            self.raise_if_given_up()
+
+    def _forget(self, key: _Identity) -> None:
+        for known in (self._failures, self._losses, self._bisections):
+            known.pop(key, None)
+
+
+def _identity(lease: Lease) -> _Identity:
     return lease.shard.plan, lease.shard.shard

@@ -8,9 +8,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Protocol, Self
 
-from pipeline.errors import HdrfleetError, InterruptedJobError, StorageError
+from pipeline.errors import (
+    HdrfleetError,
+    InterruptedJobError,
+    StorageError,
+    StuckError,
+    WorkerCrashError,
+    WorkerOutOfMemoryError,
+    first_line,
+)
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary
 from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.faults import fault_point
 from pipeline.records import Shard, ShardResult
 
 _REPORT_EVERY_S = 1.0
@@ -37,7 +46,11 @@ class Replica(Protocol):
 
 
 class LocalExecutor:
-    """Runs shards through one worker, `num_leases` of them at a time so that their stages overlap."""
+    """Runs shards through one worker, `num_leases` of them at a time so that their stages overlap.
+
+    An image that does not come to an end cannot be cut off here, where the worker is the process: `run` raises
+    StuckError, the threads are left behind, and the process has to end without waiting for them.
+    """
 
     def __init__(
         self, worker: Replica, *, num_leases: int, max_attempts: int, retry_delay_s: float = RETRY_DELAY_S
@@ -46,12 +59,14 @@ class LocalExecutor:
         self._num_leases = num_leases
         self._max_attempts = max_attempts
         self._retry_delay_s = retry_delay_s
+        self._is_stuck = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._worker.close()
+        if not self._is_stuck:
+            self._worker.close()
 
     def run(
         self,
@@ -63,15 +78,17 @@ class LocalExecutor:
     ) -> RunSummary:
         """See `Executor.run`."""
         book = LeaseBook(shards, self._max_attempts)
-        with ThreadPoolExecutor(self._num_leases, thread_name_prefix="lease") as threads:
-            try:
-                summary = self._drive(book, threads, resuming, on_progress)
-            except KeyboardInterrupt as error:
-                self._worker.stop()
-                raise InterruptedJobError("interrupted") from error
-            except BaseException:
-                self._worker.stop()
-                raise
+        threads = ThreadPoolExecutor(self._num_leases, thread_name_prefix="lease")
+        try:
+            summary = self._drive(book, threads, resuming, on_progress)
+        except KeyboardInterrupt as error:
+            self._worker.stop()
+            raise InterruptedJobError("interrupted") from error
+        except BaseException:
+            self._worker.stop()
+            raise
+        finally:
+            threads.shutdown(wait=not self._is_stuck, cancel_futures=True)
         book.raise_if_given_up()
         return replace(summary, num_given_back=book.num_given_back)
 
@@ -84,6 +101,7 @@ class LocalExecutor:
             while len(running) < self._num_leases and (lease := book.take("local")):
                 adopt = resuming or lease.attempt > 1
                 running[threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)] = lease
+                fault_point("shard.leased")
             if not running and not book.is_finished:
                 time.sleep(_REPORT_EVERY_S)  # every shard that is left waits for its retry
             done, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
@@ -92,11 +110,23 @@ class LocalExecutor:
                 try:
                     summary = summary.plus_shard(future.result())
                     book.complete(lease)
+                    fault_point("shard.settled")
                 except StorageError as error:
                     book.give_back(lease, f"{error.code}: {error}", delay_s=self._retry_delay_s)
                 except HdrfleetError:
                     raise
                 except Exception as error:  # noqa: BLE001  the shard's edge: unforeseen, so worth another attempt
-                    book.give_back(lease, f"{type(error).__name__}: {error}")
-            on_progress(self._worker.progress())
+                    code = WorkerOutOfMemoryError.code if isinstance(error, MemoryError) else WorkerCrashError.code
+                    book.lose(lease, code, f"{type(error).__name__}: {first_line(error)}")
+            progress = self._worker.progress()
+            on_progress(progress)
+            self._require_moving(progress)
         return summary
+
+    def _require_moving(self, progress: Progress) -> None:
+        if progress.overdue:
+            self._is_stuck = True
+            raise StuckError(
+                f"{progress.overdue[0]} was not done within its deadline, and the local executor cannot replace its "
+                "process; run with --executor ray, which quarantines such an image"
+            )

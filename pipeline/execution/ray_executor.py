@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Self
 
@@ -18,35 +17,25 @@ from pipeline.errors import (
     StorageError,
     SystemicError,
     UsageError,
+    WorkerCrashError,
+    WorkerHangError,
     WorkerLostError,
     first_line,
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
 from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.execution.ray_actor import ActorHandle, kill_actor, loss_code, spawn_actor
 from pipeline.execution.ray_session import WorkerResources
-from pipeline.execution.ray_worker import RayWorker
-from pipeline.inference.memory import MALLOC_ENV
+from pipeline.faults import fault_point
 from pipeline.records import Shard
 
 _POLL_S = 1.0
 # A reference that ray.wait calls ready is a few kilobytes away; longer means that its owner is gone.
 _GET_TIMEOUT_S = 60.0
 _MAX_FAILED_STARTS = 3
+# Native code may keep a healthy worker from answering for a while.
+_MIN_SILENCE_S = 30.0
 _MAX_SPAWN_DELAY_S = 60.0
-
-
-@dataclass(slots=True)
-class _Worker:
-    """One actor and what the driver knows of it."""
-
-    name: str
-    actor: Any
-    start_ref: Any
-    start_deadline: float
-    is_ready: bool = False
-    running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
-    progress: Progress = field(default_factory=Progress)
-    progress_ref: Any = None
 
 
 class RayExecutor:
@@ -62,7 +51,7 @@ class RayExecutor:
         self._resources = resources
         self._spec = replace(spec, num_workers_on_node=resources.num_workers_on_node)
         self._spec_ref: Any = None
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, ActorHandle] = {}
         self._num_spawned = 0
         self._num_failed_starts = 0
         self._next_spawn_at = 0.0
@@ -84,10 +73,10 @@ class RayExecutor:
 
     def run(self, shards: Iterator[Shard], *, num_shards: int, resuming: bool, on_progress: OnProgress) -> RunSummary:
         """See `Executor.run`."""
-        book = LeaseBook(shards, self._execution.max_shard_attempts)
+        num_workers = min(self._resources.num_workers, max(1, num_shards))
+        book = LeaseBook(shards, self._execution.max_shard_attempts, num_workers=num_workers)
         summary = RunSummary()
         lost_before = self._num_lost
-        num_workers = min(self._resources.num_workers, max(1, num_shards))
         for worker in self._workers.values():
             worker.start_deadline = monotonic() + self._execution.worker_start_timeout_s
         try:
@@ -98,6 +87,7 @@ class RayExecutor:
                     summary = self._settle(worker, ref, book, summary)
                 self._expire_starts()
                 self._expire_leases(book)
+                self._replace_stuck(book)
                 on_progress(self._total_progress())
         except KeyboardInterrupt as error:
             raise InterruptedJobError("interrupted") from error
@@ -113,6 +103,7 @@ class RayExecutor:
                     break
                 ref = worker.actor.convert.remote(lease.shard, lease.attempt, resuming or lease.attempt > 1)
                 worker.running[ref] = (lease, monotonic() + self._execution.shard_timeout_s)
+                fault_point("shard.leased")
 
     def _spawn_up_to(self, num_workers: int) -> None:
         """Keep the wanted number of actors alive; after failed starts, one at a time and ever more slowly."""
@@ -124,28 +115,21 @@ class RayExecutor:
     def _spawn(self) -> None:
         self._num_spawned += 1
         name = f"worker-{self._num_spawned}"
-        actor_class = ray.remote(
-            num_cpus=self._resources.num_cpus,
-            num_gpus=self._resources.num_gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={"convert": self._execution.leases_per_worker, "control": 1},
-            runtime_env={"env_vars": MALLOC_ENV} if not self._resources.num_gpus else None,
-        )(RayWorker)
-        actor = actor_class.remote(name)
         deadline = monotonic() + self._execution.worker_start_timeout_s
-        self._workers[name] = _Worker(name, actor, actor.start.remote(self._spec_ref), deadline)
+        self._workers[name] = spawn_actor(
+            name, self._spec_ref, self._resources, num_leases=self._execution.leases_per_worker, start_deadline=deadline
+        )
 
-    def _wait(self) -> list[tuple[_Worker, Any]]:
+    def _wait(self) -> list[tuple[ActorHandle, Any]]:
         """Wait at most a second for any start, shard or progress report to finish."""
-        owners: dict[Any, _Worker] = {}
+        owners: dict[Any, ActorHandle] = {}
         for worker in self._workers.values():
             if not worker.is_ready:
                 owners[worker.start_ref] = worker
                 continue
             owners.update(dict.fromkeys(worker.running, worker))
             if worker.progress_ref is None:
-                worker.progress_ref = worker.actor.progress.remote()
+                worker.ask_progress()
         if not owners:
             time.sleep(_POLL_S)  # no actor is wanted or allowed at the moment
             return []
@@ -159,7 +143,7 @@ class RayExecutor:
             ready = [*ready, *polled]
         return [(owners[ref], ref) for ref in ready]
 
-    def _settle(self, worker: _Worker, ref: Any, book: LeaseBook, summary: RunSummary) -> RunSummary:
+    def _settle(self, worker: ActorHandle, ref: Any, book: LeaseBook, summary: RunSummary) -> RunSummary:
         """Take one finished reference into account. A failure of the actor loses the worker; others are judged."""
         if worker.name not in self._workers:
             return summary
@@ -172,11 +156,12 @@ class RayExecutor:
                 worker.running.pop(ref, None)
             return summary
         except RayError as error:  # the actor died, or its answer did not come in time
-            self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}")
+            self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}", code=loss_code(error))
             return summary
         if lease:
             del worker.running[ref]
             book.complete(lease)
+            fault_point("shard.settled")
             return summary.plus_shard(result)
         if ref == worker.progress_ref:
             worker.progress, worker.progress_ref = result, None
@@ -187,7 +172,7 @@ class RayExecutor:
             self._next_spawn_at = 0.0
         return summary
 
-    def _judge(self, error: RayTaskError, worker: _Worker, lease: Lease | None, book: LeaseBook) -> None:
+    def _judge(self, error: RayTaskError, worker: ActorHandle, lease: Lease | None, book: LeaseBook) -> None:
         """An exception raised inside a worker: stop the job, try the shard again, or replace the worker."""
         cause = error.cause if isinstance(error.cause, Exception) else error
         reason = f"{getattr(cause, 'code', type(cause).__name__)}: {first_line(cause)}"
@@ -201,15 +186,26 @@ class RayExecutor:
             book.give_back(lease, reason, delay_s=RETRY_DELAY_S)
         else:
             # A lost device, or an unforeseen exception that may have left the replica in any state: replace it.
-            self._lose(worker, book, reason)
+            self._lose(worker, book, reason, code=loss_code(cause))
 
-    def _lose(self, worker: _Worker, book: LeaseBook, reason: str) -> None:
-        """Put back the leases of a dead worker, make sure that it is dead, and remember a failed start."""
+    def _lose(
+        self,
+        worker: ActorHandle,
+        book: LeaseBook,
+        reason: str,
+        *,
+        code: str = WorkerCrashError.code,
+        suspects: Collection[str] = (),
+    ) -> None:
+        """Put back the leases of a dead worker, make sure that it is dead, and remember a failed start.
+
+        `code` is what an image that did it is quarantined with; `suspects` are known not to come to an end.
+        """
         self._kill(worker)
         self._num_lost += 1
         self._retired += replace(worker.progress, num_workers=0)
         for lease in book.held_by(worker.name):
-            book.give_back(lease, reason)
+            book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
             self._num_failed_starts += 1
             if self._num_failed_starts >= _MAX_FAILED_STARTS and not self._num_ready:
@@ -229,13 +225,23 @@ class RayExecutor:
         now = monotonic()
         for worker in list(self._workers.values()):
             if any(now > deadline for _, deadline in worker.running.values()):
-                self._lose(worker, book, f"a shard took longer than {self._execution.shard_timeout_s:.0f} s")
+                reason = f"a shard took longer than {self._execution.shard_timeout_s:.0f} s"
+                self._lose(worker, book, reason, code=WorkerHangError.code, suspects=worker.progress.overdue)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _replace_stuck(self, book: LeaseBook) -> None:
+        """Replace workers that an image does not leave, and those that do not answer any more."""
+        timeout_s = self._execution.image_timeout_s
+        for worker in list(self._workers.values()):
+            if worker.progress.overdue:
+                reason = f"{worker.progress.overdue[0]} was not done within its deadline of {timeout_s:.0f} s and more"
+                self._lose(worker, book, reason, code=WorkerHangError.code, suspects=worker.progress.overdue)
+            elif worker.silent_s() > max(_MIN_SILENCE_S, timeout_s):
+                reason = f"a worker did not answer for {worker.silent_s():.0f} s"
+                self._lose(worker, book, reason, code=WorkerHangError.code)
+
+    def _kill(self, worker: ActorHandle) -> None:
         self._workers.pop(worker.name, None)
-        # The actor may be gone already, or Ray itself; either way there is nothing left to kill.
-        with contextlib.suppress(RayError, ValueError, RuntimeError):
-            ray.kill(worker.actor, no_restart=True)
+        kill_actor(worker)
 
     def _total_progress(self) -> Progress:
         total = self._retired

@@ -8,6 +8,7 @@ from functools import partial
 
 import pipeline
 from pipeline.convert import ShardConverter
+from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import retain_freed_memory
@@ -26,14 +27,14 @@ class Worker:
         weights = load_weights(spec.weights_name, spec.weights_data)
         self._engine = InferenceEngine(build_network(weights), config.inference, num_workers=spec.num_workers_on_node)
         self._engine.warm_up()
+        destination = open_store(config.destination.url, config.destination.storage, atomic_create=spec.atomic_create)
         self._converter = ShardConverter(
             source=source_store(config.source),
-            destination=open_store(
-                config.destination.url, config.destination.storage, atomic_create=spec.atomic_create
-            ),
+            destination=destination,
             engine=self._engine,
             config=config,
             source_is_there=partial(source_is_there, config.source),
+            before_commit=partial(require_epoch, destination, spec.epoch),
             provenance=Provenance(
                 software_version=pipeline.__version__,
                 weights_name=weights.name,
@@ -51,7 +52,14 @@ class Worker:
     def progress(self) -> Progress:
         """Counts since the worker started."""
         counts = self._converter.counts()
-        return Progress(counts.num_images, counts.num_failed, counts.megapixels, num_workers=1)
+        return Progress(
+            counts.num_images,
+            counts.num_failed,
+            counts.megapixels,
+            num_workers=1,
+            failed_by_code=counts.failed_by_code,
+            overdue=self._converter.overdue(),
+        )
 
     def stop(self) -> None:
         """Make running shards end soon, uncommitted; what they stored is adopted later."""

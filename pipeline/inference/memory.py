@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 MIB = 2**20
 

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.config import FrozenModel
 from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError, first_line
+from pipeline.faults import fault_point
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding.listing import SourceListing
 from pipeline.sharding.shards import estimate_megapixels
@@ -108,6 +109,7 @@ def write_plan(
     megapixels = 0.0
     for index, group in enumerate(_grouped(shards, max_part_images)):
         parts.append(_write_part(store, plan, index, group))
+        fault_point("plan.part_written")
         num_shards += len(group)
         for shard in group:
             num_bytes += sum(task.size_bytes for task in shard.tasks)
@@ -131,6 +133,7 @@ def write_plan(
         store.create(f"{plan_folder(plan)}/plan.json", summary.model_dump_json(indent=1).encode())
     except ObjectExistsError:
         return read_plan_summary(store, plan)
+    fault_point("plan.committed")
     return summary
 
 

@@ -20,6 +20,7 @@ from pipeline.errors import (
     ObjectTooLargeError,
     StorageError,
 )
+from pipeline.faults import fault_point
 from pipeline.storage import durable
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.keys import SkippedNames, check_key, check_prefix, join_key
@@ -184,7 +185,9 @@ class LocalStore:
     def _write_once(self, path: Path, data: bytes, give_name: Callable[[Path, Path], None]) -> os.stat_result:
         self._folders.make(path.parent)
         with durable.temporary_file(path.parent, data) as (temporary, stat):
+            fault_point("file.written", path.name)
             give_name(temporary, path)
+            fault_point("file.named", path.name)
         durable.sync_folder(path.parent)
         return stat
 

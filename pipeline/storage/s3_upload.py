@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from pipeline.errors import HdrfleetError, ObjectExistsError, StorageError, TransientStorageError
+from pipeline.faults import fault_point
 from pipeline.storage import s3_errors
 
 MULTIPART_THRESHOLD_BYTES = 100 * 2**20
@@ -45,7 +46,9 @@ def upload_in_parts(
     """
     upload_id = call("create_multipart_upload", Metadata=dict(metadata))["UploadId"]
     try:
+        fault_point("upload.started")
         parts = _upload_parts(call, upload_id, data)
+        fault_point("upload.sent")
         return _complete(call, exists, upload_id, parts, condition)
     except BaseException:
         _abort(call_once, upload_id)

@@ -9,12 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands import descendants, end, hdrfleet, start_hdrfleet, wait_until
+from commands import descendants, end, hdrfleet, rows_of, start_hdrfleet, wait_until
 from photographs import jpeg, picture
 
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import StorageConfig
-from pipeline.manifest import open_manifest
 from pipeline.storage import open_store
 
 NUM_PHOTOS = 24
@@ -40,12 +39,8 @@ def num_parts(dst: Path) -> int:
     return len(list(dst.glob("manifest/plan=*/shard-*.parquet")))
 
 
-def rows(dst: Path) -> list[dict[str, object]]:
-    return open_manifest(open_store(str(dst), StorageConfig())).history.to_pylist()
-
-
 def assert_complete(dst: Path) -> None:
-    found = rows(dst)
+    found = rows_of(dst)
     assert Counter(row["source"] for row in found) == {f"{index:02d}.jpg": 1 for index in range(NUM_PHOTOS)}
     assert {row["status"] for row in found} == {"ok"}
     store = open_store(str(dst), StorageConfig())
@@ -71,7 +66,7 @@ def test_a_killed_worker_costs_only_its_leases(photos: Path, tmp_path: Path) -> 
         driver.wait(20)
         end(everything)
     assert_complete(dst)
-    attempts = Counter(row["attempt"] for row in rows(dst))
+    attempts = Counter(row["attempt"] for row in rows_of(dst))
     assert committed < NUM_PHOTOS / SHARD_IMAGES, "the worker was killed too late to test anything"
     assert 0 < attempts[2] <= LEASES * SHARD_IMAGES
     assert set(attempts) == {1, 2}
@@ -98,7 +93,7 @@ def test_a_killed_driver_is_resumed_without_repeating_finished_images(photos: Pa
     assert_complete(dst)
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
     assert {path: path.read_bytes() for path in committed} == committed
-    num_adopted = sum(bool(row["adopted"]) for row in rows(dst))
+    num_adopted = sum(bool(row["adopted"]) for row in rows_of(dst))
     assert num_adopted == len(stored) - len(committed) * SHARD_IMAGES
 
 

@@ -24,13 +24,14 @@ from pipeline.errors import (
     DiskFullError,
     InferenceError,
     InterruptedJobError,
+    LeaseLostError,
     ObjectDeniedError,
     SourceLostError,
     TransientStorageError,
 )
 from pipeline.inference.base import Engine, Inference, LdrPixels
 from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest, run_query
-from pipeline.records import ImageTask, Provenance, Shard
+from pipeline.records import ImageTask, Provenance, Quarantine, Shard
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
 
 WEIGHTS = hashlib.sha256(b"weights").hexdigest()
@@ -403,3 +404,42 @@ def test_a_stopped_converter_commits_nothing_more(source: ObjectStore, destinati
     with pytest.raises(InterruptedJobError):
         subject.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
     assert not list(destination.list())
+
+
+def test_an_image_in_quarantine_gets_its_row_and_is_not_touched(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16)), "b.jpg": jpeg(picture(16, 16, seed=1))})
+    guarded = FaultyStore(source, on_read={"b.jpg": AssertionError("the image in quarantine was read")})
+    shard = Shard(1, 0, tasks, quarantined=(Quarantine("b.jpg", "worker_hang", "seen twice"),))
+    made = converter(guarded, destination)
+    result = made.run(shard)
+    assert (result.num_ok, result.num_failed, result.committed) == (1, 1, True)
+    row = rows(destination)["b.jpg"]
+    assert (row["status"], row["error_code"], row["output"]) == ("quarantined", "worker_hang", None)
+    assert "seen twice" in str(row["error_message"])
+    assert dict(made.counts().failed_by_code) == {"worker_hang": 1}
+
+
+def test_a_probe_stores_its_outputs_and_the_shard_that_follows_adopts_them(
+    source: ObjectStore, destination: ObjectStore
+) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16)), "b.jpg": jpeg(picture(16, 16, seed=1))})
+    engine = CountingEngine()
+    made = converter(source, destination, engine)
+    result = made.run(Shard(1, 0, tasks[:1], is_probe=True), attempt=3, adopt=True)
+    assert (result.is_probe, result.committed, result.num_ok) == (True, False, 1)
+    assert completed_shards(destination, 1) == set()
+    assert [info.key for info in destination.list("images")] == ["images/a.jpg.exr"]
+    made.run(Shard(1, 0, tasks), attempt=4, adopt=True)
+    assert engine.num_calls == 2
+    assert [row["adopted"] for row in rows(destination).values()] == [True, False]
+
+
+def test_a_worker_that_may_not_commit_any_more_leaves_no_part(source: ObjectStore, destination: ObjectStore) -> None:
+    def refuse() -> None:
+        raise LeaseLostError("another driver has taken over")
+
+    made = converter(source, destination)
+    made._before_commit = refuse
+    with pytest.raises(LeaseLostError):
+        made.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
+    assert completed_shards(destination, 1) == set()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.flow import ByteBudget
+from pipeline.flow import ByteBudget, StageWatch
 
 
 def test_what_is_held_is_counted_and_given_back() -> None:
@@ -71,3 +71,28 @@ def test_small_items_do_not_starve_a_large_one() -> None:
     large.join(10)
     small.join(10)
     assert order == ["large", "small"]
+
+
+def test_an_image_is_overdue_when_its_stage_takes_longer_than_its_size_allows() -> None:
+    now = [0.0]
+    watch = StageWatch(10, clock=lambda: now[0])
+    with watch.stage("small"), watch.stage("large", 2_000_000):
+        now[0] = 10.0
+        assert watch.overdue() == ()
+        now[0] = 10.1
+        assert watch.overdue() == ("small",)
+        now[0] = 70.1
+        assert watch.overdue() == ("small", "large")
+    assert watch.overdue() == ()
+
+
+def test_each_stage_has_the_whole_time_and_a_failed_one_is_over() -> None:
+    now = [0.0]
+    watch = StageWatch(10, clock=lambda: now[0])
+    for _ in range(3):
+        with pytest.raises(RuntimeError), watch.stage("image"):
+            now[0] += 6
+            assert watch.overdue() == ()
+            raise RuntimeError
+    now[0] += 100
+    assert watch.overdue() == ()

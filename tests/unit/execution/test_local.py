@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.errors import DiskFullError, InterruptedJobError, TransientStorageError, WorkerLostError
+from pipeline.errors import (
+    DiskFullError,
+    InterruptedJobError,
+    StuckError,
+    TransientStorageError,
+    WorkerLostError,
+)
 from pipeline.execution.base import Progress
 from pipeline.execution.local import LocalExecutor
-from pipeline.records import Shard, ShardResult
+from pipeline.records import ImageTask, Shard, ShardResult
 
 
 @dataclass
@@ -19,6 +25,7 @@ class FakeReplica:
     calls: list[tuple[int, int, bool]] = field(default_factory=list)
     stopped: bool = False
     closed: bool = False
+    overdue: tuple[str, ...] = ()
 
     def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
         self.calls.append((shard.shard, attempt, adopt))
@@ -28,7 +35,7 @@ class FakeReplica:
         return ShardResult(shard.plan, shard.shard, attempt, True, num_ok=2, num_failed=1, megapixels=0.5)
 
     def progress(self) -> Progress:
-        return Progress(num_images=3 * len(self.calls), num_workers=1)
+        return Progress(num_images=3 * len(self.calls), num_workers=1, overdue=self.overdue)
 
     def stop(self) -> None:
         self.stopped = True
@@ -91,3 +98,34 @@ def test_a_broken_environment_or_an_interrupt_stops_the_worker(
     assert replica.stopped
     assert replica.closed
     assert len(replica.calls) < 100
+
+
+def test_an_image_that_raises_what_nobody_foresaw_is_quarantined_alone() -> None:
+    committed: list[Shard] = []
+
+    class Fragile(FakeReplica):
+        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+            left_alone = {entry.source for entry in shard.quarantined}
+            if "5" in {task.source for task in shard.tasks} - left_alone:
+                raise MemoryError
+            committed.extend([] if shard.is_probe else [shard])
+            return ShardResult(1, shard.shard, attempt, True, 1, 0, 0.0, is_probe=shard.is_probe)
+
+    tasks = tuple(ImageTask(str(index), "k", 1, "e") for index in range(8))
+    with LocalExecutor(Fragile(), num_leases=2, max_attempts=3, retry_delay_s=0) as executor:
+        summary = executor.run(iter([Shard(1, 0, tasks)]), num_shards=1, resuming=False, on_progress=lambda _: None)
+    assert summary.num_shards == 1
+    (shard,) = committed
+    assert [(entry.source, entry.code) for entry in shard.quarantined] == [("5", "worker_oom")]
+    assert shard.tasks == tasks
+
+
+def test_an_image_that_does_not_come_to_an_end_stops_the_job_without_waiting_for_it() -> None:
+    replica = FakeReplica(overdue=("a/slow.png",))
+    with (
+        LocalExecutor(replica, num_leases=1, max_attempts=2, retry_delay_s=0) as executor,
+        pytest.raises(StuckError, match=r"a/slow\.png was not done"),
+    ):
+        executor.run(shards(5), num_shards=5, resuming=False, on_progress=lambda _: None)
+    assert replica.stopped
+    assert not replica.closed, "closing would wait for the thread that does not end"

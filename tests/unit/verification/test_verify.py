@@ -17,7 +17,7 @@ import pytest
 from fakes import FakeEngine
 from photographs import write_library
 
-from jobs.verify import parse_share
+from jobs.options import parse_share
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter

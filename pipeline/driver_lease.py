@@ -1,0 +1,270 @@
+"""The driver's lease: who may run the job at a destination, in numbered epochs (docs/adr/0005-driver-lease.md).
+
+`_hdrfleet/lease/<epoch>.json` is created conditionally, so an epoch has one holder. The holder rewrites its own object
+while it lives and marks it released at the end; nobody else ever writes it. Whoever wants to take over watches the
+newest one for `timeout_s` on a clock of its own, and creates the next epoch if nothing changed. A driver that comes
+back after that finds a higher epoch and stops; its workers commit nothing any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+import psutil
+from pydantic import Field, ValidationError
+
+from pipeline.config import FrozenModel
+from pipeline.errors import (
+    DestinationInUseError,
+    HdrfleetError,
+    LeaseLostError,
+    ManifestError,
+    ObjectExistsError,
+    ObjectMissingError,
+)
+from pipeline.faults import fault_point
+from pipeline.storage import ObjectStore
+
+LEASE_PREFIX = "_hdrfleet/lease"
+LEASE_SCHEMA_VERSION = 1
+# A holder writes this often within the time after which it counts as dead: it may miss several.
+_BEATS_PER_TIMEOUT = 6
+_WATCH_EVERY_S = 1.0
+# On a store that does not decide races, two creators of one epoch look again after both must have written.
+_SETTLE_S = 3.0
+_KEY = re.compile(rf"{LEASE_PREFIX}/(\d{{6,}})\.json")
+
+
+class LeaseRecord(FrozenModel):
+    """What a lease object says. `beat` counts the holder's rewrites; times are UTC in ISO 8601.
+
+    `host`, `boot`, `pid` and `process_started` name the holder's process, so that another one on the same machine can
+    tell that it is gone without waiting.
+    """
+
+    schema_version: int = LEASE_SCHEMA_VERSION
+    epoch: int = Field(ge=1)
+    holder: str
+    host: str
+    boot: str
+    pid: int
+    process_started: float
+    acquired_at: str
+    renewed_at: str
+    beat: int = 0
+    released: bool = False
+
+    def describe(self) -> str:
+        """Who holds it, for a person."""
+        return f"{self.host}, process {self.pid}, since {self.acquired_at} (epoch {self.epoch})"
+
+
+def newest_epoch(store: ObjectStore) -> int:
+    """The highest epoch that any driver has had at this destination; 0 before the first."""
+    found = (_KEY.fullmatch(info.key) for info in store.list(LEASE_PREFIX))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def read_lease(store: ObjectStore) -> LeaseRecord | None:
+    """The newest lease; None before the first. Raises ManifestError where it is unreadable."""
+    epoch = newest_epoch(store)
+    return _read(store, epoch) if epoch else None
+
+
+def require_epoch(store: ObjectStore, epoch: int) -> None:
+    """Raise LeaseLostError when a driver of a later epoch owns the destination: what is not committed is its work."""
+    newest = newest_epoch(store)
+    if newest > epoch:
+        raise LeaseLostError(
+            f"{store.url}: another hdrfleet has taken over (epoch {newest}; this one was silent for too long in "
+            f"epoch {epoch})"
+        )
+
+
+class DriverLease:
+    """One driver's ownership of a destination, kept alive by a thread until it is released.
+
+    `check` raises LeaseLostError once another driver has taken over; ask it about once a second. A store that cannot be
+    reached is no loss: nobody else could take over either, and the epoch tells when it is back.
+    """
+
+    def __init__(self, store: ObjectStore, record: LeaseRecord, timeout_s: float) -> None:
+        self._store = store
+        self._record = record
+        self._beat_every_s = timeout_s / _BEATS_PER_TIMEOUT
+        self._ended = threading.Event()
+        self._lost: LeaseLostError | None = None
+        self._thread = threading.Thread(target=self._keep, name="driver-lease", daemon=True)
+
+    @property
+    def epoch(self) -> int:
+        """The number that every worker of this driver carries."""
+        return self._record.epoch
+
+    def check(self) -> None:
+        """Raise LeaseLostError when another driver has taken over."""
+        if self._lost is not None:
+            raise self._lost
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        self._thread.join(self._beat_every_s)
+        # A release that fails costs the next driver its wait, and nothing else.
+        with contextlib.suppress(HdrfleetError):
+            if self._lost is None and newest_epoch(self._store) == self.epoch:
+                self._write(released=True)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._beat_every_s):
+            try:
+                require_epoch(self._store, self.epoch)
+                self._write(released=False)
+            except LeaseLostError as error:
+                self._lost = error
+                return
+            except HdrfleetError:
+                continue
+
+    def _write(self, *, released: bool) -> None:
+        update = {"beat": self._record.beat + 1, "renewed_at": _now(), "released": released}
+        self._record = self._record.model_copy(update=update)
+        self._store.replace(_key(self.epoch), self._record.model_dump_json().encode())
+
+
+def acquire_lease(
+    store: ObjectStore,
+    *,
+    timeout_s: float,
+    is_weak: bool = False,
+    on_wait: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> DriverLease:
+    """Own the destination, or raise DestinationInUseError when another driver does and is alive.
+
+    Enter the result to keep it. Returns at once where the last driver released its lease or its process is known to be
+    gone; otherwise watches it for at most `timeout_s`, which `on_wait` is told. `is_weak`: the store does not decide
+    races, so the winner is who is still named there a little later.
+    """
+    newest = read_lease(store)
+    if newest is not None and not newest.released and not _is_gone(newest):
+        _watch(store, newest, timeout_s=timeout_s, on_wait=on_wait, clock=clock, sleep=sleep)
+    record = _own_record((newest.epoch if newest else 0) + 1)
+    key = _key(record.epoch)
+    with contextlib.suppress(ObjectExistsError):  # a competitor's, or our own success whose answer was lost
+        store.create(key, record.model_dump_json().encode())
+    if is_weak:
+        sleep(_SETTLE_S)
+    there = _read(store, record.epoch)
+    if there is None or there.holder != record.holder:
+        raise _in_use(store, there or record)
+    fault_point("lease.created")
+    return DriverLease(store, record, timeout_s)
+
+
+def _watch(
+    store: ObjectStore,
+    seen: LeaseRecord,
+    *,
+    timeout_s: float,
+    on_wait: Callable[[str], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> None:
+    """Return when the lease did not change for `timeout_s` or was released; raise when its holder lives."""
+    if _is_fresh_here(seen, timeout_s):
+        raise _in_use(store, seen)
+    on_wait(f"{store.url} was last run by {seen.describe()}; watching for {timeout_s:.0f} s whether it still does")
+    deadline = clock() + timeout_s
+    while clock() < deadline:
+        sleep(min(_WATCH_EVERY_S, timeout_s / _BEATS_PER_TIMEOUT))
+        now = _read(store, seen.epoch)
+        if now is None or now.released:
+            return
+        if now != seen:
+            raise _in_use(store, now)
+
+
+def _in_use(store: ObjectStore, holder: LeaseRecord) -> DestinationInUseError:
+    return DestinationInUseError(
+        f"{store.url} is in use by another hdrfleet: {holder.describe()}; wait for it or stop it first"
+    )
+
+
+def _is_gone(record: LeaseRecord) -> bool:
+    """True when the holder was a process of this machine, since this boot, that is not there any more."""
+    if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
+        return False
+    try:
+        process = psutil.Process(record.pid)
+        return bool(process.create_time() != record.process_started or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _is_fresh_here(record: LeaseRecord, timeout_s: float) -> bool:
+    """True when the holder is a process of this machine that is there and wrote a moment ago, by the same clock."""
+    if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
+        return False
+    try:
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(record.renewed_at)).total_seconds()
+    except ValueError:
+        return False
+    return 0 <= age_s < timeout_s / 2
+
+
+def _own_record(epoch: int) -> LeaseRecord:
+    now = _now()
+    return LeaseRecord(
+        epoch=epoch,
+        holder=uuid4().hex,
+        host=socket.gethostname(),
+        boot=_boot_id(),
+        pid=os.getpid(),
+        process_started=psutil.Process().create_time(),
+        acquired_at=now,
+        renewed_at=now,
+    )
+
+
+def _read(store: ObjectStore, epoch: int) -> LeaseRecord | None:
+    key = _key(epoch)
+    try:
+        return LeaseRecord.model_validate_json(store.read(key))
+    except ObjectMissingError:
+        return None
+    except ValidationError as error:
+        raise ManifestError(f"{store.url}/{key} is not a lease of this hdrfleet; upgrade, or delete it") from error
+
+
+def _boot_id() -> str:
+    """This boot of this machine and this namespace of process numbers: elsewhere the same pid is another process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  the target is no path
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def _key(epoch: int) -> str:
+    return f"{LEASE_PREFIX}/{epoch:06d}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
