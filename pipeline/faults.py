@@ -1,8 +1,9 @@
 """Named places where a test lets a process die, hang or fail. Without `HDRFLEET_FAULTS` in its environment: nothing.
 
 `HDRFLEET_FAULTS` is a comma-separated list of `point[@detail]=action[:pass]`: from the `pass`-th time on (1 unless
-given) that a process comes by the point, with this detail if one is given, it does the action. With `HDRFLEET_FAULTS_ONCE`, a
-folder, each entry of the list happens once in all processes together, so that a worker's successor lives.
+given) that a process comes by the point, with this detail if one is given, it does the action. With
+`HDRFLEET_FAULTS_ONCE`, a folder, each entry of the list happens once in all processes together, so that a worker's
+successor lives.
 """
 
 from __future__ import annotations
@@ -85,7 +86,13 @@ _ACTIONS: Mapping[str, Callable[[], None]] = {
     "hog": _hog,
     "hang": _hang,
     "raise": _raise,
+    "kill-parent": lambda: os.kill(os.getppid(), signal.SIGKILL),  # of a Ray worker: its raylet
 }
+
+
+def arm(text: str) -> None:
+    """Replace what the environment asked for when this module was loaded. Raises ValueError."""
+    _faults[:] = _parse(text)
 
 
 def _parse(text: str) -> list[_Fault]:
