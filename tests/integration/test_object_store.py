@@ -429,7 +429,7 @@ class FaultyS3(http.server.BaseHTTPRequestHandler):
         self.seen.append((self.command, dict(self.headers)))
         status, headers, body = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content-Length": str(len(body)), "Connection": "close", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
