@@ -255,9 +255,13 @@ class ObjectTooLargeError(StorageError):
 
 
 class TransientStorageError(StorageError):
-    """The store stayed unavailable through every bounded retry."""
+    """The store stayed unavailable through every bounded retry.
+
+    `retry_after_s` is how long the store asked to be left alone, 0 where it did not say.
+    """
 
     code = "storage_unavailable"
+    retry_after_s: float = 0.0
 
 
 class SystemicError(HdrfleetError):

@@ -17,6 +17,8 @@ settings.load_profile("hdrfleet")
 # One thread is faster for the small arrays of tests, and leaves the other cores to other work. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["servers.fixtures"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipeline.errors import CredentialsError, DestinationError, HdrfleetError, ObjectExistsError, StorageError
+from pipeline.errors import (
+    CredentialsError,
+    DestinationError,
+    HdrfleetError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StorageError,
+)
 from pipeline.storage.base import ObjectStore
 
 _FOLDER = "_hdrfleet/probe"
@@ -50,7 +58,9 @@ def probe_store(store: ObjectStore, *, num_rounds: int = 3) -> StoreProbe:
 
 
 def _probe(store: ObjectStore, keys: list[str]) -> StoreProbe:
-    store.create(keys[0], b"first")
+    if not _wins(store, keys[0], b"first"):
+        msg = f"{store.url}: a new object under a random name is there already, with other content"
+        raise StorageError(msg)
     if _wins(store, keys[0], b"second"):
         reason = "a second create of the same object overwrote the first"
         return StoreProbe(atomic=False, reason=reason, overwrites=True)
@@ -77,9 +87,12 @@ def _race(store: ObjectStore, key: str) -> int:
 
 
 def _wins(store: ObjectStore, key: str, data: bytes) -> bool:
+    """Create the object; `data` is this creator's alone, so finding it there is a success whose answer was lost."""
     try:
         store.create(key, data)
     except ObjectExistsError:
+        with contextlib.suppress(ObjectMissingError):
+            return store.read(key) == data
         return False
     return True
 

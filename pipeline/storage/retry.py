@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import TypeVar
 
 import tenacity
@@ -24,15 +25,22 @@ class RetryPolicy:
 
     No attempt starts after `max_attempts` tries or once `max_retry_s` seconds would have passed. Full jitter, that is
     a wait drawn evenly from 0 to min(20 s, 0.25 s * 2**n), keeps a fleet that was throttled together from coming
-    back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    back together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). What a store asks for
+    with Retry-After (at most 20 s of it) comes on top.
     """
 
     def __init__(
-        self, *, max_attempts: int, max_retry_s: float, sleep: Callable[[float], None] = tenacity.nap.sleep
+        self,
+        *,
+        max_attempts: int,
+        max_retry_s: float,
+        sleep: Callable[[float], None] = tenacity.nap.sleep,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._max_attempts = max_attempts
         self._max_retry_s = max_retry_s
         self._sleep = sleep
+        self._clock = clock
 
     @classmethod
     def from_config(cls, config: StorageConfig) -> RetryPolicy:
@@ -44,9 +52,15 @@ class RetryPolicy:
 
         Raises what the operation raised; for the last TransientStorageError a new one that says how long was tried.
         """
+        started = self._clock()
+
+        def is_spent(state: tenacity.RetryCallState) -> bool:
+            elapsed_s = self._clock() - started
+            return state.attempt_number >= self._max_attempts or elapsed_s + state.upcoming_sleep >= self._max_retry_s
+
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._max_attempts) | tenacity.stop_before_delay(self._max_retry_s),
-            wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            stop=is_spent,
+            wait=_wait_s,
             retry=tenacity.retry_if_exception_type(TransientStorageError),
             before_sleep=_log_retry,
             sleep=self._sleep,
@@ -58,8 +72,17 @@ class RetryPolicy:
             num_attempts = int(retrying.statistics.get("attempt_number", 1))
             if num_attempts == 1:
                 raise
-            msg = f"{error}; gave up after {num_attempts} attempts"
+            msg = f"{error}; gave up after {num_attempts} attempts in {self._clock() - started:.0f} s"
             raise TransientStorageError(msg) from error
+
+
+_jittered_s = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked_s = error.retry_after_s if isinstance(error, TransientStorageError) else 0.0
+    return min(asked_s, _LONGEST_WAIT_S) + _jittered_s(state)
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:

@@ -115,9 +115,9 @@ class S3Store:
         """See ObjectStore."""
         if not self._has_atomic_create:
             self._refuse_existing(key)
-            return self._put(key, data, metadata, {})
+            return self._put(key, data, metadata, {}, is_new=True)
         try:
-            return self._put(key, data, metadata, {"IfNoneMatch": "*"})
+            return self._put(key, data, metadata, {"IfNoneMatch": "*"}, is_new=True)
         except s3_errors.NotImplementedByStoreError:
             logger.warning("%s: this store has no conditional writes; creating is not atomic", self.url)
             self._has_atomic_create = False
@@ -125,7 +125,7 @@ class S3Store:
 
     def replace(self, key: str, data: bytes) -> ObjectInfo:
         """See ObjectStore."""
-        return self._put(key, data, None, {})
+        return self._put(key, data, None, {}, is_new=False)
 
     def unfinished(self, prefix: str = "") -> Iterator[str]:
         """See ObjectStore: multipart uploads that were neither completed nor aborted."""
@@ -197,22 +197,46 @@ class S3Store:
             parameters["KeyMarker"] = page.get("NextKeyMarker", "")
             parameters["UploadIdMarker"] = page.get("NextUploadIdMarker", "")
 
-    def _put(self, key: str, data: bytes, metadata: Mapping[str, str] | None, condition: dict[str, Any]) -> ObjectInfo:
+    def _put(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None, condition: dict[str, Any], *, is_new: bool
+    ) -> ObjectInfo:
         kept = normal_metadata(metadata)
         if len(data) > MULTIPART_THRESHOLD_BYTES:
             if condition:
                 self._refuse_existing(key)  # saves an upload whose completion would be refused
-            answer = upload_in_parts(
-                data,
-                metadata=kept,
-                condition=condition,
-                call=functools.partial(self._call, key=key),
-                call_once=functools.partial(self._call, key=key, retry=_NO_RETRY),
-                exists=functools.partial(self._exists, key),
-            )
+            answer = self._upload(key, data, kept, condition, is_new=is_new)
         else:
             answer = self._call("put_object", key, num_bytes=len(data), Body=data, Metadata=kept, **condition)
         return ObjectInfo(key=key, size_bytes=len(data), etag=_etag(answer), metadata=MappingProxyType(kept))
+
+    def _upload(
+        self, key: str, data: bytes, metadata: dict[str, str], condition: dict[str, Any], *, is_new: bool
+    ) -> dict[str, Any]:
+        try:
+            answer = upload_in_parts(
+                data,
+                metadata=metadata,
+                condition=condition,
+                call=functools.partial(self._call, key=key),
+                call_once=functools.partial(self._call, key=key, retry=_NO_RETRY),
+                exists=functools.partial(self._exists, key) if is_new else None,
+            )
+        except ObjectExistsError:
+            self._discard_leftovers(key)
+            raise
+        if is_new:
+            self._discard_leftovers(key)
+        return answer
+
+    def _discard_leftovers(self, key: str) -> None:
+        """Abort what else is being uploaded to `key`: the object is there, so nothing of it can become one.
+
+        A start whose answer was lost leaves an upload that nobody knows the id of, and so does a process that dies.
+        """
+        try:
+            self.discard_unfinished(key)
+        except StorageError as error:  # a right that is not given, or a store that does not know the request
+            logger.info("%s: unfinished uploads cannot be looked for: %s", self._where(key), error)
 
     def _refuse_existing(self, key: str) -> None:
         if self._exists(key):

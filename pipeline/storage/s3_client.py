@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import aiohttp
+from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
@@ -36,6 +37,19 @@ S3_EXCEPTIONS = (
     OSError,
     ValueError,
 )
+
+
+class _OneAttemptSession(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no types
+    """aiobotocore's HTTP session, without aiohttp's own retry.
+
+    aiohttp sends GET, HEAD, PUT and DELETE a second time when a connection breaks, at once and unseen: twice the
+    requests to a store that resets connections since it has too many. There is no public switch.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        session._retry_connection = False
+        return session
 
 
 class S3Client:
@@ -97,6 +111,7 @@ def _build_filesystem(config: StorageConfig) -> S3FileSystem:
         "connect_timeout": config.connect_timeout_s,
         "read_timeout": config.read_timeout_s,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
+        "http_session_cls": _OneAttemptSession,
         "max_pool_connections": _MAX_CONNECTIONS,
         "user_agent_extra": "hdrfleet",
     }

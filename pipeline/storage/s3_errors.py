@@ -71,7 +71,8 @@ _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "404", "NotFound"})
 _REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
 _FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "InvalidObjectState", "MethodNotAllowed", "403", "405"})
-_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+# Besides every 5xx that says nothing else: gateways and CDNs in front of stores answer 520 to 530, and no code.
+_TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 
 _CREDENTIAL_EXCEPTIONS = (
     botocore_errors.NoCredentialsError,
@@ -145,8 +146,8 @@ def map_client_error(error: botocore_errors.ClientError, where: str) -> Hdrfleet
         kind = NotImplementedByStoreError
     elif code in _FULL_CODES or status == 507:
         kind = DiskFullError
-    elif code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
-        kind = TransientStorageError
+    elif code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS or status >= 500:
+        return _transient(text, error)
     elif code in _MISSING_CODES:
         kind, text = ObjectMissingError, f"{where}: no such object"
     elif code in _DENIED_CODES or status == 403:
@@ -158,7 +159,7 @@ def map_exception(error: Exception, where: str) -> HdrfleetError:
     """Return the error to raise from any exception of the S3 client; `where` is the object's printable URL."""
     if isinstance(error, botocore_errors.ClientError):
         return map_client_error(error, where)
-    text = f"{where}: {redact_url(str(error) or type(error).__name__)}"
+    text = f"{where}: {redact_url(_text(error))}"
     if isinstance(error, _CREDENTIAL_EXCEPTIONS):
         return CredentialsError(text)
     if isinstance(error, (*_CONFIG_EXCEPTIONS, ValueError)):  # botocore reports a malformed endpoint as ValueError
@@ -168,6 +169,24 @@ def map_exception(error: Exception, where: str) -> HdrfleetError:
     if isinstance(error, _TRANSIENT_EXCEPTIONS):
         return TransientStorageError(text)
     return StorageError(text)
+
+
+def _transient(text: str, error: botocore_errors.ClientError) -> TransientStorageError:
+    """The error of an answer that asks to try again. Retry-After counts in seconds; nobody's store sends a date."""
+    mapped = TransientStorageError(text)
+    asked = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
+    if asked.isascii() and asked.isdigit():
+        mapped.retry_after_s = float(asked)
+    return mapped
+
+
+def _text(error: Exception) -> str:
+    """What an exception says, with the cause where botocore leaves it out: it calls every reset a failed connection."""
+    text = str(error) or type(error).__name__
+    cause = getattr(error, "kwargs", {}).get("error")
+    if isinstance(cause, Exception) and str(cause) and str(cause) not in text:
+        text = f"{text.rstrip('.')} ({cause})"
+    return text
 
 
 def _region_hint(error: botocore_errors.ClientError) -> str:

@@ -35,21 +35,27 @@ def upload_in_parts(
     condition: Mapping[str, Any],
     call: Call,
     call_once: Call,
-    exists: Callable[[], bool],
+    exists: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     """Upload `data` and return S3's answer to the completion, which alone makes the object visible.
 
-    `condition` holds for the completion. `call` retries, `call_once` does not; `exists` looks for the object. Whatever
-    fails, the upload is aborted, so that no invisible parts are paid for; only a process that dies on the way leaves
-    some (a bucket's lifecycle rule removes those). Raises ObjectExistsError when the condition does not hold, or when
-    the answer to our own completion was lost.
+    `condition` holds for the completion. `call` retries, `call_once` does not; `exists` looks for the object where it
+    is to be new (None: it may be overwritten). Whatever fails, the upload is aborted, so that no invisible parts are
+    paid for; a process that dies on the way leaves some, and so does an upload whose id was lost with the answer:
+    see `ObjectStore.discard_unfinished`. Raises ObjectExistsError when the condition does not hold, or when the
+    answer to our own completion was lost; TransientStorageError when the upload has to begin again.
     """
     upload_id = call("create_multipart_upload", Metadata=dict(metadata))["UploadId"]
     try:
         fault_point("upload.started")
         parts = _upload_parts(call, upload_id, data)
         fault_point("upload.sent")
-        return _complete(call, exists, upload_id, parts, condition)
+        return call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition)
+    except StorageError as error:
+        # A store that answers no more would only be waited for once more.
+        _abort(call_once if isinstance(error, TransientStorageError) else call, upload_id)
+        _explain_end(error, exists)
+        raise
     except BaseException:
         _abort(call_once, upload_id)
         raise
@@ -74,26 +80,24 @@ def _upload_parts(call: Call, upload_id: str, data: bytes) -> list[dict[str, Any
             raise
 
 
-def _complete(
-    call: Call, exists: Callable[[], bool], upload_id: str, parts: list[dict[str, Any]], condition: Mapping[str, Any]
-) -> dict[str, Any]:
-    try:
-        return call("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition)
-    except StorageError as error:
-        # Either our own completion succeeded and its answer was lost, or a competitor's write ended this upload:
-        # S3 wants it begun again then, and the object that won is there by now.
-        if not s3_errors.has_code(error, "NoSuchUpload", "ConditionalRequestConflict"):
-            raise
-        if condition and exists():
-            msg = "already there"
-            raise ObjectExistsError(msg) from error
-        msg = f"{error}; the upload has to begin again"
-        raise TransientStorageError(msg) from error
+def _explain_end(error: StorageError, exists: Callable[[], bool] | None) -> None:
+    """Raise what it means that the upload is over although nobody here has ended it; otherwise do nothing.
+
+    Either our own completion succeeded and its answer was lost, or a competitor's write ended this upload: S3 wants
+    it begun again then, and the object that won is there by now.
+    """
+    if not s3_errors.has_code(error, "NoSuchUpload", "ConditionalRequestConflict"):
+        return
+    if exists is not None and exists():
+        msg = "already there"
+        raise ObjectExistsError(msg) from error
+    msg = f"{error}; the upload has to begin again"
+    raise TransientStorageError(msg) from error
 
 
-def _abort(call_once: Call, upload_id: str) -> None:
+def _abort(call: Call, upload_id: str) -> None:
     try:
-        call_once("abort_multipart_upload", UploadId=upload_id)
+        call("abort_multipart_upload", UploadId=upload_id)
     except HdrfleetError as error:
         if not s3_errors.has_code(error, "NoSuchUpload"):
             logger.warning("an unfinished upload could not be aborted: %s", error)

@@ -39,6 +39,8 @@ def client_error(code: str, status: int = 0, message: str = "", **headers: str) 
         ("BadDigest", 400, TransientStorageError),
         ("ConditionalRequestConflict", 409, TransientStorageError),
         ("429", 429, TransientStorageError),
+        ("409", 409, TransientStorageError),
+        ("520", 520, TransientStorageError),
         ("502", 502, TransientStorageError),
         ("ExpiredToken", 400, CredentialsError),
         ("InvalidAccessKeyId", 403, CredentialsError),
@@ -65,6 +67,23 @@ def client_error(code: str, status: int = 0, message: str = "", **headers: str) 
 )
 def test_answers(code: str, status: int, expected: type[Exception]) -> None:
     assert type(s3_errors.map_exception(client_error(code, status), "s3://b/k")) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected_s"), [("7", 7.0), ("0", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("-3", 0.0), ("²", 0.0)]
+)
+def test_how_long_a_store_asks_to_be_left_alone(header: str, expected_s: float) -> None:
+    mapped = s3_errors.map_exception(client_error("SlowDown", 503, **{"retry-after": header}), "s3://b/k")
+    assert isinstance(mapped, TransientStorageError)
+    assert mapped.retry_after_s == expected_s
+
+
+def test_a_reset_is_called_one() -> None:
+    reset = botocore_errors.EndpointConnectionError(
+        endpoint_url="http://h/b?sig=1", error=ConnectionResetError(104, "Connection reset by peer")
+    )
+    said = str(s3_errors.map_exception(reset, "s3://b/k"))
+    assert said.endswith('Could not connect to the endpoint URL: "http://h/b" ([Errno 104] Connection reset by peer)')
 
 
 def test_messages_say_what_happened_without_secrets() -> None:

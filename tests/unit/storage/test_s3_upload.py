@@ -16,6 +16,7 @@ class FakeS3:
         self.there = there
         self.faults = faults
         self.calls: list[str] = []
+        self.calls_once: list[str] = []
         self.parts: dict[int, bytes] = {}
         self.completion: dict[str, Any] = {}
 
@@ -33,14 +34,18 @@ class FakeS3:
             self.completion = parameters
         return {"UploadId": "u", "ETag": '"whole-3"'}
 
-    def upload(self, data: bytes, **condition: str) -> dict[str, Any]:
+    def upload(self, data: bytes, *, is_new: bool = True, **condition: str) -> dict[str, Any]:
+        def call_once(method: str, **parameters: Any) -> dict[str, Any]:
+            self.calls_once.append(method)
+            return self.call(method, **parameters)
+
         return s3_upload.upload_in_parts(
             data,
             metadata={},
             condition=condition,
             call=self.call,
-            call_once=self.call,
-            exists=lambda: self.there,
+            call_once=call_once,
+            exists=(lambda: self.there) if is_new else None,
         )
 
 
@@ -82,9 +87,25 @@ def test_failed_abort_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert "could not be aborted: SlowDown" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["upload_part", "complete_multipart_upload"])
 @pytest.mark.parametrize("code", ["NoSuchUpload", "ConditionalRequestConflict"])
 @pytest.mark.parametrize(("there", "expected"), [(True, ObjectExistsError), (False, TransientStorageError)])
-def test_upload_that_ended_behind_our_back(code: str, there: bool, expected: type[Exception]) -> None:
-    s3 = FakeS3(complete_multipart_upload=code, there=there)
+def test_upload_that_ended_behind_our_back(method: str, code: str, there: bool, expected: type[Exception]) -> None:
+    s3 = FakeS3(**{method: code}, there=there)
     with pytest.raises(expected):
         s3.upload(b"0123456789", IfNoneMatch="*")
+
+
+def test_an_object_that_may_be_overwritten_says_nothing_of_an_upload_that_ended() -> None:
+    s3 = FakeS3(complete_multipart_upload="NoSuchUpload", there=True)
+    with pytest.raises(TransientStorageError, match="begin again"):
+        s3.upload(b"0123456789", is_new=False)
+
+
+@pytest.mark.parametrize(("code", "once"), [("SlowDown", True), ("AccessDenied", False)])
+def test_only_a_store_that_still_answers_is_asked_repeatedly_to_abort(code: str, once: bool) -> None:
+    s3 = FakeS3(upload_part=code)
+    with pytest.raises(StorageError, match=code):
+        s3.upload(b"0123456789")
+    assert s3.calls.count("abort_multipart_upload") == 1
+    assert s3.calls_once == (["abort_multipart_upload"] if once else [])

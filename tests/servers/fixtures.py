@@ -1,4 +1,4 @@
-"""Fixtures of the integration tier: S3 servers on loopback, and a fresh bucket on each."""
+"""Fixtures of the tiers that need S3: servers on loopback, a fresh bucket on each, and a proxy that breaks things."""
 
 from __future__ import annotations
 
