@@ -132,6 +132,7 @@ def convert(
     max_failure_rate: opt.MaxFailureRate = "50%",
     image_timeout: opt.ImageTimeout = 600.0,
     shard_timeout: opt.ShardTimeout = 7200.0,
+    lease_timeout: opt.LeaseTimeout = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
     src_endpoint_url: opt.SrcEndpoint = None,
@@ -182,6 +183,7 @@ def convert(
             "max_failure_rate": opt.parse_share(max_failure_rate, "--max-failure-rate"),
             "image_timeout_s": image_timeout,
             "shard_timeout_s": shard_timeout,
+            "lease_timeout_s": lease_timeout,
         },
     )
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.

@@ -53,6 +53,15 @@ ShardTimeout = Annotated[
     typer.Option("--shard-timeout", help="Seconds that a worker may hold one shard.", rich_help_panel="Running"),
 ]
 
+LeaseTimeout = Annotated[
+    float,
+    typer.Option(
+        "--lease-timeout",
+        help="Seconds of silence after which another hdrfleet may take over DST.",
+        rich_help_panel="Running",
+    ),
+]
+
 Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint of DST.")]
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile for DST.")]
 Region = Annotated[str | None, typer.Option("--region", help="AWS region of DST.")]
@@ -161,6 +170,7 @@ _FLAGS = {
     "execution.image_timeout_s": "--image-timeout",
     "execution.shard_timeout_s": "--shard-timeout",
     "execution.max_failure_rate": "--max-failure-rate",
+    "execution.lease_timeout_s": "--lease-timeout",
     "execution": "options",
 }
 

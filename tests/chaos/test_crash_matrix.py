@@ -1,0 +1,131 @@
+"""The driver dies by SIGKILL at every named step; the same command again, and an independent look at the store.
+
+The local executor's process is driver and worker at once, so each step of both is reached. Workers and raylets of Ray
+die in test_crash_ray.py.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forked import forked
+from independent_checker import Bucket, Folder, Reader, comparable, require_whole, rows_in
+from photographs import write_library
+
+from pipeline.faults import POINTS
+
+SHARD_IMAGES = 3
+OPTIONS = (
+    *("--executor", "local", "--weights", "identity", "--precision", "fp32", "--device", "cpu"),
+    *("--shard-images", str(SHARD_IMAGES), "--quiet"),
+)
+FINISHED_WITH_FAILURES = 3
+
+# (point, at which pass). Files are named often: for job.json, the lease, the plan, outputs, parts.
+ONCE = ["job.created", "lease.created", "plan.part_written", "plan.committed", "job.finished"]
+PER_SHARD = ["shard.leased", "shard.settled", "part.ready", "part.created"]
+PER_IMAGE = ["image.fetched", "image.decoded", "image.inferred", "image.encoded", "output.created", "image.measured"]
+PER_FILE = ["file.written", "file.named"]
+EVERYWHERE = [(name, 1) for name in ONCE] + [(name, n) for name in PER_SHARD + PER_IMAGE for n in (1, 3)]
+ON_FILES = [(name, n) for name in PER_FILE for n in (*range(1, 8), 11, 15)]
+# One pass of each step is in the short tier, a few steps on each S3 server; all of them are in the long one.
+SHORT_ON_FILES = {
+    *((name, 1) for name in ONCE),
+    *((name, 3) for name in PER_SHARD + PER_IMAGE),
+    *((name, 11) for name in PER_FILE),
+}
+SHORT_ON_S3 = {("plan.part_written", 1), ("output.created", 3), ("part.ready", 1), ("part.created", 3)}
+# Eight creators race in the probe of the store, each with a file of its own.
+NUM_LEFTOVERS = 8
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is converted, and the rows of a job that nothing happened to."""
+
+    folder: Path
+    inputs: dict[str, bytes]
+    rows: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    root = tmp_path_factory.mktemp("crash")
+    folder = root / "photos"
+    expected = write_library(folder, num_photos=6, size=(24, 32))
+    code = forked("convert", folder, root / "whole", *OPTIONS, log=root / "log")
+    assert code == FINISHED_WITH_FAILURES, (root / "log").read_text()
+    inputs = {name: (folder / name).read_bytes() for name in expected}
+    rows = require_whole(Folder(root / "whole"), inputs)
+    assert {row["source"]: row["error_code"] for row in rows} == expected
+    return Library(folder, inputs, comparable(rows))
+
+
+def crash_and_resume(library: Library, dst: str, reader: Reader, log: Path, fault: str) -> None:
+    code = forked("convert", library.folder, dst, *OPTIONS, log=log, faults=fault)
+    assert code == -signal.SIGKILL, f"the step was not reached: {log.read_text()}"
+    before, num_committed = reader.stamps(), len(rows_in(reader))
+    code = forked("convert", library.folder, dst, *OPTIONS, log=log)
+    assert code == FINISHED_WITH_FAILURES, log.read_text()
+
+    rows = require_whole(reader, library.inputs, num_leftovers=NUM_LEFTOVERS if fault.startswith("file.") else 1)
+    assert comparable(rows) == library.rows, "rows differ from those of a job that nothing happened to"
+    after = reader.stamps()
+    durable = {key for key in before if not key.startswith("_hdrfleet/lease/")}
+    assert {key: after.get(key) for key in durable} == {key: before[key] for key in durable}, "written again"
+    stored = {key for key in before if key.startswith("images/")}
+    num_adopted = sum(row["adopted"] is True for row in rows)
+    committed = {row["output"] for row in rows if row["adopted"] is False} & stored
+    assert num_adopted + len(committed) == len(stored), "what was stored and not committed was computed again"
+    assert len(rows) - num_committed >= num_adopted
+
+    assert forked("convert", library.folder, dst, *OPTIONS, log=log) == FINISHED_WITH_FAILURES
+    assert rows_in(reader) == rows, "a finished job did work"
+    verified = log.with_name("verify.json")
+    code = forked("verify", dst, "--deep", "--json", "--quiet", log=verified)
+    findings = json.loads(verified.read_text())["findings"]
+    assert {finding["code"] for finding in findings} <= {"unfinished_write"}
+    assert len(findings) == len(reader.leftovers())
+    assert code == (FINISHED_WITH_FAILURES if findings else 0)
+
+
+def test_every_point_is_in_the_matrix() -> None:
+    assert set(POINTS) == {*ONCE, *PER_SHARD, *PER_IMAGE, *PER_FILE, "upload.started", "upload.sent"}
+
+
+def _tiers(steps: list[tuple[str, int]], short: set[tuple[str, int]]) -> list[Any]:
+    return [pytest.param(*step, marks=() if step in short else pytest.mark.long) for step in steps]
+
+
+@pytest.mark.parametrize(("point", "passes"), _tiers(EVERYWHERE + ON_FILES, SHORT_ON_FILES))
+def test_files(library: Library, tmp_path: Path, point: str, passes: int) -> None:
+    dst = tmp_path / "out"
+    crash_and_resume(library, str(dst), Folder(dst), tmp_path / "log", f"{point}=kill:{passes}")
+
+
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize(("point", "passes"), _tiers(EVERYWHERE, SHORT_ON_S3))
+def test_s3(library: Library, s3_bucket: Any, tmp_path: Path, point: str, passes: int) -> None:
+    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    crash_and_resume(library, f"{s3_bucket.url}/out", reader, tmp_path / "log", f"{point}=kill:{passes}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(40))
+def test_one_job_that_dies_again_and_again(library: Library, tmp_path: Path, seed: int) -> None:
+    """Up to six deaths of the same job, each at a step drawn from the seed."""
+    dst = tmp_path / "out"
+    steps = EVERYWHERE + ON_FILES
+    for death in range(6):
+        point, passes = steps[zlib.crc32(f"{seed}/{death}".encode()) % len(steps)]
+        code = forked("convert", library.folder, dst, *OPTIONS, log=tmp_path / "log", faults=f"{point}=kill:{passes}")
+        assert code in {-signal.SIGKILL, FINISHED_WITH_FAILURES}, (tmp_path / "log").read_text()
+    assert forked("convert", library.folder, dst, *OPTIONS, log=tmp_path / "log") == FINISHED_WITH_FAILURES
+    rows = require_whole(Folder(dst), library.inputs, num_leftovers=6)
+    assert comparable(rows) == library.rows

@@ -1,0 +1,55 @@
+"""A Ray worker, or its raylet, dies by SIGKILL at every step of a worker's; the job ends right or is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import hdrfleet
+from forked import forked
+from independent_checker import Folder, comparable, require_whole
+from photographs import write_library
+
+SHARD_IMAGES = 3
+OPTIONS = (
+    *("--weights", "identity", "--precision", "fp32", "--device", "cpu"),
+    *("--shard-images", str(SHARD_IMAGES), "--quiet"),
+)
+STEPS = [
+    *("image.fetched", "image.decoded", "image.inferred", "image.encoded", "output.created", "image.measured"),
+    *("part.ready", "part.created", "file.written", "file.named"),
+]
+SHORT = {("output.created", "kill"), ("part.ready", "kill-parent")}
+CASES = [
+    pytest.param(step, action, marks=() if (step, action) in SHORT else pytest.mark.long)
+    for step in STEPS
+    for action in ("kill", "kill-parent")
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("step", "action"), CASES)
+def test_a_job_survives(tmp_path: Path, step: str, action: str) -> None:
+    photos, dst, once = tmp_path / "photos", tmp_path / "out", tmp_path / "once"
+    expected = write_library(photos, num_photos=6, size=(24, 32))
+    inputs = {name: (photos / name).read_bytes() for name in expected}
+    once.mkdir()
+    # Files are named by the driver too: job.json, the lease, the plan. Those of a worker are its outputs and parts.
+    where = f"{step}@photo_001.jpg.exr" if step.startswith("file.") else step
+    env = {"HDRFLEET_FAULTS": f"{where}={action}", "HDRFLEET_FAULTS_ONCE": str(once)}
+    first = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=150)
+    assert list(once.iterdir()), f"the step was not reached: {first.stderr}"
+    assert "Traceback" not in first.stderr
+    if action == "kill":
+        assert first.returncode == 3, first.stderr  # a lost worker is replaced, and three inputs are bad
+    else:
+        assert first.returncode in {1, 3}, first.stderr
+    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=150)
+    assert again.returncode == 3, again.stderr
+    rows = require_whole(Folder(dst), inputs, num_leftovers=1)
+    assert {row["source"]: row["error_code"] for row in rows} == expected
+    whole = forked(
+        "convert", photos, tmp_path / "whole", "--executor", "local", *OPTIONS, log=tmp_path / "log"
+    )  # the same options but for where it runs
+    assert whole == 3, (tmp_path / "log").read_text()
+    assert comparable(rows) == comparable(require_whole(Folder(tmp_path / "whole"), inputs))

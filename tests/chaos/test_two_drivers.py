@@ -1,0 +1,136 @@
+"""Two drivers on one destination: one of them owns it, whoever freezes and whoever wakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import descendants, end, start_hdrfleet, wait_until
+from forked import ended, forked, start_forked
+from independent_checker import Bucket, Folder, Reader, comparable, require_whole
+from photographs import jpeg, picture, write_library
+
+OPTIONS = (
+    *("--executor", "local", "--weights", "identity", "--precision", "fp32", "--device", "cpu"),
+    *("--shard-images", "3", "--quiet"),
+)
+DONE, IN_USE, DIED = 3, 2, 1
+NUM_SHORT, NUM_LONG = 5, 50
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    folder = tmp_path / "photos"
+    names = write_library(folder, num_photos=4, size=(24, 32))
+    return folder, {name: (folder / name).read_bytes() for name in names}
+
+
+def race(photos: tuple[Path, dict[str, bytes]], dst: str, reader: Reader, folder: Path) -> None:
+    source, inputs = photos
+    logs = [folder / "first.log", folder / "second.log"]
+    for log in logs:
+        log.unlink(missing_ok=True)
+    drivers = [start_forked("convert", source, dst, *OPTIONS, log=log) for log in logs]
+    codes = sorted(ended(driver, log) for driver, log in zip(drivers, logs, strict=True))
+    texts = [log.read_text() for log in logs]
+    assert codes in ([IN_USE, DONE], [DONE, DONE]), texts
+    refused = sum("is in use by another hdrfleet" in text for text in texts)
+    # Where none was refused, the second came when the first had finished and released the destination.
+    assert refused == codes.count(IN_USE), texts
+    assert sum("nothing to do" in text for text in texts) == codes.count(DONE) - 1, texts
+    rows = require_whole(reader, inputs)
+    assert {row["attempt"] for row in rows} == {1}
+    workers = {row["worker"] for row in rows}
+    assert len(workers) == 1, f"two drivers at work: {workers}"
+    epochs = [key for key in reader.stamps() if key.startswith("_hdrfleet/lease/")]
+    assert len(epochs) == codes.count(DONE)
+    assert all(json.loads(reader.read(key))["released"] for key in epochs)
+
+
+@pytest.mark.parametrize(
+    "rounds", [NUM_SHORT, pytest.param(NUM_LONG, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_started_together_on_files(photos: Any, tmp_path: Path, rounds: int) -> None:
+    for index in range(rounds):
+        dst = tmp_path / f"out-{index}"
+        race(photos, str(dst), Folder(dst), tmp_path)
+
+
+@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+@pytest.mark.parametrize(
+    "rounds", [NUM_SHORT, pytest.param(NUM_LONG, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_started_together_on_s3(photos: Any, s3_bucket: Any, tmp_path: Path, rounds: int) -> None:
+    for index in range(rounds):
+        reader = Bucket(s3_bucket.client, s3_bucket.name, f"out-{index}/")
+        race(photos, f"{s3_bucket.url}/out-{index}", reader, tmp_path)
+
+
+@pytest.mark.timeout(200)
+def test_a_driver_that_froze_finds_that_it_was_taken_over(tmp_path: Path) -> None:
+    """It is stopped in mid-job, another one takes the destination and finishes, and then it wakes up."""
+    folder, dst = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    inputs = {f"{index:02d}.jpg": jpeg(picture(24, 32, seed=index)) for index in range(12)}
+    for name, data in inputs.items():
+        (folder / name).write_bytes(data)
+    options = (*OPTIONS, "--lease-timeout", "3")
+    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.inferred=stop:5")
+    assert first.pid is not None
+    try:
+        wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
+        time.sleep(2)  # for longer than half of the lease's time it counts as alive
+        assert forked("convert", folder, dst, *options, log=second_log) == 0, second_log.read_text()
+        rows = require_whole(Folder(dst), inputs, num_leftovers=2)  # what the frozen one is writing
+        before = Folder(dst).stamps()
+        os.kill(first.pid, signal.SIGCONT)
+        assert ended(first, first_log) == DIED, first_log.read_text()
+    finally:
+        first.kill()
+        first.join(20)
+    assert first_log.read_text().strip().endswith("[lease_lost]")
+    assert "another hdrfleet has taken over (epoch 2" in first_log.read_text()
+    assert Folder(dst).stamps() == before, "a zombie changed something"
+    assert require_whole(Folder(dst), inputs) == rows
+    assert len({row["worker"] for row in rows}) <= 2
+
+
+def _is_stopped(pid: int | None) -> bool:
+    return f"{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]}".split()[0] == "T"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_worker_that_froze_is_replaced_and_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
+    photos, dst, once, log = tmp_path / "photos", tmp_path / "out", tmp_path / "once", tmp_path / "log"
+    names = write_library(photos, num_photos=6, size=(24, 32))
+    once.mkdir()
+    options = ("--weights", "identity", "--precision", "fp32", "--device", "cpu", "--shard-images", "3", "--quiet")
+    env = {"HDRFLEET_FAULTS": "part.ready=stop", "HDRFLEET_FAULTS_ONCE": str(once)}
+    driver = start_hdrfleet(
+        *("convert", photos, dst, *options, "--image-timeout", "5"), home=tmp_path / "home", log=log, env=env
+    )
+    everything: list[Any] = []
+    try:
+        wait_until(lambda: bool(list(once.iterdir())) or driver.poll() is not None, "a worker is frozen")
+        everything = descendants(driver.pid)
+        (frozen,) = [process for process in descendants(driver.pid, "RayWorker") if process.status() == "stopped"]
+        wait_until(lambda: len(list(dst.glob("manifest/plan=*/*.parquet"))) >= 2, "its shard is done by another", 200)
+        if frozen.is_running():
+            frozen.resume()
+        assert driver.wait(150) == DONE, log.read_text()
+    finally:
+        driver.kill()
+        driver.wait(20)
+        end(everything)
+    inputs = {name: (photos / name).read_bytes() for name in names}
+    rows = require_whole(Folder(dst), inputs)
+    assert max(row["attempt"] for row in rows) > 1
+    assert {row["source"]: row["error_code"] for row in rows} == names
+    assert comparable(rows)
