@@ -81,7 +81,8 @@ def test_a_driver_that_froze_finds_that_it_was_taken_over(tmp_path: Path) -> Non
         (folder / name).write_bytes(data)
     options = (*OPTIONS, "--lease-timeout", "3")
     first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
-    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.inferred=stop:5")
+    once = {"HDRFLEET_FAULTS_ONCE": str(tmp_path)}
+    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.inferred=stop:5", env=once)
     assert first.pid is not None
     try:
         wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
