@@ -37,6 +37,7 @@ from pipeline.storage import open_store
 from pipeline.storage.probe import probe_store
 
 if TYPE_CHECKING:
+    from pipeline.inference.base import Engine
     from pipeline.models.checkpoint import LoadedWeights
 
 
@@ -82,8 +83,16 @@ Extend = Callable[[Job, SourceListing], PlannedWork | None]
 """Decides what is planned once earlier plans are finished."""
 
 
-def run_conversion(config: ConversionConfig, reporter: Reporter, *, extend: Extend = Job.extend) -> ConversionOutcome:
+def run_conversion(
+    config: ConversionConfig,
+    reporter: Reporter,
+    *,
+    extend: Extend = Job.extend,
+    build_engine: Callable[[WorkerSpec], Engine] | None = None,
+) -> ConversionOutcome:
     """Convert SRC to DST, or carry on where an earlier run stopped.
+
+    `build_engine` replaces the network, for example by a stand-in that costs nothing.
 
     Earlier plans are finished first; then `extend` makes the next one, by default of what is new or changed in SRC.
     The destination is owned meanwhile. Raises UsageError before any work starts, DestinationInUseError among them where
@@ -103,7 +112,7 @@ def run_conversion(config: ConversionConfig, reporter: Reporter, *, extend: Exte
         job = _open(config, load_weights(name, data), listing, reporter)
     with own_destination(job, config.execution, reporter) as lease:
         atomic_create = None if job.record.has_conditional_create else False
-        spec = WorkerSpec(config, name, data, atomic_create=atomic_create, epoch=lease.epoch)
+        spec = WorkerSpec(config, name, data, atomic_create=atomic_create, epoch=lease.epoch, build_engine=build_engine)
         run, num_planned = _run_all(job, _work(job, listing, extend), spec, lease, reporter)
         fault_point("job.finished")
     if run.num_workers_lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,8 +25,18 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
 
 
 def hdrfleet(
-    *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None, timeout_s: float = 100
+    *arguments: str | Path,
+    home: Path,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 100,
+    max_data_bytes: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
+    """Run it to its end. `max_data_bytes` is what it and each process below it may allocate."""
+
+    def limit() -> None:
+        if max_data_bytes:
+            resource.setrlimit(resource.RLIMIT_DATA, (max_data_bytes, max_data_bytes))
+
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
         env=environment(home, env),
@@ -33,6 +44,7 @@ def hdrfleet(
         text=True,
         timeout=timeout_s,
         check=False,
+        preexec_fn=limit,  # noqa: PLW1509  it is one system call
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.config import ConversionConfig
+from pipeline.inference.base import Engine
 from pipeline.records import Shard, ShardResult
 
 # After a store's own bounded retries have failed, a shard waits this long before its second attempt.
@@ -21,7 +22,8 @@ class WorkerSpec:
     `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
     workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
     `atomic_create` is what `open_store` takes for the destination. `epoch` is that of the driver's lease: where a later
-    one is there, nothing is committed any more.
+    one is there, nothing is committed any more. `build_engine` makes another engine than the network's, from a module
+    that every worker can import.
     """
 
     config: ConversionConfig
@@ -30,6 +32,7 @@ class WorkerSpec:
     num_workers_on_node: int = 1
     atomic_create: bool | None = None
     epoch: int = 0
+    build_engine: Callable[[WorkerSpec], Engine] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import pipeline
 from pipeline.convert import ShardConverter
 from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import retain_freed_memory
-from pipeline.models.checkpoint import build_network, load_weights
+from pipeline.models.checkpoint import LoadedWeights, build_network, load_weights
 from pipeline.records import Provenance, Shard, ShardResult
 from pipeline.sharding import source_is_there, source_store
 from pipeline.storage import open_store
@@ -25,13 +26,12 @@ class Worker:
         retain_freed_memory()
         config = spec.config
         weights = load_weights(spec.weights_name, spec.weights_data)
-        self._engine = InferenceEngine(build_network(weights), config.inference, num_workers=spec.num_workers_on_node)
-        self._engine.warm_up()
+        engine = spec.build_engine(spec) if spec.build_engine else _network_engine(spec, weights)
         destination = open_store(config.destination.url, config.destination.storage, atomic_create=spec.atomic_create)
         self._converter = ShardConverter(
             source=source_store(config.source),
             destination=destination,
-            engine=self._engine,
+            engine=engine,
             config=config,
             source_is_there=partial(source_is_there, config.source),
             before_commit=partial(require_epoch, destination, spec.epoch),
@@ -68,3 +68,9 @@ class Worker:
     def close(self) -> None:
         """End the worker's threads; images in flight finish first."""
         self._converter.close()
+
+
+def _network_engine(spec: WorkerSpec, weights: LoadedWeights) -> Engine:
+    engine = InferenceEngine(build_network(weights), spec.config.inference, num_workers=spec.num_workers_on_node)
+    engine.warm_up()
+    return engine

@@ -10,21 +10,27 @@ from commands import hdrfleet, rows_of
 from photographs import jpeg, picture
 
 NUM_PHOTOS = 12
-OPTIONS = ("--shard-images", "4", "--weights", "identity", "--precision", "fp32", "--device", "cpu")
+NETWORK = ("--weights", "identity", "--precision", "fp32", "--device", "cpu")
+OPTIONS = (*NETWORK, "--shard-images", "4")
+MANY = 204
+MAX_DATA_BYTES = 6 * 2**30
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
+def write_photos(folder: Path, num_photos: int) -> Path:
     folder.mkdir()
-    for index in range(NUM_PHOTOS):
+    for index in range(num_photos):
         (folder / f"{index:02d}.jpg").write_bytes(jpeg(picture(24, 16, seed=index)))
     return folder
 
 
-def assert_quarantined(dst: Path, expected: dict[str, str]) -> None:
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos", NUM_PHOTOS)
+
+
+def assert_quarantined(dst: Path, expected: dict[str, str], num_photos: int = NUM_PHOTOS) -> None:
     found = rows_of(dst)
-    assert Counter(row["source"] for row in found) == {f"{index:02d}.jpg": 1 for index in range(NUM_PHOTOS)}
+    assert Counter(row["source"] for row in found) == {f"{index:02d}.jpg": 1 for index in range(num_photos)}
     quarantined = {row["source"]: row["error_code"] for row in found if row["status"] != "ok"}
     assert quarantined == expected
     assert {row["status"] for row in found} == {"ok", "quarantined"}
@@ -47,6 +53,25 @@ def test_images_that_kill_or_hang_their_worker_are_quarantined_on_ray(photos: Pa
     again = hdrfleet("convert", photos, tmp_path / "out", *options, home=tmp_path / "home", timeout_s=100)
     assert again.returncode == 3
     assert "nothing to do" in again.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_each_of_many_is_found_among_two_hundred(tmp_path: Path) -> None:
+    """One aborts, one segfaults, one allocates without end, one never returns; two of them share a shard."""
+    photos = write_photos(tmp_path / "photos", MANY)
+    poison = {"07.jpg": "abort", "19.jpg": "segv", "100.jpg": "hog", "150.jpg": "hang"}
+    result = hdrfleet(
+        *("convert", photos, tmp_path / "out", *NETWORK, "--shard-images", "32", "--image-timeout", "10"),
+        home=tmp_path / "home",
+        env={"HDRFLEET_FAULTS": ",".join(f"image.decoded@{name}={action}" for name, action in poison.items())},
+        timeout_s=1700,
+        max_data_bytes=MAX_DATA_BYTES,
+    )
+    assert result.returncode == 3, result.stderr
+    codes = {"abort": "worker_crash", "segv": "worker_crash", "hog": "worker_oom", "hang": "worker_hang"}
+    expected = {name: codes[action] for name, action in poison.items()}
+    assert_quarantined(tmp_path / "out", expected, MANY)
 
 
 @pytest.mark.timeout(100)
