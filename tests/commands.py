@@ -44,7 +44,7 @@ def hdrfleet(
         text=True,
         timeout=timeout_s,
         check=False,
-        preexec_fn=limit,  # noqa: PLW1509  it is one system call
+        preexec_fn=limit,
     )
 
 
