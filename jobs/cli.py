@@ -23,6 +23,7 @@ from pipeline.errors import (
     ManifestError,
     StuckError,
     SystemicError,
+    TransientStorageError,
     UsageError,
     WorkerLostError,
 )
@@ -140,9 +141,13 @@ def convert(
     src_region: opt.SrcRegion = None,
     src_anonymous: opt.SrcAnonymous = False,
     src_requester_pays: opt.SrcRequesterPays = False,
+    src_timeout: opt.SrcTimeout = None,
+    src_attempts: opt.SrcAttempts = None,
     dst_endpoint_url: opt.DstEndpoint = None,
     dst_profile: opt.DstProfile = None,
     dst_region: opt.DstRegion = None,
+    dst_timeout: opt.DstTimeout = None,
+    dst_attempts: opt.DstAttempts = None,
 ) -> None:
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
@@ -156,10 +161,21 @@ def convert(
             "exclude": exclude or (),
             "limit": limit,
             "storage": opt.storage(
-                src_endpoint_url, src_profile, src_region, anonymous=src_anonymous, requester_pays=src_requester_pays
+                src_endpoint_url,
+                src_profile,
+                src_region,
+                anonymous=src_anonymous,
+                requester_pays=src_requester_pays,
+                timeout_s=src_timeout,
+                max_attempts=src_attempts,
             ),
         },
-        destination={"url": opt.absolute(dst), "storage": opt.storage(dst_endpoint_url, dst_profile, dst_region)},
+        destination={
+            "url": opt.absolute(dst),
+            "storage": opt.storage(
+                dst_endpoint_url, dst_profile, dst_region, timeout_s=dst_timeout, max_attempts=dst_attempts
+            ),
+        },
         model={"weights": weights},
         inference={
             "device": device,
@@ -308,6 +324,8 @@ def _explain(error: HdrfleetError) -> int:
         hint = "; committed work is kept, run the same command again to carry on"
     elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | StuckError | ManifestError):
         hint = "; committed work is kept, run the same command again once this is mended"
+    elif isinstance(error, TransientStorageError):
+        hint = "; committed work is kept, run the same command again once the store answers"
     text = " ".join(redact_url(f"{error}{hint}").split())
     typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import ConversionConfig, build_config
+from pipeline.config import ConversionConfig, StorageConfig, build_config
 from pipeline.errors import ConfigError
 
 _SRC = "Source storage"
@@ -26,11 +26,31 @@ SrcAnonymous = Annotated[
 SrcRequesterPays = Annotated[
     bool, typer.Option("--src-requester-pays", help="Pay for requests to the source bucket.", rich_help_panel=_SRC)
 ]
+SrcTimeout = Annotated[
+    float | None,
+    typer.Option("--src-timeout", help="Seconds of silence that end a request (by default 60).", rich_help_panel=_SRC),
+]
+SrcAttempts = Annotated[
+    int | None,
+    typer.Option(
+        "--src-attempts", help="Tries of a request that may succeed later (by default 6).", rich_help_panel=_SRC
+    ),
+]
 DstEndpoint = Annotated[
     str | None, typer.Option("--dst-endpoint-url", help="S3 endpoint of the destination.", rich_help_panel=_DST)
 ]
 DstProfile = Annotated[str | None, typer.Option("--dst-profile", help="AWS profile.", rich_help_panel=_DST)]
 DstRegion = Annotated[str | None, typer.Option("--dst-region", help="AWS region.", rich_help_panel=_DST)]
+DstTimeout = Annotated[
+    float | None,
+    typer.Option("--dst-timeout", help="Seconds of silence that end a request (by default 60).", rich_help_panel=_DST),
+]
+DstAttempts = Annotated[
+    int | None,
+    typer.Option(
+        "--dst-attempts", help="Tries of a request that may succeed later (by default 6).", rich_help_panel=_DST
+    ),
+]
 
 MaxFailureRate = Annotated[
     str,
@@ -102,9 +122,17 @@ def storage(
     *,
     anonymous: bool = False,
     requester_pays: bool = False,
+    timeout_s: float | None = None,
+    max_attempts: int | None = None,
 ) -> dict[str, object]:
-    """The part of the configuration that reaches one store, left out where the user said nothing."""
-    values = given(endpoint_url=endpoint_url, profile=profile, region=region)
+    """The part of the configuration that reaches one store, left out where the user said nothing.
+
+    `timeout_s` bounds the wait for a connection too, which by default is the shorter one.
+    """
+    values = given(endpoint_url=endpoint_url, profile=profile, region=region, max_attempts=max_attempts)
+    if timeout_s is not None:
+        connect_s = StorageConfig().connect_timeout_s
+        values |= {"read_timeout_s": timeout_s, "connect_timeout_s": min(timeout_s, connect_s)}
     if anonymous:
         values["anonymous"] = True
     if requester_pays:
@@ -150,8 +178,14 @@ _FLAGS = {
     "source.url": "SRC",
     "source.limit": "--limit",
     "source.storage": "--src-…",
+    "source.storage.connect_timeout_s": "--src-timeout",
+    "source.storage.read_timeout_s": "--src-timeout",
+    "source.storage.max_attempts": "--src-attempts",
     "destination.url": "DST",
     "destination.storage": "--dst-…",
+    "destination.storage.connect_timeout_s": "--dst-timeout",
+    "destination.storage.read_timeout_s": "--dst-timeout",
+    "destination.storage.max_attempts": "--dst-attempts",
     "model.weights": "--weights",
     "inference.device": "--device",
     "inference.precision": "--precision",

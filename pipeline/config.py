@@ -72,7 +72,8 @@ class StorageConfig(FrozenModel):
         if self.profile or self.region:
             msg = "a profile and a region are for s3:// URLs; drop them"
             raise ValueError(msg)
-        if "://" not in url and (self.endpoint_url or self.anonymous or self.requester_pays):
+        has_timeout = self.read_timeout_s != StorageConfig.model_fields["read_timeout_s"].default
+        if "://" not in url and (self.endpoint_url or self.anonymous or self.requester_pays or has_timeout):
             msg = "these options are for object stores, not for a local path; drop them"
             raise ValueError(msg)
 

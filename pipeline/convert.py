@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -140,11 +140,15 @@ class ShardConverter:
             for task in shard.tasks
             if task.source in quarantined
         ]
+        is_broken = threading.Event()
         try:
             for load in as_completed(tuple(loads)):
                 loads.discard(load)
                 results.append(self._advance(load.result()))
-            rows = [result.result() for result in results]
+                results[-1].add_done_callback(lambda done: is_broken.set() if _has_failed(done) else None)
+                if is_broken.is_set():
+                    break
+            rows = _all_or_first_failure(results)
         except BaseException:
             self._abandon(loads, results)
             raise
@@ -234,7 +238,7 @@ class ShardConverter:
         if draft.ldr is None:
             return self._fail(draft, draft.error)
         if draft.existing is not None:
-            return self._encoders.submit(self._store, draft, partial(self._adopt, draft, draft.ldr, draft.existing))
+            return self._hand_over(draft, partial(self._adopt, draft, draft.ldr, draft.existing))
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
@@ -244,7 +248,7 @@ class ShardConverter:
             draft.clock("infer", start)
             fault_point("image.inferred", draft.task.source)
             finish = partial(self._finish, draft, draft.ldr, inference)
-            return self._encoders.submit(self._store, draft, finish, output_bytes)
+            return self._hand_over(draft, finish, output_bytes)
         except ImageError as error:
             self._output_budget.release(output_bytes)
             self._release(draft)
@@ -253,6 +257,18 @@ class ShardConverter:
             self._output_budget.release(output_bytes)
             self._release(draft)
             raise
+
+    def _hand_over(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0) -> Future[ImageResult]:
+        """Queue the image for an encode thread; what it holds is given back there, or here if it is dropped first."""
+        result = self._encoders.submit(self._store, draft, finish, output_bytes)
+
+        def give_back(done: Future[ImageResult]) -> None:
+            if done.cancelled():
+                self._output_budget.release(output_bytes)
+                self._release(draft)
+
+        result.add_done_callback(give_back)
+        return result
 
     def _fail(self, draft: Draft, error: ImageError | None) -> Future[ImageResult]:
         """The row of an image that gets no further; it is ready at once."""
@@ -263,7 +279,7 @@ class ShardConverter:
 
     # Stage 3, on an encode thread.
 
-    def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0) -> ImageResult:
+    def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int) -> ImageResult:
         """Finish one image into its row, and give back what it held; an ImageError becomes the row of a failure."""
         num_pixels = draft.ldr.info.width * draft.ldr.info.height if draft.ldr else 0
         try:
@@ -356,12 +372,31 @@ class ShardConverter:
             draft.held_bytes = 0
 
     def _abandon(self, loads: Iterable[Future[Draft]], results: Iterable[Future[ImageResult]]) -> None:
-        """Drop what no stage took over, and let what was being stored finish, so that the attempt is really over."""
+        """Drop what no stage took over, and let what was being stored finish, so that the attempt is really over.
+
+        What is queued for a store that fails is dropped: it would be waited for once per image.
+        """
         for load in loads:
             if not load.cancel():
                 load.add_done_callback(self._release_loaded)
+        wait(results, return_when=FIRST_EXCEPTION)
+        if any(_has_failed(result) for result in results if result.done()):
+            for result in results:
+                result.cancel()
         wait(results)
 
     def _release_loaded(self, load: Future[Draft]) -> None:
         if not load.cancelled() and load.exception() is None:
             self._release(load.result())
+
+
+def _has_failed(result: Future[ImageResult]) -> bool:
+    return not result.cancelled() and result.exception() is not None
+
+
+def _all_or_first_failure(results: Sequence[Future[ImageResult]]) -> list[ImageResult]:
+    """Wait for all results, or raise the first failure as soon as there is one, whatever is still queued before it."""
+    done, _ = wait(results, return_when=FIRST_EXCEPTION)
+    for result in done:
+        result.result()
+    return [result.result() for result in results]

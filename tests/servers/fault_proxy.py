@@ -42,14 +42,16 @@ Kind = Literal[
 class Fault:
     """What is done to which requests. The first fault that takes a request decides about it.
 
-    `operation` and `key` are regular expressions over the whole name and anywhere in the key. It takes each fitting
-    request with `probability`, at most `count` in all, and none once `lasts_s` have passed since its first.
+    `operation` and `key` are regular expressions over the whole name and anywhere in the key. It lets the first `skip`
+    fitting requests go, takes each later one with `probability`, at most `count` in all, and none once `lasts_s` have
+    passed since its first.
     """
 
     kind: Kind
     operation: str = ".*"
     key: str = ""
     conditional_only: bool = False
+    skip: int = 0
     probability: float = 1.0
     count: int | None = None
     lasts_s: float | None = None
@@ -82,6 +84,7 @@ class Seen:
 @dataclass
 class _Active:
     fault: Fault
+    num_skipped: int = 0
     num_taken: int = 0
     since: float = 0.0
     drawn: Counter[tuple[str, str, int]] = field(default_factory=Counter)
@@ -252,6 +255,9 @@ class FaultProxy:
             for index, active in enumerate(self._active):
                 fault, now = active.fault, time.monotonic()
                 if not fault.fits(request) or (fault.count is not None and active.num_taken >= fault.count):
+                    continue
+                if active.num_skipped < fault.skip:
+                    active.num_skipped += 1
                     continue
                 if fault.lasts_s is not None and active.num_taken and now > active.since + fault.lasts_s:
                     continue

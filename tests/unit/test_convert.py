@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import imagecodecs
@@ -310,6 +312,50 @@ def test_a_broken_environment_is_never_a_row(
     result = subject.run(shard, 2, adopt=True)
     assert result.num_ok == 3
     assert {row["output"] for row in rows(destination).values() if row["adopted"]} == stored
+
+
+@pytest.mark.parametrize("fails_when", ["all are queued", "the first is"])
+def test_a_store_that_fails_is_not_waited_for_once_per_image(
+    source: ObjectStore, destination: ObjectStore, fails_when: str
+) -> None:
+    """The second output hangs until what is queued behind it has been dropped: a queue of them would take for ever."""
+    num_images = 24
+    tasks = put(source, {f"{index:02d}.jpg": jpeg(picture(16, 16, index)) for index in range(num_images)})
+    may_fail, failed, dropped = threading.Event(), threading.Event(), threading.Event()
+    futures: list[Future[Any]] = []
+    creates: list[str] = []
+
+    class Dying(FaultyStore):
+        def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+            creates.append(key)
+            assert (may_fail if len(creates) == 1 else dropped).wait(20), "nothing was dropped"
+            raise TransientStorageError("no answer")
+
+    class Waiting(CountingEngine):
+        def infer(self, pixels: LdrPixels) -> Inference:
+            if self.num_calls and fails_when == "the first is":
+                may_fail.set()
+                assert failed.wait(20)
+            return super().infer(pixels)
+
+    engine = Waiting()
+    subject = converter(source, Dying(destination), engine, execution={"num_encode_threads": 1})
+    submit = subject._encoders.submit
+
+    def watched(*arguments: Any) -> Future[Any]:
+        futures.append(submit(*arguments))
+        futures[-1].add_done_callback(lambda done: (dropped if done.cancelled() else failed).set())
+        if len(futures) == num_images:
+            may_fail.set()
+        return futures[-1]
+
+    subject._encoders.submit = watched  # type: ignore[method-assign, assignment]
+    with pytest.raises(TransientStorageError, match="no answer"):
+        subject.run(Shard(1, 0, tasks))
+    subject.close()
+    assert len(creates) <= 2
+    assert engine.num_calls <= 3 or fails_when == "all are queued"
+    assert subject._output_budget.used_bytes == subject._decoded_budget.used_bytes == 0
 
 
 def test_a_lost_device_ends_the_attempt(source: ObjectStore, destination: ObjectStore) -> None:
