@@ -26,7 +26,7 @@ from pipeline.errors import (
     SourceMissingError,
 )
 from pipeline.faults import fault_point
-from pipeline.manifest import completed_shards, open_manifest
+from pipeline.manifest import committed_parts, open_manifest
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
@@ -92,8 +92,10 @@ class Job:
     def pending(self) -> list[PlannedWork]:
         """Plans with uncommitted shards, oldest first."""
         work = []
-        for plan in read_plan_summaries(self.store):
-            done = frozenset(completed_shards(self.store, plan.plan).intersection(range(plan.num_shards)))
+        plans = read_plan_summaries(self.store)
+        committed = committed_parts(self.store)
+        for plan in plans:
+            done = frozenset(committed.get(plan.plan, set()).intersection(range(plan.num_shards)))
             if len(done) < plan.num_shards:
                 work.append(PlannedWork(plan, done, resuming=True))
         return work
