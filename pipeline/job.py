@@ -103,8 +103,9 @@ class Job:
     def extend(self, listing: SourceListing) -> PlannedWork | None:
         """Plan what is new or changed in the source since the plans so far; None when nothing is.
 
-        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed.
-        Raises SourceError when the source holds no image at all.
+        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed. Those
+        that are not listed any more are counted in the listing, and their rows and outputs left as they are. Raises
+        SourceError when the source holds no image at all.
         """
         plans = read_plan_summaries(self.store)
         tasks: Iterator[ImageTask] = listing.iterate()
@@ -113,7 +114,7 @@ class Job:
             tasks = (
                 # What is missing still is no reason for another plan.
                 task
-                for task in changed_tasks(tasks, known)
+                for task in changed_tasks(listing.noting_vanished(tasks, known), known)
                 if task.source not in outside or task.etag or task.size_bytes
             )
         return self._plan(tasks, listing)

@@ -61,6 +61,10 @@ class Head(FrozenModel):
     collected: tuple[CollectedFile, ...] = ()
     covered: dict[int, tuple[tuple[int, int], ...]]
 
+    def file_keys(self) -> tuple[str, ...]:
+        """The keys of everything that it names."""
+        return (*(file.key for file in self.files), *(file.key for file in self.collected))
+
     def covers(self, plan: int, shard: int) -> bool:
         """Whether the rows of this shard are in the generation's files."""
         ranges = self.covered.get(plan, ())
