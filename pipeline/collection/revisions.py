@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.compaction import commit_generation
+from pipeline.manifest.head import newest_head
 from pipeline.manifest.reader import Manifest, open_snapshot
 from pipeline.manifest.schema import SCHEMA
 from pipeline.manifest.snapshot import Snapshot
@@ -75,9 +76,10 @@ def find_superseded(store: ObjectStore, keep_revisions: int, cutoff: datetime) -
 
 def find_given_up(store: ObjectStore) -> set[str]:
     """The outputs whose rows all say that they were collected, and which no planned work may have adopted."""
-    snapshot, manifest = open_snapshot(store, columns=("source", "plan", "output", "collected_at"))
-    if snapshot.head is None or not snapshot.head.collected:
+    head = newest_head(store)
+    if head is None or not head.collected:
         return set()
+    snapshot, manifest = open_snapshot(store, columns=("source", "plan", "output", "collected_at"))
     return _free(store, snapshot, _pairs(manifest, _GIVEN_UP))
 
 

@@ -17,7 +17,7 @@ from pipeline.manifest import open_manifest
 from pipeline.records import Provenance
 from pipeline.sharding import open_source
 from pipeline.storage import ObjectInfo, open_store
-from pipeline.verification import verify_destination
+from pipeline.verification import VerifyReport, verify_destination
 
 WEIGHTS = "f" * 64
 
@@ -106,13 +106,14 @@ class World:
             provenance=Provenance("0", "fake", WEIGHTS, self.config.pixel_digest(), worker, "n"),
         )
 
-    def finish(self) -> None:
-        """Run what is planned."""
-        converter = self.converter()
+    def finish(self, converter: ShardConverter | None = None) -> None:
+        """Run what is planned, with a converter that lives longer or with a new one."""
+        used = converter or self.converter()
         for work in self.job.pending():
             for shard in self.job.shards(work):
-                converter.run(shard, adopt=work.resuming)
-        converter.close()
+                used.run(shard, adopt=work.resuming)
+        if converter is None:
+            used.close()
 
     def convert(self) -> None:
         self.plan()
@@ -130,5 +131,7 @@ class World:
         return {info.key.removeprefix("images/") for info in self.store.inner.list("images")}
 
     def findings(self) -> list[tuple[str, str]]:
-        report = verify_destination(self.store, self.job.record, share=1.0, num_threads=2)
-        return [(finding.code, finding.key) for finding in report.findings]
+        return [(finding.code, finding.key) for finding in self.verify().findings]
+
+    def verify(self) -> VerifyReport:
+        return verify_destination(self.store, self.job.record, share=1.0, num_threads=2)

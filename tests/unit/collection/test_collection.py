@@ -166,6 +166,7 @@ def test_the_output_store_passes_collected_revisions_by(world: World) -> None:
     world.store.delete("images/a.jpg.v4.exr")
     assert outputs.find(task, first) is None
     assert world.findings() == [("orphan", "images/a.jpg.exr")]
+    assert "the next gc deletes it" in world.verify().findings[0].message
     done = gc(world)
     assert (done.num_marked, done.num_outputs) == (0, 1)
     assert world.findings() == []
@@ -225,7 +226,22 @@ def test_work_that_is_planned_while_outputs_are_deleted_does_not_adopt_them(worl
     assert world.findings() == []
 
 
-def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: World, tmp_path: Path) -> None:
+def test_a_worker_that_outlives_a_collection_learns_of_it(world: World) -> None:
+    worker = world.converter()
+    world.write("c.jpg", TWO)
+    world.plan()
+    world.finish(worker)
+    gc(world)
+    world.write("a.jpg", ONE)
+    world.store.create("images/a.jpg.exr", world.store.inner.read("images/sub/d.jpg.exr"))  # as a zombie brings it back
+    world.plan()
+    world.finish(worker)
+    worker.close()
+    assert world.current("a.jpg")["output"] == "images/a.jpg.v4.exr"
+    assert world.findings() == [("orphan", "images/a.jpg.exr")]
+
+
+def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: World) -> None:
     compact(world.store)
     start = world.store.objects()
     gc(world)
