@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, SystemicError, first_line
 from pipeline.manifest.compaction import commit_generation
 from pipeline.manifest.head import newest_head
 from pipeline.manifest.reader import Manifest, open_snapshot
@@ -55,9 +55,11 @@ _GIVEN_UP = """
 def mark_superseded(store: ObjectStore, keep_revisions: int, cutoff: datetime, now: datetime) -> int:
     """Commit a generation whose rows say `collected_at` of every superseded output; return how many that are.
 
-    Superseded since `cutoff` or earlier. None is no new generation. Raises ManifestError when other compactions were
-    first again and again; StorageError.
+    Superseded since `cutoff` or earlier. None is no new generation, and costs a few columns alone. Raises ManifestError
+    when other compactions were first again and again; StorageError.
     """
+    if not find_superseded(store, keep_revisions, cutoff):
+        return 0
     for _ in range(_MAX_RACES):
         snapshot, manifest = open_snapshot(store)
         outputs = _free(store, snapshot, _superseded(manifest, keep_revisions, cutoff))
@@ -98,11 +100,13 @@ def _pairs(manifest: Manifest, sql: str, **parameters: object) -> list[tuple[str
     """Run our own SQL over the manifest; (source, output) of every row."""
     connection = duckdb.connect(":memory:")
     try:
-        connection.execute(f"SET temp_directory = '{tempfile.gettempdir()}'")
+        connection.execute("SET temp_directory = '{}'".format(tempfile.gettempdir().replace("'", "''")))
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("history", manifest.history)
         connection.register("current", manifest.current)
         return [(source, output) for source, output in connection.execute(sql, parameters).fetchall()]
+    except duckdb.Error as error:  # memory or disk: the SQL is ours
+        raise SystemicError(f"the manifest's revisions could not be compared: {first_line(error)}") from error
     finally:
         connection.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,10 +109,11 @@ def _check_rows(
     compacted = (
         CompactedRows(store, snapshot.head, _COLUMNS, missing_is_damage=missing_is_damage) if snapshot.head else None
     )
+    uncovered = {(part.plan, part.shard): part.key for part in snapshot.parts}
     for plan in _plans(store, committed, check):
         planned: set[int] = set()
         try:
-            for shard, key, rows in _with_rows(store, plan, snapshot, compacted, check=check, num_threads=num_threads):
+            for shard, key, rows in _with_rows(store, plan, uncovered, compacted, check=check, num_threads=num_threads):
                 planned.add(shard.shard)
                 if rows is not None:
                     _check_shard(shard, rows, key, record, check)
@@ -152,7 +153,7 @@ def _plans(store: ObjectStore, committed: Iterable[int], check: RowCheck) -> Ite
 def _with_rows(
     store: ObjectStore,
     plan: PlanSummary,
-    snapshot: Snapshot,
+    uncovered: Mapping[tuple[int, int], str],
     compacted: CompactedRows | None,
     *,
     check: RowCheck,
@@ -162,13 +163,12 @@ def _with_rows(
 
     None where there are no rows to be had. Reads a bounded number of parts ahead.
     """
-    uncovered = {part.shard: part.key for part in snapshot.parts if part.plan == plan.plan}
 
     def read(key: str) -> pa.Table:
         return read_part(store.read(key), key, columns=_COLUMNS).rows
 
     def result(shard: Shard, future: Future[pa.Table] | None) -> tuple[Shard, str, pa.Table | None]:
-        key = uncovered.get(shard.shard, part_key(shard.plan, shard.shard))
+        key = uncovered.get((shard.plan, shard.shard), part_key(shard.plan, shard.shard))
         if compacted and future is None and compacted.head.covers(shard.plan, shard.shard):
             key, rows, fault = compacted.rows(shard.plan, shard.shard)
             if fault:
@@ -188,7 +188,8 @@ def _with_rows(
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-rows") as pool:
         try:
             for shard in iter_shards(store, plan):
-                waiting.append((shard, pool.submit(read, uncovered[shard.shard]) if shard.shard in uncovered else None))
+                key = uncovered.get((shard.plan, shard.shard))
+                waiting.append((shard, pool.submit(read, key) if key else None))
                 if len(waiting) >= 2 * num_threads:
                     yield result(*waiting.popleft())
             while waiting:

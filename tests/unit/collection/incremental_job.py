@@ -130,8 +130,8 @@ class World:
     def images(self) -> set[str]:
         return {info.key.removeprefix("images/") for info in self.store.inner.list("images")}
 
-    def findings(self) -> list[tuple[str, str]]:
-        return [(finding.code, finding.key) for finding in self.verify().findings]
+    def findings(self, share: float = 1.0) -> list[tuple[str, str]]:
+        return [(finding.code, finding.key) for finding in self.verify(share).findings]
 
-    def verify(self) -> VerifyReport:
-        return verify_destination(self.store, self.job.record, share=1.0, num_threads=2)
+    def verify(self, share: float = 1.0) -> VerifyReport:
+        return verify_destination(self.store, self.job.record, share=share, num_threads=2)

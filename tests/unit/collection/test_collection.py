@@ -270,10 +270,11 @@ def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: 
         assert without_marks(trial.rows()) == rows
         given_up = collected(trial)
         # Nothing is missing, and what is left over belongs to rows that say that they gave it up.
-        assert {code for code, _ in trial.findings()} <= {"orphan"}
-        assert {key for _, key in trial.findings()} <= given_up
+        findings = trial.findings(share=0.0)
+        assert {code for code, _ in findings} <= {"orphan"}
+        assert {key for _, key in findings} <= given_up
         gc(trial)
-        assert trial.findings() == []
+        assert trial.findings(share=0.0) == []
         assert trial.store.objects("images") == end
         assert without_marks(trial.rows()) == rows
         assert not [key for key in trial.store.objects("manifest") if "/plan=" in key]
