@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,8 +35,7 @@ def compact(
     from jobs.tables import print_json
     from pipeline.manifest import compact as compact_manifest
 
-    with stopping_on_signals():
-        store = _open(dst, endpoint_url, profile, region)
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
         done = compact_manifest(store)
     if json:
         print_json({"destination": store.url, **asdict(done)})
@@ -69,8 +70,7 @@ def gc(
     if keep_revisions is not None and keep_revisions < 1:
         raise ConfigError(f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept")
     grace = opt.parse_duration(older_than, "--older-than")
-    with stopping_on_signals():
-        store = _open(dst, endpoint_url, profile, region)
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
         done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run)
     if json:
         print_json({"destination": store.url, "num_deleted": done.num_deleted, **asdict(done)})
@@ -80,18 +80,28 @@ def gc(
         typer.echo(f"  {key}")
 
 
-def _open(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> ObjectStore:
-    """Open the destination as its job writes to it; warn where creating is not atomic."""
+@contextmanager
+def _opened(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Iterator[ObjectStore]:
+    """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
+
+    Raises DestinationInUseError where it does not and another driver is at work.
+    """
     from pipeline.config import StorageConfig
     from pipeline.storage import open_store
 
     store, record = open_destination(dst, endpoint_url, profile, region)
-    if record.store_weakness:
-        typer.echo(f"warning: {store.url}: {record.store_weakness}; run this while nothing else writes there", err=True)
-    if record.has_conditional_create:
-        return store
-    config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
-    return open_store(opt.absolute(dst), config, atomic_create=False)
+    if not record.has_conditional_create:
+        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+        store = open_store(opt.absolute(dst), config, atomic_create=False)
+    if record.store_weakness is None:
+        yield store
+        return
+    from jobs.convert import own_destination
+    from jobs.progress import ConsoleReporter
+    from pipeline.job import Job
+
+    with own_destination(Job(store, record), record.config.execution, ConsoleReporter()):
+        yield store
 
 
 def _compaction_line(done: Compaction) -> str:

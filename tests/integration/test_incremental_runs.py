@@ -20,6 +20,7 @@ from commands import environment, hdrfleet_here
 from photographs import jpeg, picture, write_library
 
 from pipeline.config import StorageConfig
+from pipeline.driver_lease import acquire_lease
 from pipeline.job import read_job
 from pipeline.manifest import compact, open_manifest, part_key, run_query
 from pipeline.manifest.head import list_heads, newest_head
@@ -315,6 +316,24 @@ def test_a_killed_process_leaves_what_the_next_one_finishes(
         assert unmarked(raw_rows(store)) == unmarked(rows)
         if command == "gc":
             assert "images/trip 0/photo_000.jpg.exr" not in images(store)
+
+
+def test_on_a_weak_store_nothing_runs_beside_a_driver(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dst = tmp_path / "hdr"
+    assert convert(photos, str(dst), "-q", "--lease-timeout", "1") == 0
+    job = dst / "_hdrfleet/job.json"
+    record = json.loads(job.read_text())
+    with acquire_lease(open_store(str(dst), StorageConfig()), timeout_s=1):
+        assert hdrfleet_here("compact", dst) == 0, "a store that decides races takes both"
+        job.write_text(json.dumps({**record, "store_weakness": "several creators won"}))
+        capsys.readouterr()
+        for command in ("compact", "gc"):
+            assert hdrfleet_here(command, dst) == 2
+            assert "destination_in_use" in capsys.readouterr().err
+    assert hdrfleet_here("gc", dst, "--older-than", "0") == 0
+    assert is_sound(open_store(str(dst), StorageConfig()))
 
 
 def test_bad_usage_fails_before_work(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
