@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline.collection.leftovers import find_leftovers, find_plan_parts
 from pipeline.collection.revisions import find_given_up, find_superseded, mark_superseded, sizes_of
+from pipeline.faults import fault_point
 from pipeline.storage import ObjectStore
 
 _NUM_THREADS = 16
@@ -87,6 +88,10 @@ def collect(
 
 
 def _delete(store: ObjectStore, keys: Iterable[str]) -> None:
+    def delete(key: str) -> None:
+        store.delete(key)
+        fault_point("collection.deleted", key)
+
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="collect") as pool:
-        for _ in pool.map(store.delete, keys):
+        for _ in pool.map(delete, keys):
             pass

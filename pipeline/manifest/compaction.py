@@ -14,6 +14,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.errors import ManifestError, ObjectExistsError
+from pipeline.faults import fault_point
 from pipeline.manifest.generation import shard_key, shard_keys, unpacked, write_collected, write_files
 from pipeline.manifest.head import Head, head_key, shard_ranges
 from pipeline.manifest.reader import open_snapshot
@@ -59,19 +60,23 @@ def commit_generation(store: ObjectStore, snapshot: Snapshot, history: pa.Table)
     committed = snapshot.committed()
     _require_covered(history, committed)
     files = write_files(store, generation, history)
+    collected = write_collected(store, generation, history)
+    fault_point("generation.written")
     head = Head(
         generation=generation,
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         software_version=pipeline.__version__,
         num_rows=history.num_rows,
         files=files,
-        collected=write_collected(store, generation, history),
+        collected=collected,
         covered={plan: shard_ranges(shards) for plan, shards in committed.items()},
     )
+    won = _create(store, head)
+    fault_point("head.created")
     return Compaction(
         generation=generation,
         did_work=True,
-        won=_create(store, head),
+        won=won,
         num_merged=len(snapshot.parts),
         num_rows=history.num_rows,
         num_files=len(files),

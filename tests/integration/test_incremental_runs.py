@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
+import shutil
+import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import environment, hdrfleet_here
+from commands import hdrfleet_here
+from forked import forked
 from photographs import jpeg, picture, write_library
 
 from pipeline.config import StorageConfig
@@ -24,6 +24,7 @@ from pipeline.driver_lease import acquire_lease
 from pipeline.job import read_job
 from pipeline.manifest import compact, open_manifest, part_key, run_query
 from pipeline.manifest.head import list_heads, newest_head
+from pipeline.manifest.snapshot import take_snapshot
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification import verify_destination
 
@@ -246,76 +247,68 @@ def test_of_compactors_that_start_together_one_wins(photos: Path, dst: str) -> N
     assert raw_rows(store) == rows
 
 
-KILLED = """
-import os, signal, sys
-from datetime import timedelta
-from pipeline.collection import collect
-from pipeline.config import StorageConfig
-from pipeline.manifest import compact
-from pipeline.storage import open_store
-
-folder, what, step, when = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-store = open_store(folder, StorageConfig())
-seen = 0
-
-def killing(operation):
-    def run(*arguments, **options):
-        global seen
-        seen += 1
-        if seen == step and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        operation(*arguments, **options)
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return run
-
-store.create, store.delete = killing(store.create), killing(store.delete)
-compact(store) if what == "compact" else collect(store, keep_revisions=1, older_than=timedelta(0))
-"""
+STEPS = {
+    "compact": (
+        "file.written=kill:1",
+        "file.named=kill:1",
+        "generation.written=kill",
+        "file.written=kill:2",
+        "head.created=kill",
+    ),
+    "gc": (
+        "file.named=kill:1",
+        "file.named=kill:2",
+        "generation.written=kill",
+        "head.created=kill",
+        *(f"collection.deleted=kill:{number}" for number in (1, 2, 4, 6)),
+    ),
+}
+COMMANDS = {"compact": (), "gc": ("--keep-revisions", "1", "--older-than", "0")}
 
 
-@pytest.mark.parametrize(("command", "num_steps"), [("compact", 2), ("gc", 3)])
+@pytest.fixture(scope="module")
+def changed_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/, and hdr/ that followed two changes of one of them and was compacted ahead of each."""
+    root = tmp_path_factory.mktemp("killed")
+    write_library(root / "photos", NUM_PHOTOS)
+    for path in (root / "photos/bad").iterdir():
+        path.unlink()
+    assert convert(root / "photos", str(root / "hdr"), "-q") == 0
+    for seed in (80, 81):
+        compact(open_store(str(root / "hdr"), StorageConfig()))
+        change(root / "photos", "trip 0/photo_000.jpg", seed)
+        assert convert(root / "photos", str(root / "hdr"), "-q") == 0
+    return root
+
+
+@pytest.mark.parametrize(("command", "fault"), [(command, fault) for command in STEPS for fault in STEPS[command]])
 def test_a_killed_process_leaves_what_the_next_one_finishes(
-    photos: Path, tmp_path: Path, command: str, num_steps: int
+    changed_library: Path, tmp_path: Path, command: str, fault: str
 ) -> None:
-    """SIGKILL after each file and head that is written, and before; of a collection also at its first deletions."""
-    import shutil
+    """SIGKILL at each step of a compaction and of a collection."""
+    dst, log = tmp_path / "hdr", tmp_path / "log"
+    shutil.copytree(changed_library / "hdr", dst)
+    store = open_store(str(dst), StorageConfig())
+    record = read_job(store)
+    assert record is not None
+    rows, changed = raw_rows(store), "images/trip 0/photo_000.jpg"
+    old = {f"{changed}.exr", f"{changed}.v2.exr"}
+    assert forked(command, dst, *COMMANDS[command], log=log, faults=fault) == -signal.SIGKILL, log.read_text()
+    assert unmarked(raw_rows(store)) == unmarked(rows)
+    marked = {row["output"] for row in raw_rows(store).values() if row["collected_at"]}
+    assert marked in (set(), old)
+    findings = verify_destination(store, record).findings
+    assert {finding.code for finding in findings} <= {"orphan", "unfinished_write"}
+    assert {finding.key for finding in findings if finding.code == "orphan"} == marked & images(store)
+    assert old - images(store) <= marked, "deleted before its rows said so"
 
-    pristine = tmp_path / "hdr"
-    assert convert(photos, str(pristine), "-q") == 0
-    change(photos, "trip 0/photo_000.jpg", 80)
-    assert convert(photos, str(pristine), "-q") == 0
-    rows = raw_rows(open_store(str(pristine), StorageConfig()))
-    finish: dict[str, Callable[[str], int]] = {
-        "compact": lambda folder: hdrfleet_here("compact", folder),
-        "gc": lambda folder: hdrfleet_here("gc", folder, "--keep-revisions", "1", "--older-than", "0"),
-    }
-    moments = [(1, "before"), *((step, "after") for step in range(1, num_steps + 2))]
-    for step, when in moments:
-        trial = tmp_path / f"trial-{step}-{when}"
-        shutil.copytree(pristine, trial)
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, trial, command, str(step), when],
-            env=environment(tmp_path / "home"),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if command == "compact" and step > num_steps:
-            assert killed.returncode == 0, "there is no further step"
-        else:
-            assert killed.returncode == -9, killed.stderr
-        store = open_store(str(trial), StorageConfig())
-        assert unmarked(raw_rows(store)) == unmarked(rows)
-        record = read_job(store)
-        assert record is not None
-        assert set(verify_destination(store, record).num_by_code()) <= {"orphan"}
-        assert finish[command](str(trial)) == 0
-        assert is_sound(store)
-        assert unmarked(raw_rows(store)) == unmarked(rows)
-        if command == "gc":
-            assert "images/trip 0/photo_000.jpg.exr" not in images(store)
+    assert forked(command, dst, *COMMANDS[command], log=log) == 0, log.read_text()
+    assert unmarked(raw_rows(store)) == unmarked(rows)
+    assert verify_destination(store, record, share=1.0).num_by_code().keys() <= {"unfinished_write"}
+    if command == "gc":
+        assert not old & images(store)
+    else:
+        assert not take_snapshot(store).parts
 
 
 def test_on_a_weak_store_nothing_runs_beside_a_driver(
