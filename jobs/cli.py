@@ -17,6 +17,7 @@ from jobs.evaluate_command import evaluate
 from jobs.maintenance import repair, retry, verify
 from jobs.signals import stopping_on_signals
 from jobs.train import train
+from jobs.upkeep import compact, gc
 from pipeline.errors import (
     HdrfleetError,
     InterruptedJobError,
@@ -42,7 +43,7 @@ weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
 app.command()(evaluate)
 app.command()(train)
-for command in (verify, retry, repair):
+for command in (verify, retry, repair, compact, gc):
     app.command()(command)
 
 _INFERENCE = "Inference"

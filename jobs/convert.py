@@ -50,6 +50,8 @@ class ConversionOutcome:
     did_work: bool
     num_planned: int
     num_ignored: int
+    num_vanished: int
+    vanished_examples: tuple[str, ...]
     seconds: float
     run: RunSummary
     manifest: ManifestSummary
@@ -123,6 +125,9 @@ def run_conversion(
         examples = ", ".join(listing.counts.ignored_examples)
         files = plural(listing.num_ignored, "file")
         reporter.note(f"left out {files} without the name of an image ({kinds}), for example {examples}")
+    if listing.counts.num_vanished:
+        images, examples = plural(listing.counts.num_vanished, "image"), ", ".join(listing.counts.vanished_examples)
+        reporter.note(f"no longer in the source: {images}, for example {examples}; their rows and outputs stay")
     manifest = open_manifest(job.store, columns=(*SUMMARY_COLUMNS, "error_message"))
     return ConversionOutcome(
         destination=job.store.url,
@@ -130,6 +135,8 @@ def run_conversion(
         did_work=run.num_shards > 0,
         num_planned=num_planned,
         num_ignored=listing.num_ignored,
+        num_vanished=listing.counts.num_vanished,
+        vanished_examples=tuple(listing.counts.vanished_examples),
         seconds=monotonic() - started,
         run=run,
         manifest=summarise(manifest),

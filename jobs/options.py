@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pipeline.errors import ConfigError
 
 _SRC = "Source storage"
 _DST = "Destination storage"
+_MAX_DURATION_S = 100 * 366 * 86_400
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on standard output.")]
 
@@ -113,6 +115,23 @@ def parse_share(text: str, flag: str = "--sample") -> float:
     if rest or not 0 <= share <= 1 or (share == 1 and not percent):
         raise ConfigError(f"{flag}: {text!r} is no share; give for example 1% or 0.01")
     return share
+
+
+def parse_duration(text: str, flag: str) -> timedelta:
+    """Read a duration such as `90s`, `30m`, `1h`, `2d` or `0`. Raises ConfigError, naming `flag`."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    number, unit = text.strip().lower(), "s"
+    if number[-1:] in units:
+        number, unit = number[:-1], number[-1]
+    elif number != "0":
+        number = ""
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MAX_DURATION_S:
+        raise ConfigError(f"{flag}: {text!r} is not a duration; write for example 30m, 1h or 2d")
+    return timedelta(seconds=seconds)
 
 
 def storage(

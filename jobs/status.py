@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipeline.driver_lease import read_lease
 from pipeline.job import JobRecord
-from pipeline.manifest import completed_shards, open_manifest
+from pipeline.manifest import committed_parts, open_manifest
 from pipeline.records import ConversionStatus
 from pipeline.sharding import read_plan_summaries
 from pipeline.storage import ObjectStore
@@ -55,11 +55,11 @@ class JobStatus:
 
 def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
     """Read the plans and the manifest of the job that `record`, the destination's job.json, describes."""
+    summaries = read_plan_summaries(store)
+    committed = committed_parts(store)
     plans = tuple(
-        PlanStatus(
-            plan.plan, plan.created_at, plan.num_images, plan.num_shards, len(completed_shards(store, plan.plan))
-        )
-        for plan in read_plan_summaries(store)
+        PlanStatus(plan.plan, plan.created_at, plan.num_images, plan.num_shards, len(committed.get(plan.plan, ())))
+        for plan in summaries
     )
     current = open_manifest(store, columns=("source", "plan", "status")).current
     counts = {entry["values"]: entry["counts"] for entry in current["status"].value_counts().to_pylist()}

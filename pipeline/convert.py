@@ -129,6 +129,7 @@ class ShardConverter:
         row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
         by the next attempt. A probe stores its outputs and commits nothing.
         """
+        self._outputs.refresh()
         quarantined = {entry.source: entry for entry in shard.quarantined}
         loads = {
             self._decoders.submit(self._load, task, adopt, 1 if shard.adopts_earlier else task.revision)

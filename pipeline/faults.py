@@ -36,6 +36,9 @@ POINTS: Mapping[str, str] = {
     "file.named": "a file has its name, its folder is not synced",
     "upload.started": "a multipart upload has been opened",
     "upload.sent": "all parts of a multipart upload are sent, it is not completed",
+    "generation.written": "the files of a generation are there, its head is not",
+    "head.created": "a generation counts, and what it stands for is still there",
+    "collection.deleted": "one object that a collection removes is gone, others are still there",
     "job.finished": "every shard is committed, the driver still owns the destination",
 }
 """What is true when a process comes by each point."""

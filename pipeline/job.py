@@ -26,7 +26,7 @@ from pipeline.errors import (
     SourceMissingError,
 )
 from pipeline.faults import fault_point
-from pipeline.manifest import completed_shards, open_manifest
+from pipeline.manifest import committed_parts, open_manifest
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
@@ -92,8 +92,10 @@ class Job:
     def pending(self) -> list[PlannedWork]:
         """Plans with uncommitted shards, oldest first."""
         work = []
-        for plan in read_plan_summaries(self.store):
-            done = frozenset(completed_shards(self.store, plan.plan).intersection(range(plan.num_shards)))
+        plans = read_plan_summaries(self.store)
+        committed = committed_parts(self.store)
+        for plan in plans:
+            done = frozenset(committed.get(plan.plan, set()).intersection(range(plan.num_shards)))
             if len(done) < plan.num_shards:
                 work.append(PlannedWork(plan, done, resuming=True))
         return work
@@ -101,8 +103,9 @@ class Job:
     def extend(self, listing: SourceListing) -> PlannedWork | None:
         """Plan what is new or changed in the source since the plans so far; None when nothing is.
 
-        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed.
-        Raises SourceError when the source holds no image at all.
+        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed. Those
+        that are not listed any more are counted in the listing, and their rows and outputs left as they are. Raises
+        SourceError when the source holds no image at all.
         """
         plans = read_plan_summaries(self.store)
         tasks: Iterator[ImageTask] = listing.iterate()
@@ -111,7 +114,7 @@ class Job:
             tasks = (
                 # What is missing still is no reason for another plan.
                 task
-                for task in changed_tasks(tasks, known)
+                for task in changed_tasks(listing.noting_vanished(tasks, known), known)
                 if task.source not in outside or task.etag or task.size_bytes
             )
         return self._plan(tasks, listing)

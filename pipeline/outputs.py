@@ -15,6 +15,7 @@ from pipeline.errors import (
     ObjectMissingError,
     VerifyError,
 )
+from pipeline.manifest import CollectedOutputs
 from pipeline.records import ImageTask
 from pipeline.sharding import output_key
 from pipeline.storage import ObjectStore
@@ -39,6 +40,11 @@ class OutputStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._collected = CollectedOutputs(store)
+
+    def refresh(self) -> None:
+        """Look which outputs were collected; to be called when work on a shard begins (see `CollectedOutputs`)."""
+        self._collected.refresh()
 
     def find(self, task: ImageTask, identity: OutputIdentity, *, first_revision: int = 1) -> StoredOutput | None:
         """Return the stored output of this identity, of `first_revision` or a later one; None where there is none.
@@ -49,18 +55,21 @@ class OutputStore:
         there = list(self._existing(task, first_revision))
         for revision in reversed(there):
             key = output_key(task.source, revision)
+            if key in self._collected:
+                continue  # it is about to be deleted
             data = self._read_if_identical(key, identity)
             if data is not None:
                 return StoredOutput(key, revision, data, _sha256(data), adopted=True)
         return None
 
     def _existing(self, task: ImageTask, first_revision: int) -> Iterator[int]:
-        """Yield the revisions that are there, up to the first gap from the planned one on."""
+        """Yield the revisions that are there, to the first gap from the planned one on; what was collected is none."""
         for revision in range(first_revision, _MAX_REVISIONS):
+            key = output_key(task.source, revision)
             try:
-                self._store.stat(output_key(task.source, revision))
+                self._store.stat(key)
             except ObjectMissingError:
-                if revision >= task.revision:
+                if revision >= task.revision and key not in self._collected:
                     return
             else:
                 yield revision
@@ -69,11 +78,14 @@ class OutputStore:
     def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:
         """Create the output at the first revision that is free; adopt what has the same identity.
 
-        Raises CredentialsError when the destination refuses writes.
+        A revision that was collected is not free: rows name it. Raises CredentialsError when the destination refuses
+        writes.
         """
         sha256 = _sha256(data)
         for revision in range(task.revision, _MAX_REVISIONS):
             key = output_key(task.source, revision)
+            if key in self._collected:
+                continue
             try:
                 self._store.create(key, data, metadata=_metadata(identity))
                 return StoredOutput(key, revision, data, sha256, adopted=False)

@@ -90,6 +90,7 @@ _OUTPUT = (
     _optional("num_half_overflow", _INT64, "samples", "Samples beyond the half-float range, clamped to 65504."),
     _optional("adopted", _BOOL, "", "Whether an identical EXR of an earlier attempt was kept.", varies=True),
     _optional("verified", _BOOL, "", "Whether the EXR was decoded again; always so when adopted.", varies=True),
+    _optional("collected_at", _TIMESTAMP, "UTC", "When `gc` gave up this output; null while it is kept.", varies=True),
 )
 _IDENTITY = (
     _required("weights_name", _STRING, "", "Name of the weights, such as `identity` or the checkpoint's file name."),

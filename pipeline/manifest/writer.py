@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ManifestError, ObjectExistsError, first_line
-from pipeline.manifest.reader import MANIFEST_PREFIX, StoredPart, read_part
+from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError, first_line
+from pipeline.manifest.generation import GenerationReader
+from pipeline.manifest.head import MAX_LOOKS, newest_head
+from pipeline.manifest.parts import part_key, read_part
 from pipeline.manifest.schema import (
     META_ATTEMPT,
     META_PLAN,
@@ -38,11 +40,6 @@ from pipeline.storage import ObjectStore, redact_url
 MAX_MESSAGE_CHARS = 500
 
 Row = dict[str, object]
-
-
-def part_key(plan: int, shard: int) -> str:
-    """The part's key below DST; shard numbers have at least six digits, so that keys of one plan sort by number."""
-    return f"{MANIFEST_PREFIX}/plan={plan}/shard-{shard:06d}.parquet"
 
 
 def rows_to_part(results: Sequence[ImageResult], shard: Shard, attempt: int, provenance: Provenance) -> bytes:
@@ -81,23 +78,33 @@ def commit_part(
 ) -> ShardResult:
     """Commit the shard: create its part, or accept the one that another attempt committed first.
 
-    The result's `attempt` is the caller's; where `committed` is False its counts are those of the stored part. A
-    stored part of the very same bytes is this call's own success whose answer was lost. Raises ManifestError where
-    the stored part is damaged or is not of this shard, these sources, or these weights and pixel options; StorageError.
+    The result's `attempt` is the caller's; where `committed` is False its counts are those of the stored rows. A
+    stored part of the very same bytes is this call's own success whose answer was lost. A part that is created after
+    its shard was compacted and its predecessor collected is nobody's: the rows of the generation count. Raises
+    ManifestError where what is stored is damaged or is not of this shard, these sources, or these weights and pixel
+    options; StorageError.
     """
     key = part_key(shard.plan, shard.shard)
     data = rows_to_part(results, shard, attempt, provenance)
-    committed = True
-    stored = data
+    stored: bytes | None = data
     try:
         store.create(key, data)
     except ObjectExistsError:
-        stored = store.read(key)
-        committed = stored == data
-    part = read_part(stored, key)
-    if not committed:
-        _require_same_shard(part, shard, provenance, key)
-    ok = pc.equal(part.rows["status"], ConversionStatus.OK.value)
+        try:
+            stored = store.read(key)
+        except ObjectMissingError:
+            stored = None  # collected in between: its generation has the rows
+    committed = stored == data
+    # The head is looked for after the part was created: a generation that covered the shard before is there by now.
+    rows = _compacted_rows(store, shard) if stored is None or committed else None
+    if rows is not None:
+        committed = committed and _is_attempt(rows, attempt, provenance)
+    elif stored is None:
+        raise ManifestError(f"{key}: appeared and vanished; is something else deleting here?")
+    else:
+        rows = read_part(stored, key).rows
+    _require_same_shard(rows, shard, provenance, key)
+    ok = pc.equal(rows["status"], ConversionStatus.OK.value)
     num_ok = pc.sum(ok).as_py() or 0
     return ShardResult(
         plan=shard.plan,
@@ -105,8 +112,8 @@ def commit_part(
         attempt=attempt,
         committed=committed,
         num_ok=num_ok,
-        num_failed=part.rows.num_rows - num_ok,
-        megapixels=pc.sum(part.rows["megapixels"].filter(ok)).as_py() or 0.0,
+        num_failed=rows.num_rows - num_ok,
+        megapixels=pc.sum(rows["megapixels"].filter(ok)).as_py() or 0.0,
     )
 
 
@@ -219,11 +226,29 @@ def _output_columns(output: OutputInfo | None, task: ImageTask) -> Row:
     }
 
 
-def _require_same_shard(part: StoredPart, shard: Shard, provenance: Provenance, key: str) -> None:
-    # read_part has checked plan and shard against the key.
-    if part.rows["source"].to_pylist() != [task.source for task in shard.tasks]:
+def _compacted_rows(store: ObjectStore, shard: Shard) -> pa.Table | None:
+    """The rows of a shard that the newest head covers; None where it covers it not."""
+    for _ in range(MAX_LOOKS):
+        head = newest_head(store)
+        if head is None or not head.covers(shard.plan, shard.shard):
+            return None
+        try:
+            return GenerationReader(store, head, SCHEMA.names).shard(shard.plan, shard.shard)
+        except ObjectMissingError:
+            continue  # superseded and collected in between
+    raise ManifestError(f"shard {shard.shard} of plan {shard.plan}: the newest head names files that are not there")
+
+
+def _is_attempt(rows: pa.Table, attempt: int, provenance: Provenance) -> bool:
+    """Whether compacted rows are this very attempt's, compacted before it looked."""
+    ours = {"attempt": attempt, "worker": provenance.worker, "node": provenance.node}
+    return all(rows[name].unique().to_pylist() == [value] for name, value in ours.items())
+
+
+def _require_same_shard(rows: pa.Table, shard: Shard, provenance: Provenance, key: str) -> None:
+    if rows["source"].to_pylist() != [task.source for task in shard.tasks]:
         raise ManifestError(f"{key}: the stored part lists other sources than this shard")
     for name in ("weights_sha256", "pixel_digest"):
         ours = getattr(provenance, name)
-        if any(theirs != ours for theirs in part.rows[name].unique().to_pylist()):
+        if any(theirs != ours for theirs in rows[name].unique().to_pylist()):
             raise ManifestError(f"{key}: the stored part was made with another {name}")

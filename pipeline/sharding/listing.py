@@ -25,12 +25,17 @@ _NUM_STATS_AHEAD = 64
 
 @dataclass(slots=True)
 class ListingCounts:
-    """What one pass over a source took and left. Complete once the pass has ended; a limit ends it early."""
+    """What one pass over a source took and left. Complete once the pass has ended; a limit ends it early.
+
+    `num_vanished` known sources were looked for and not found by `SourceListing.noting_vanished`.
+    """
 
     num_images: int = 0
     num_excluded: int = 0
     ignored_by_extension: Counter[str] = field(default_factory=Counter)
     ignored_examples: list[str] = field(default_factory=list)
+    num_vanished: int = 0
+    vanished_examples: list[str] = field(default_factory=list)
 
     def ignore(self, source: str, kind: str) -> None:
         """Count a file that is not taken as an image; the first five are named."""
@@ -47,7 +52,8 @@ class SourceListing:
     first wildcard, the folder of a file or list, the folder of an inventory's series. Two sources with one root give
     one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that the source names.
     `by_extension` takes only what has an image's extension; `needs_stat` says that images were named outright, and
-    that their sizes and etags are still to be looked up.
+    that their sizes and etags are still to be looked up. `reaches` tells of a source name whether a pass comes by it
+    where it is there; None where images were named outright, for then one that is not named may still be there.
     """
 
     config: SourceConfig
@@ -56,6 +62,7 @@ class SourceListing:
     entries: Callable[[], Iterator[ImageTask]]
     by_extension: bool
     needs_stat: bool
+    reaches: Callable[[str], bool] | None = None
     _counts: list[ListingCounts] = field(default_factory=lambda: [ListingCounts()])
 
     @property
@@ -86,6 +93,28 @@ class SourceListing:
             yield task
         if not counts.num_images:
             raise SourceError(self._nothing_found(counts))
+
+    def noting_vanished(self, tasks: Iterable[ImageTask], known: Iterable[str]) -> Iterator[ImageTask]:
+        """Pass on `tasks`, a pass of `iterate`, and note at its end which `known` sources it should have met in vain.
+
+        What options leave out is not missed, and under a limit nothing is. Holds the known names in memory.
+        """
+        if self.reaches is None or self.config.limit is not None:
+            yield from tasks
+            return
+        unseen = set(known)
+        for task in tasks:
+            unseen.discard(task.source)
+            yield task
+        is_taken = name_filter(self.config.include, self.config.exclude)
+        missed = sorted(source for source in unseen if self._would_take(source, is_taken))
+        self.counts.num_vanished = len(missed)
+        self.counts.vanished_examples = missed[:_NUM_EXAMPLES]
+
+    def _would_take(self, source: str, is_taken: Callable[[str], bool]) -> bool:
+        """Whether a whole pass yields an image of that name where it is there."""
+        assert self.reaches is not None
+        return self.reaches(source) and is_taken(source) and not self._ignored_kind(ImageTask(source, source, 0, ""))
 
     def _filtered(self, counts: ListingCounts) -> Iterator[ImageTask]:
         is_taken = name_filter(self.config.include, self.config.exclude)

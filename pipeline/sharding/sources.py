@@ -43,6 +43,7 @@ from pipeline.sharding.locations import (
     source_shape,
     split_glob,
 )
+from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import can_match_below, has_wildcard, translate
 from pipeline.sharding.routed import RoutedStore
 from pipeline.storage import ObjectStore, open_store, redact_url
@@ -118,7 +119,13 @@ def _open_folder(config: SourceConfig, place: Location, destination_url: str | N
         _refuse_overlap(place.url, destination_url, lambda _below: True)
     store = source_store(config)
     return SourceListing(
-        config, place.url, store, lambda: _below(store, place.url), by_extension=True, needs_stat=False
+        config,
+        place.url,
+        store,
+        lambda: _below(store, place.url),
+        by_extension=True,
+        needs_stat=False,
+        reaches=_lies_below,
     )
 
 
@@ -130,12 +137,20 @@ def _open_glob(config: SourceConfig, place: Location, destination_url: str | Non
     store = source_store(config)
     is_match = translate(pattern).fullmatch
 
+    def reaches(source: str) -> bool:
+        return _lies_below(source) and is_match(source) is not None
+
     def entries() -> Iterator[ImageTask]:
         return (task for task in _below(store, root_url) if is_match(task.source))
 
     extension = posixpath.splitext(posixpath.basename(pattern))[1]
     by_extension = not extension or has_wildcard(extension)
-    return SourceListing(config, root_url, store, entries, by_extension=by_extension, needs_stat=False)
+    return SourceListing(config, root_url, store, entries, by_extension=by_extension, needs_stat=False, reaches=reaches)
+
+
+def _lies_below(source: str) -> bool:
+    """Whether a name is relative to the source's root; lists can name images elsewhere."""
+    return unrooted(source) == source
 
 
 def _below(store: ObjectStore, folder_url: str) -> Iterator[ImageTask]:
@@ -151,7 +166,13 @@ def _open_list(config: SourceConfig, place: Location, data: bytes, shape: Source
         inventory = parse_manifest(data, place)
         series_url = join_root(place.root, posixpath.dirname(folder))  # without the folder of one day
         return SourceListing(
-            config, series_url, store, lambda: iterate_inventory(store, inventory), by_extension=True, needs_stat=False
+            config,
+            series_url,
+            store,
+            lambda: iterate_inventory(store, inventory),
+            by_extension=True,
+            needs_stat=False,
+            reaches=lambda _source: True,
         )
     tasks = read_list(data, place)
     root_url = join_root(place.root, folder)

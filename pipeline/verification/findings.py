@@ -11,6 +11,7 @@ FindingCode = Literal[
     "plan_missing",
     "plan_damaged",
     "shard_uncommitted",
+    "head_damaged",
     "part_damaged",
     "part_unplanned",
     "row_missing",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.errors import ObjectMissingError, StorageError, VerifyError
-from pipeline.manifest.reader import MANIFEST_PREFIX
+from pipeline.manifest.parts import MANIFEST_PREFIX
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, FindingCode
@@ -27,11 +27,16 @@ def list_objects(store: ObjectStore) -> dict[str, int]:
 
 
 def check_listing(
-    store: ObjectStore, listed: Mapping[str, int], outputs: Mapping[str, ExpectedOutput], replaced: Container[str]
+    store: ObjectStore,
+    listed: Mapping[str, int],
+    outputs: Mapping[str, ExpectedOutput],
+    replaced: Container[str],
+    collected: Container[str] = (),
 ) -> Iterator[Finding]:
     """Compare the listing with the rows: sizes, missing objects, orphans, and what killed writers left behind.
 
-    `replaced` are outputs that a repair made anew: they may be there or not. What looks missing is looked at again.
+    `replaced` are outputs that a repair made anew: they may be there or not. `collected` ones should not be there any
+    more. What looks missing, or is there although it was collected, is looked at again.
     """
     for key, size_bytes in listed.items():
         expected = outputs.get(key)
@@ -39,15 +44,24 @@ def check_listing(
             text = f"{size_bytes} bytes; its row says {expected.num_bytes}"
             yield Finding("output_size", key, text, expected.source)
         elif expected is None and key not in replaced:
-            yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
+            if key not in collected:
+                yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
+            elif _is_there(store, key):
+                yield Finding("orphan", key, "its rows say that it was collected; the next gc deletes it")
     for key in sorted(outputs.keys() - listed.keys()):
-        try:
-            store.stat(key)
-        except ObjectMissingError:
+        if not _is_there(store, key):
             yield Finding("output_missing", key, "its row is there, the object is not", outputs[key].source)
     for folder in _OUR_FOLDERS:
         for key in store.unfinished(folder):
             yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
+
+
+def _is_there(store: ObjectStore, key: str) -> bool:
+    try:
+        store.stat(key)
+    except ObjectMissingError:
+        return False
+    return True
 
 
 def is_sampled(key: str, share: float) -> bool:

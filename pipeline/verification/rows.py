@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, ObjectMissingError
 from pipeline.job import JobRecord
-from pipeline.manifest import committed_parts, part_key
-from pipeline.manifest.reader import read_part
+from pipeline.manifest.head import HEAD_PREFIX, MAX_LOOKS, head_key
+from pipeline.manifest.parts import part_key, read_part
+from pipeline.manifest.snapshot import Snapshot, take_snapshot
 from pipeline.records import ConversionStatus, Shard
 from pipeline.sharding import PlanSummary, iter_shards, read_plan_summary
 from pipeline.sharding.plan import PLAN_PREFIX, plan_number
 from pipeline.storage import ObjectStore
+from pipeline.verification.compacted import CompactedRows
 from pipeline.verification.findings import Finding, FindingCode
 
 _COLUMNS = (
     *("source", "status", "error_code", "output", "output_bytes", "output_sha256", "width", "height", "has_alpha"),
-    *("source_sha256", "pixel_digest", "weights_sha256"),
+    *("source_sha256", "pixel_digest", "weights_sha256", "collected_at"),
 )
 _OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height", "source_sha256")
 
@@ -51,6 +53,7 @@ class RowCheck:
 
     `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
     `replaced` are the keys of outputs that a repair made anew: whatever they are, nothing current rests on them.
+    `collected` are those whose rows say that they were given up. Without `is_readable` nothing of this is known.
     """
 
     num_plans: int = 0
@@ -59,6 +62,9 @@ class RowCheck:
     replaced: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
     repaired_at: dict[str, int] = field(default_factory=dict)
+    collected: set[str] = field(default_factory=set)
+    current_collected: dict[str, str] = field(default_factory=dict)
+    is_readable: bool = True
 
     def add(self, code: FindingCode, key: str, message: str, *, source: str | None = None, part: str = "") -> None:
         """Note a finding."""
@@ -73,21 +79,56 @@ class RowCheck:
 
 
 def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCheck:
-    """Compare every plan with its parts. Raises StorageError and SystemicError where the store cannot be read."""
-    check = RowCheck()
-    committed = committed_parts(store)
+    """Compare every plan with its parts, or with the generation that stands for them.
+
+    Begins again, a bounded number of times, where a collection removed what was listed. Raises StorageError and
+    SystemicError where the store cannot be read.
+    """
+    before: Snapshot | None = None
+    for _ in range(MAX_LOOKS):
+        try:
+            snapshot = take_snapshot(store)
+        except ManifestError as error:
+            check = RowCheck(is_readable=False)
+            check.add("head_damaged", HEAD_PREFIX, str(error))
+            return check
+        is_settled = snapshot == before  # what is missing is so for good
+        try:
+            return _check_rows(store, record, snapshot, num_threads, missing_is_damage=is_settled)
+        except ObjectMissingError:
+            if is_settled:
+                raise
+            before = snapshot
+    raise ManifestError("the manifest changes faster than it can be read")
+
+
+def _check_rows(
+    store: ObjectStore, record: JobRecord, snapshot: Snapshot, num_threads: int, *, missing_is_damage: bool
+) -> RowCheck:
+    check, committed = RowCheck(), snapshot.committed()
+    compacted = (
+        CompactedRows(store, snapshot.head, _COLUMNS, missing_is_damage=missing_is_damage) if snapshot.head else None
+    )
+    uncovered = {(part.plan, part.shard): part.key for part in snapshot.parts}
     for plan in _plans(store, committed, check):
         planned: set[int] = set()
         try:
-            for shard, rows in _with_rows(store, plan, committed.get(plan.plan, set()), check, num_threads):
+            for shard, key, rows in _with_rows(store, plan, uncovered, compacted, check=check, num_threads=num_threads):
                 planned.add(shard.shard)
                 if rows is not None:
-                    _check_shard(shard, rows, record, check)
+                    _check_shard(shard, rows, key, record, check)
         except ManifestError as error:
             check.add("plan_damaged", f"{PLAN_PREFIX}/{plan.plan}", str(error))
             continue
         for extra in sorted(committed.get(plan.plan, set()) - planned):
-            check.add("part_unplanned", part_key(plan.plan, extra), f"plan {plan.plan} has no shard {extra}")
+            is_covered = snapshot.head is not None and snapshot.head.covers(plan.plan, extra)
+            key = head_key(snapshot.head.generation) if is_covered and snapshot.head else part_key(plan.plan, extra)
+            check.add("part_unplanned", key, f"plan {plan.plan} has no shard {extra}")
+    if compacted and not check.findings and compacted.num_rows != compacted.head.num_rows:
+        text = f"names {compacted.head.num_rows} rows; its shards have {compacted.num_rows}"
+        check.add("head_damaged", head_key(compacted.head.generation), text)
+    for source, key in check.current_collected.items():
+        check.add("row_contradictory", source, f"its current output {key} was collected", source=source)
     check.set_replaced_apart()
     return check
 
@@ -110,43 +151,54 @@ def _plans(store: ObjectStore, committed: Iterable[int], check: RowCheck) -> Ite
 
 
 def _with_rows(
-    store: ObjectStore, plan: PlanSummary, committed: set[int], check: RowCheck, num_threads: int
-) -> Iterator[tuple[Shard, pa.Table | None]]:
-    """Yield every shard with its part's rows, None where there are none to be had; reads a bounded number ahead."""
+    store: ObjectStore,
+    plan: PlanSummary,
+    uncovered: Mapping[tuple[int, int], str],
+    compacted: CompactedRows | None,
+    *,
+    check: RowCheck,
+    num_threads: int,
+) -> Iterator[tuple[Shard, str, pa.Table | None]]:
+    """Yield every shard with the key and rows of its part, or of the file of the generation that stands for it.
 
-    def read(shard: Shard) -> pa.Table:
-        key = part_key(shard.plan, shard.shard)
+    None where there are no rows to be had. Reads a bounded number of parts ahead.
+    """
+
+    def read(key: str) -> pa.Table:
         return read_part(store.read(key), key, columns=_COLUMNS).rows
 
-    def result(shard: Shard, future: Future[pa.Table] | None) -> pa.Table | None:
-        key = part_key(shard.plan, shard.shard)
+    def result(shard: Shard, future: Future[pa.Table] | None) -> tuple[Shard, str, pa.Table | None]:
+        key = uncovered.get((shard.plan, shard.shard), part_key(shard.plan, shard.shard))
+        if compacted and future is None and compacted.head.covers(shard.plan, shard.shard):
+            key, rows, fault = compacted.rows(shard.plan, shard.shard)
+            if fault:
+                check.add("part_damaged", key, fault, part=key)
+            return shard, key, rows
         if future is None:
             images = f"{len(shard.tasks)} image{'s' if len(shard.tasks) > 1 else ''}"
             check.add("shard_uncommitted", key, f"{images} planned and not committed; run the conversion again")
-            return None
+            return shard, key, None
         try:
-            return future.result()
+            return shard, key, future.result()
         except ManifestError as error:
             check.add("part_damaged", key, str(error), part=key)
-            return None
+            return shard, key, None
 
     waiting: deque[tuple[Shard, Future[pa.Table] | None]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-rows") as pool:
         try:
             for shard in iter_shards(store, plan):
-                waiting.append((shard, pool.submit(read, shard) if shard.shard in committed else None))
+                key = uncovered.get((shard.plan, shard.shard))
+                waiting.append((shard, pool.submit(read, key) if key else None))
                 if len(waiting) >= 2 * num_threads:
-                    oldest, future = waiting.popleft()
-                    yield oldest, result(oldest, future)
+                    yield result(*waiting.popleft())
             while waiting:
-                oldest, future = waiting.popleft()
-                yield oldest, result(oldest, future)
+                yield result(*waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_shard(shard: Shard, rows: pa.Table, record: JobRecord, check: RowCheck) -> None:
-    key = part_key(shard.plan, shard.shard)
+def _check_shard(shard: Shard, rows: pa.Table, key: str, record: JobRecord, check: RowCheck) -> None:
     planned, found = Counter(task.source for task in shard.tasks), Counter(rows["source"].to_pylist())
     check.num_rows += rows.num_rows
     for source in planned - found:
@@ -173,10 +225,19 @@ def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, c
     if is_ok != (row["error_code"] is None) or not (all(has_output) if is_ok else not any(has_output[:3])):
         contradict(f"status {row['status']}, error {row['error_code']}, output {row['output']}")
         return
+    check.current_collected.pop(source, None)
     if not is_ok:
+        if row["collected_at"] is not None:
+            contradict("collected without an output")
         return
+    if not shard.adopts_earlier:
+        check.repaired_at[source] = shard.plan
     if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
         contradict("made with other weights or options than job.json names")
+    if row["collected_at"] is not None:
+        check.collected.add(row["output"])
+        check.current_collected[source] = row["output"]
+        return
     expected = ExpectedOutput(
         key=row["output"],
         num_bytes=row["output_bytes"],
@@ -193,5 +254,3 @@ def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, c
     if check.outputs.get(expected.key, expected) != expected:
         contradict(f"another row says otherwise of {expected.key}")
     check.outputs[expected.key] = expected
-    if not shard.adopts_earlier:
-        check.repaired_at[source] = shard.plan

@@ -26,16 +26,19 @@ def verify_destination(
 
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
     outputs is read, hashed and decoded as well. `on_progress` gets how many of these are done, and of how many.
-    Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a repair replaced.
-    While a conversion runs, its unfinished work is reported as such. Raises ValueError for a share outside 0..1,
-    StorageError and SystemicError where the store cannot be read.
+    Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a repair replaced
+    or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a conversion runs,
+    its unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError and SystemicError
+    where the store cannot be read.
     """
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
     listed = list_objects(store)
     rows = check_rows(store, record, _ROW_THREADS)
-    findings = [*rows.findings, *check_listing(store, listed, rows.outputs, rows.replaced)]
+    findings = [*rows.findings]
+    if rows.is_readable:
+        findings.extend(check_listing(store, listed, rows.outputs, rows.replaced, rows.collected))
     sample = [output for key, output in sorted(rows.outputs.items()) if is_sampled(key, share)]
     num_done = num_bytes_read = 0
 

@@ -18,7 +18,7 @@ from photographs import jpeg, picture
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import StorageConfig
 from pipeline.manifest import open_manifest
-from pipeline.manifest.reader import read_part
+from pipeline.manifest.parts import read_part
 from pipeline.storage import open_store
 from pipeline.storage.durable import TEMP_PREFIX
 

@@ -121,6 +121,33 @@ def test_the_next_plan_holds_only_what_is_new_or_changed(store: ObjectStore, pho
     assert [pending.plan.plan for pending in job.pending()] == [1, 2]
 
 
+def vanished(job: Job, **source: object) -> tuple[int, list[str]]:
+    listing = open_source(job.record.config.source.model_copy(update=source))
+    job.extend(listing)
+    return listing.counts.num_vanished, listing.counts.vanished_examples
+
+
+def test_what_is_no_longer_listed_is_counted_where_the_listing_would_have_it(store: ObjectStore, photos: Path) -> None:
+    (photos / "sub").mkdir()
+    (photos / "sub/g.jpg").write_bytes(jpeg(picture(8, 8)))
+    (photos / "scan").write_bytes(jpeg(picture(8, 8)))  # no image by its name: only a list takes it
+    (photos / "wanted.txt").write_text("a.jpg\nscan\n/elsewhere/x.jpg\n")
+    job = opened(store, photos)
+    assert vanished(job) == (0, [])
+    assert vanished(job, url=str(photos / "wanted.txt")) == (0, []), "what a list does not name may still be there"
+    for name in ("a.jpg", "b.jpg", "sub/g.jpg"):
+        (photos / name).unlink()
+    assert vanished(job) == (3, ["a.jpg", "b.jpg", "sub/g.jpg"])
+    assert vanished(job, exclude=("b*",)) == (2, ["a.jpg", "sub/g.jpg"])
+    assert vanished(job, include=("c.jpg", "sub/*")) == (1, ["sub/g.jpg"])
+    assert vanished(job, url=str(photos / "*.jpg")) == (2, ["a.jpg", "b.jpg"])
+    assert vanished(job, limit=2) == (0, [])
+    assert vanished(job, limit=100) == (0, [])
+    assert vanished(job, url=str(photos / "c.jpg")) == (0, [])
+    (photos / "a.jpg").write_bytes(jpeg(picture(8, 8)))
+    assert vanished(job) == (2, ["b.jpg", "sub/g.jpg"])
+
+
 def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore, photos: Path) -> None:
     job = opened(store, photos)
     source = open_source(job.record.config.source)

@@ -13,8 +13,17 @@ import pytest
 from manifest_builders import PROVENANCE, DictStore, failed_result, make_shard, ok_result
 
 from pipeline.errors import ConfigError, DiskFullError, ManifestError, ObjectMissingError
-from pipeline.manifest import SCHEMA, SUMMARY_COLUMNS, commit_part, completed_shards, open_manifest, part_key, reader
-from pipeline.manifest.reader import read_part
+from pipeline.manifest import (
+    SCHEMA,
+    SUMMARY_COLUMNS,
+    commit_part,
+    committed_parts,
+    completed_shards,
+    open_manifest,
+    part_key,
+    spool,
+)
+from pipeline.manifest.parts import read_part
 from pipeline.manifest.schema import META_SCHEMA_VERSION
 
 
@@ -95,7 +104,7 @@ def test_without_a_second_plan_current_costs_nothing(store: DictStore) -> None:
 
 
 def test_many_parts_are_read_once_in_order_and_merged(store: DictStore, monkeypatch) -> None:
-    monkeypatch.setattr(reader, "_SPOOL_BATCH_ROWS", 16)
+    monkeypatch.setattr(spool, "SPOOL_BATCH_ROWS", 16)
     for shard in range(20):
         commit(store, *(ok_result(f"{shard:03d}/{n}.jpg") for n in range(2)), shard=shard)
     store.reads.clear()
@@ -108,7 +117,7 @@ def test_many_parts_are_read_once_in_order_and_merged(store: DictStore, monkeypa
 
 
 def test_current_over_many_batches(store: DictStore, monkeypatch) -> None:
-    monkeypatch.setattr(reader, "_SPOOL_BATCH_ROWS", 4)
+    monkeypatch.setattr(spool, "SPOOL_BATCH_ROWS", 4)
     for plan in (1, 2):
         for shard in range(6):
             commit(store, *(ok_result(f"{shard}/{n}.jpg") for n in range(plan, 4)), plan=plan, shard=shard)
@@ -148,7 +157,7 @@ def test_an_unusable_temporary_folder_is_named(store: DictStore, monkeypatch, co
     def fail(*args: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(reader.pa, "OSFile", fail)
+    monkeypatch.setattr(spool.pa, "OSFile", fail)
     with pytest.raises(error, match="TMPDIR"):
         open_manifest(store)
 
@@ -242,11 +251,21 @@ def test_a_source_twice_in_one_plan_is_a_contradiction(store: DictStore) -> None
         open_manifest(store)
 
 
-def test_a_compacted_manifest_is_refused_rather_than_misread(store: DictStore) -> None:
+def test_a_head_of_a_newer_release_is_refused_rather_than_misread(store: DictStore) -> None:
     commit(store, ok_result("a.jpg"))
-    store.objects["manifest/head/1.json"] = b"{}"
+    store.objects["manifest/head/1.json"] = b'{"schema_version": 2, "anything": "else"}'
 
-    with pytest.raises(ManifestError, match="upgrade"):
+    for read in (open_manifest, committed_parts, lambda store: completed_shards(store, 1)):
+        with pytest.raises(ManifestError, match=r"manifest/head/1\.json: .*newer hdrfleet: upgrade"):
+            read(store)
+
+
+@pytest.mark.parametrize("head", [b"{}", b"[]", b"not json", b'{"schema_version": 1, "generation": 7}'])
+def test_a_damaged_head_is_an_error_and_never_no_head(store: DictStore, head: bytes) -> None:
+    commit(store, ok_result("a.jpg"))
+    store.objects["manifest/head/1.json"] = head
+
+    with pytest.raises(ManifestError, match=r"manifest/head/1\.json"):
         open_manifest(store)
 
 

@@ -13,7 +13,7 @@ from manifest_builders import PROVENANCE, START, DictStore, failed_result, make_
 from pipeline.config import StorageConfig
 from pipeline.errors import ManifestError
 from pipeline.manifest import SCHEMA, commit_part, completed_shards, open_manifest, part_key, rows_to_part
-from pipeline.manifest.reader import read_part
+from pipeline.manifest.parts import read_part
 from pipeline.manifest.writer import MAX_MESSAGE_CHARS, clean_message
 from pipeline.records import ConversionStatus, ShardResult
 from pipeline.storage import open_store
@@ -62,6 +62,7 @@ def test_a_result_with_every_field_survives() -> None:
         "num_half_overflow": 14,
         "adopted": True,
         "verified": True,
+        "collected_at": None,
         "weights_name": "identity",
         "weights_sha256": "a" * 64,
         "pixel_digest": "b" * 64,

@@ -1,0 +1,133 @@
+"""Commands that keep a destination small and quick: compact, gc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import options as opt
+from jobs.destination import open_destination
+from jobs.signals import stopping_on_signals
+
+if TYPE_CHECKING:
+    from pipeline.collection import Collection
+    from pipeline.manifest import Compaction
+    from pipeline.storage import ObjectStore
+
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")]
+
+
+def compact(
+    dst: Destination,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Merge the manifest's parts into a few large files, so that it opens quickly; nothing is removed.
+
+    Safe while jobs and queries run. Exit codes: 0 compacted or nothing new, 2 bad usage, 1 it stopped.
+    """
+    from jobs.tables import print_json
+    from pipeline.manifest import compact as compact_manifest
+
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
+        done = compact_manifest(store)
+    if json:
+        print_json({"destination": store.url, **asdict(done)})
+    else:
+        typer.echo(f"{store.url}: {_compaction_line(done)}")
+
+
+def gc(
+    dst: Destination,
+    keep_revisions: Annotated[
+        int | None,
+        typer.Option(help="Give up outputs beyond the newest this many of each source, but no current one."),
+    ] = None,
+    older_than: Annotated[
+        str, typer.Option(help="Touch only what was superseded that long ago, such as 30m, 1h or 2d.")
+    ] = "1h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    json: opt.Json = False,
+    endpoint_url: opt.Endpoint = None,
+    profile: opt.Profile = None,
+    region: opt.Region = None,
+) -> None:
+    """Delete what nothing needs any more: compacted parts, superseded generations, outputs of old revisions.
+
+    Rows of outputs that are given up stay and say so in `collected_at`. Without --keep-revisions no output is given
+    up. Safe while jobs and queries run. Exit codes: 0 done, 2 bad usage, 1 it stopped and can be run again.
+    """
+    from jobs.tables import print_json
+    from pipeline.collection import collect
+    from pipeline.errors import ConfigError
+
+    if keep_revisions is not None and keep_revisions < 1:
+        raise ConfigError(f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept")
+    grace = opt.parse_duration(older_than, "--older-than")
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
+        done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run)
+    if json:
+        print_json({"destination": store.url, "num_deleted": done.num_deleted, **asdict(done)})
+        return
+    typer.echo(f"{store.url}: {_collection_line(done)}")
+    for key in done.examples if dry_run else ():
+        typer.echo(f"  {key}")
+
+
+@contextmanager
+def _opened(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Iterator[ObjectStore]:
+    """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
+
+    Raises DestinationInUseError where it does not and another driver is at work.
+    """
+    from pipeline.config import StorageConfig
+    from pipeline.storage import open_store
+
+    store, record = open_destination(dst, endpoint_url, profile, region)
+    if not record.has_conditional_create:
+        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+        store = open_store(opt.absolute(dst), config, atomic_create=False)
+    if record.store_weakness is None:
+        yield store
+        return
+    from jobs.convert import own_destination
+    from jobs.progress import ConsoleReporter
+    from pipeline.job import Job
+
+    with own_destination(Job(store, record), record.config.execution, ConsoleReporter()):
+        yield store
+
+
+def _compaction_line(done: Compaction) -> str:
+    from jobs.progress import plural
+
+    if not done.did_work:
+        return f"nothing new since generation {done.generation}" if done.generation else "nothing to compact yet"
+    if not done.won:
+        return (
+            f"another compaction was first: its generation {done.generation} counts; the files of this one mean "
+            "nothing, and gc deletes them"
+        )
+    rows, files = plural(done.num_rows, "row"), plural(done.num_files, "file")
+    return f"generation {done.generation}: {rows} in {files}, {plural(done.num_merged, 'part')} merged"
+
+
+def _collection_line(done: Collection) -> str:
+    from jobs.progress import plural
+
+    counts = [
+        (f"{plural(done.num_outputs, 'output')} ({done.output_bytes / 2**20:,.1f} MiB)", done.num_outputs),
+        (plural(done.num_parts, "compacted part"), done.num_parts),
+        (plural(done.num_heads, "superseded head"), done.num_heads),
+        (plural(done.num_generation_files, "superseded manifest file"), done.num_generation_files),
+        (plural(done.num_plan_parts, "plan part") + " without a plan", done.num_plan_parts),
+    ]
+    what = ", ".join(text for text, number in counts if number)
+    verb = "would delete" if done.is_dry_run else "deleted"
+    return f"{verb} {what}" if what else "nothing to delete"

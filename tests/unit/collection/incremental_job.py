@@ -1,0 +1,137 @@
+"""A job over a folder that changes, at a store that can be interrupted at any operation; without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fakes import FakeEngine
+
+from pipeline.config import StorageConfig, build_config
+from pipeline.convert import ShardConverter
+from pipeline.job import Job, PlannedWork, open_job
+from pipeline.manifest import open_manifest
+from pipeline.records import Provenance
+from pipeline.sharding import open_source
+from pipeline.storage import ObjectInfo, open_store
+from pipeline.verification import VerifyReport, verify_destination
+
+WEIGHTS = "f" * 64
+
+
+class HookedStore:
+    """Passes everything on; calls `before(operation, key)` ahead of it, which may raise or act."""
+
+    has_atomic_create = True
+
+    def __init__(self) -> None:
+        self.inner = open_store(f"memory://{uuid4().hex}", StorageConfig())
+        self.url = self.inner.url
+        self.before: Callable[[str, str], None] = lambda _operation, _key: None
+
+    def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
+        self.before("read", key)
+        return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
+
+    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        self.before("create", key)
+        return self.inner.create(key, data, metadata=metadata)
+
+    def delete(self, key: str) -> None:
+        self.before("delete", key)
+        self.inner.delete(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self.inner.stat(key)
+
+    def replace(self, key: str, data: bytes) -> ObjectInfo:
+        return self.inner.replace(key, data)
+
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.unfinished(prefix)
+
+    def discard_unfinished(self, key: str) -> None:
+        self.inner.discard_unfinished(key)
+
+    def once(self, operation: str, text: str, action: Callable[[], object]) -> None:
+        """Run `action` ahead of the first such operation, and none after."""
+
+        def before(found: str, key: str) -> None:
+            if found == operation and text in key:
+                self.before = lambda _operation, _key: None
+                action()
+
+        self.before = before
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        return {info.key: self.inner.read(info.key) for info in self.inner.list(prefix)}
+
+
+class World:
+    """Photos, a destination and its job."""
+
+    def __init__(self, photos: Path) -> None:
+        self.photos = photos
+        self.store = HookedStore()
+        self.config = build_config(
+            source={"url": str(photos)}, destination={"url": self.store.url}, sharding={"max_images": 2}
+        )
+        self.job: Job = open_job(
+            self.store, self.config, source_root=str(photos), weights_name="fake", weights_sha256=WEIGHTS
+        )
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a photo with a time of its own, so that its etag is new."""
+        path = self.photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        changed_at_ns = path.stat().st_mtime_ns + 10**9 if path.exists() else 10**18
+        path.write_bytes(data)
+        os.utime(path, ns=(changed_at_ns, changed_at_ns))
+
+    def plan(self) -> PlannedWork | None:
+        return self.job.extend(open_source(self.config.source))
+
+    def converter(self, worker: str = "w") -> ShardConverter:
+        return ShardConverter(
+            source=open_source(self.config.source).store,
+            destination=self.store,
+            engine=FakeEngine(),
+            config=self.config,
+            provenance=Provenance("0", "fake", WEIGHTS, self.config.pixel_digest(), worker, "n"),
+        )
+
+    def finish(self, converter: ShardConverter | None = None) -> None:
+        """Run what is planned, with a converter that lives longer or with a new one."""
+        used = converter or self.converter()
+        for work in self.job.pending():
+            for shard in self.job.shards(work):
+                used.run(shard, adopt=work.resuming)
+        if converter is None:
+            used.close()
+
+    def convert(self) -> None:
+        self.plan()
+        self.finish()
+
+    def rows(self, source: str | None = None) -> list[dict[str, Any]]:
+        """All rows, oldest first, or those of one source."""
+        history = open_manifest(self.store).history.to_pylist()
+        return [row for row in history if source in {None, row["source"]}]
+
+    def current(self, source: str) -> dict[str, Any]:
+        return next(row for row in open_manifest(self.store).current.to_pylist() if row["source"] == source)
+
+    def images(self) -> set[str]:
+        return {info.key.removeprefix("images/") for info in self.store.inner.list("images")}
+
+    def findings(self, share: float = 1.0) -> list[tuple[str, str]]:
+        return [(finding.code, finding.key) for finding in self.verify(share).findings]
+
+    def verify(self, share: float = 1.0) -> VerifyReport:
+        return verify_destination(self.store, self.job.record, share=share, num_threads=2)
