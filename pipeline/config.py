@@ -147,10 +147,18 @@ class InferenceConfig(FrozenModel):
 
 
 class DecodeConfig(FrozenModel):
-    """Limits that are checked before any pixel is decoded."""
+    """Limits of decoding, and where it happens. None of it changes a pixel.
+
+    `max_pixels` and `max_bytes` are checked before any pixel is decoded. JPEG and PNG are decoded within the worker,
+    every other format in a child process; with `isolate`, they are too. A child has `timeout_s`, and
+    `timeout_s_per_megapixel` for each declared megapixel, to come to an end with one image.
+    """
 
     max_pixels: int = Field(256_000_000, ge=1)
     max_bytes: int = Field(2 * 2**30, ge=1)
+    isolate: bool = False
+    timeout_s: float = Field(120.0, gt=0, le=86_400)
+    timeout_s_per_megapixel: float = Field(2.0, ge=0, le=3600)
 
 
 class EncodeConfig(FrozenModel):

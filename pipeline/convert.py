@@ -23,7 +23,8 @@ from pipeline.codecs.exr import (
     prepare_hdr,
     verify_exr,
 )
-from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
+from pipeline.codecs.isolation import ImageDecoder
+from pipeline.codecs.ldr import LdrImage, estimate_decoded_bytes
 from pipeline.config import ConversionConfig
 from pipeline.draft import Draft
 from pipeline.errors import (
@@ -80,9 +81,9 @@ class ConversionCounts:
 class ShardConverter:
     """Converts shards with one engine. `run` may be called from several threads; the device is used by one at a time.
 
-    Owns its decode and encode threads (`close` ends them), not the stores or the engine. `source_is_there` is asked
-    when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights stop the
-    job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
+    Owns its threads and the decoder's processes (`close` ends them), not the stores or the engine. `source_is_there`
+    is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
+    stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class ShardConverter:
         self._provenance = provenance
         self._source_is_there = source_is_there
         execution = config.execution
+        self._decoder = ImageDecoder(config.decode)
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
         self._fetched_budget = ByteBudget(execution.queue_bytes)
@@ -142,11 +144,16 @@ class ShardConverter:
             return replace(self._counts)
 
     def stop(self) -> None:
-        """Make every running and later `run` end soon with InterruptedJobError; images in flight finish first."""
+        """Make every running and later `run` end soon with InterruptedJobError.
+
+        Images in flight finish first, but for those in a decoder's process: they may be what hangs.
+        """
         self._stopping.set()
+        self._decoder.close()
 
     def close(self) -> None:
-        """End the threads; images in flight finish first."""
+        """End the threads and the decoder's processes; images in flight finish first, as far as they are decoded."""
+        self._decoder.close()
         self._decoders.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
 
@@ -162,11 +169,11 @@ class ShardConverter:
                 data = self._fetch(task)
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
-                info = probe_ldr(data, self._config.decode)
-                draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
-                start = perf_counter()
-                draft.ldr = decode_ldr(data, self._config.decode)
-                draft.clock("decode", start)
+                with self._decoder.open(data) as image:
+                    draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(image.info))
+                    start = perf_counter()
+                    draft.ldr = image.decode()
+                    draft.clock("decode", start)
             if adopt or task.revision > 1:
                 draft.existing = self._outputs.find(task, self._identity(draft), first_revision=first_revision)
         except ImageError as error:

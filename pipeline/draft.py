@@ -78,7 +78,7 @@ class Draft:
         """The row of an image that cannot be converted."""
         return ImageResult(
             task=self.task,
-            status=ConversionStatus.FAILED,
+            status=ConversionStatus(error.status),
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
             error_code=error.code,
