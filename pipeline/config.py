@@ -27,6 +27,8 @@ ExecutorName = Literal["ray", "local"]
 _COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 _DWAA_DEFAULT_LEVEL = 45.0
+# A password with slashes, as secret keys have them: by the letter of RFC 3986 the slash ends the authority.
+_SECRET_KEY = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s/@:?#]*:(?!\d+(/|$))[^@]*@")
 
 
 class FrozenModel(BaseModel):
@@ -37,7 +39,7 @@ class FrozenModel(BaseModel):
 
 def _refuse_secrets(url: str) -> str:
     parts = urlsplit(url)
-    if parts.username or parts.password:
+    if parts.username or parts.password or _SECRET_KEY.match(url):
         msg = "a URL must not hold credentials; use the standard credential chain (environment, profile, role)"
         raise ValueError(msg)
     return url
