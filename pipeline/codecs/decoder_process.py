@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+import pipeline
 from pipeline.codecs.decoder_wire import (
     Message,
     SharedMemory,
@@ -90,6 +92,7 @@ class DecoderProcess:
         self._reserve("file", len(data))
         self._memories["file"].buffer[: len(data)] = data
         self._num_bytes = len(data)
+        self._last_words()  # remarks about the file before must not be taken for this one's
         self.num_images += 1
 
     def probe(self, kind: str, limits: DecodeConfig) -> LdrInfo:
@@ -177,7 +180,7 @@ class DecoderProcess:
             raise DecoderHangError(f"the {kind} decoder did not end within {timeout_s:g} s") from error
         except (OSError, EOFError) as error:
             raise self._verdict(kind) from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DecoderCrashError(f"the {kind} decoder answered nonsense") from error
         for fd in fds:
             os.close(fd)
@@ -198,7 +201,7 @@ class DecoderProcess:
         return DecoderCrashError(f"the {kind} decoder died of signal {-status}")
 
     def _last_words(self) -> str:
-        """The last line that a dead child printed: an assertion of a library, or the end of a traceback."""
+        """The last line that it printed: an assertion of a library, or the end of a traceback."""
         assert self._process.stderr is not None
         fd = self._process.stderr.fileno()
         os.set_blocking(fd, False)
@@ -212,7 +215,9 @@ class DecoderProcess:
 
 def _environment(parent: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in parent.items() if name in _KEPT_VARIABLES or name.startswith("LC_")}
-    return {**kept, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # The empty entry is the working directory of who runs `python -c`; our own place is what is needed of it.
+    places = [place or str(Path(pipeline.__file__).parents[1]) for place in sys.path]
+    return {**kept, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def _image_error(reply: Message) -> ImageError:

@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.records import LdrInfo
 Message = dict[str, Any]
 
 _LENGTH_BYTES = 4
-_MAX_MESSAGE_BYTES = 2**20
+_MAX_MESSAGE_BYTES = 2**26
 _MAX_FDS = 2
 # 32 megapixels of 8 bits: larger images pay for fresh pages, and their memory is not held between images.
 _KEPT_BYTES = 128 * 2**20
@@ -117,7 +118,8 @@ class SharedMemory:
 
     def close(self) -> None:
         """Give it back; no array may be over it any more."""
-        self.buffer.close()
+        with suppress(BufferError):  # an array that a traceback keeps alive: it goes when that does
+            self.buffer.close()
         os.close(self.fd)
 
 
