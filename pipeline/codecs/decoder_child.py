@@ -89,7 +89,7 @@ class _Server:
             return {"out_of_memory": True} if is_memory else {"error": error.code, "message": str(error)}
 
     def give_back(self, request: Mapping[str, Any]) -> None:
-        """Drop what the next request does not need, or will bring again."""
+        """Drop what no further request needs."""
         if request["wants_pixels"]:
             self._number, self._data = 0, b""
         for name in [name for name, memory in self._memories.items() if not memory.is_kept]:
@@ -97,8 +97,9 @@ class _Server:
 
 
 def _hand_over(image: LdrImage, memory: SharedMemory, probed: LdrInfo) -> dict[str, Any]:
-    if image.info != probed:
-        msg = f"the header said {probed}, the image is {image.info}"
+    made, said = ((info.width, info.height, info.bit_depth) for info in (image.info, probed))
+    if made != said:
+        msg = f"the header said {said} (width, height, bits), the image is {made}"
         raise AssertionError(msg)
     pixels, alpha = pixel_arrays(memory, image.info)
     pixels[...] = image.pixels

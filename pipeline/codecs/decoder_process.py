@@ -122,6 +122,7 @@ class DecoderProcess:
         """Give back what the last file took beyond what is kept."""
         for name in [name for name, memory in self._memories.items() if not memory.is_kept]:
             self._memories.pop(name).close()
+            self._unsent.discard(name)
 
     def kill(self) -> None:
         """Kill it; who waits for an answer gets an error."""
@@ -152,8 +153,7 @@ class DecoderProcess:
         self._unsent.add(name)
 
     def _ask(self, kind: str, limits: DecodeConfig, timeout_s: float, *, wants_pixels: bool) -> Message:
-        # The child, too, drops after each answer what is not kept.
-        names = [name for name, memory in self._memories.items() if name in self._unsent or not memory.is_kept]
+        names = sorted(self._unsent)
         self._unsent.clear()
         request = {
             "max_bytes": limits.max_bytes,
