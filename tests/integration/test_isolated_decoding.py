@@ -60,10 +60,18 @@ def error_of(decoder: ImageDecoder, data: bytes) -> ImageError:
     return caught.value
 
 
+_OF_OTHERS: set[psutil.Process] = set()
+
+
+@pytest.fixture(autouse=True)
+def _children_of_other_tests() -> None:
+    _OF_OTHERS.clear()
+    _OF_OTHERS.update(psutil.Process().children())
+
+
 def children() -> list[psutil.Process]:
-    """The decoder children of this process, in the order in which they were started."""
-    found = [child for child in psutil.Process().children() if "decoder_child" in " ".join(child.cmdline())]
-    return sorted(found, key=psutil.Process.create_time)
+    """The decoder children that this test started and that are alive."""
+    return [child for child in psutil.Process().children() if child not in _OF_OTHERS]
 
 
 def assert_same(image: LdrImage, expected: LdrImage) -> None:
@@ -77,13 +85,12 @@ def assert_same(image: LdrImage, expected: LdrImage) -> None:
 
 
 def test_a_child_decodes_every_format_as_the_worker_would(decoder: ImageDecoder) -> None:
-    before = children()
     for name, data in SAMPLES.items():
         with decoder.open(data) as image:
             expected = decode_ldr(data, ALL)
             assert image.info == expected.info, name
             assert_same(image.decode(), expected)
-    assert len(children()) == len(before) + 1, "one child serves one thread"
+    assert len(children()) == 1, "one child serves one thread"
 
 
 def test_images_beyond_the_memory_that_is_kept(decoder: ImageDecoder) -> None:
@@ -127,15 +134,15 @@ def test_errors_cross_the_border_unchanged(kind: type[ImageError]) -> None:
 
 
 def test_jpeg_and_png_need_no_child_unless_told() -> None:
-    before, decoder = children(), ImageDecoder(DecodeConfig())
+    decoder = ImageDecoder(DecodeConfig())
     for data in (jpeg(picture(9, 7)), png(picture(9, 7))):
         assert_same(decode(decoder, data), decode_ldr(data, ALL))
     assert error_of(decoder, b"no image").code == "unsupported_format"
-    assert children() == before
+    assert children() == []
     decode(decoder, SAMPLES["tiff"])
-    assert len(children()) == len(before) + 1
+    assert len(children()) == 1
     decoder.close()
-    assert children() == before
+    assert children() == []
 
 
 @pytest.mark.parametrize("fault", CODE_BY_FAULT)
