@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -285,6 +287,46 @@ def test_where_no_child_can_start_it_is_not_the_images_fault(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(WorkerLostError, match="numpy is broken here"):
         decode(decoder, SAMPLES["tiff"])
+
+
+def declare(name: str, side: int) -> bytes:
+    """The sample with a header that declares `side` x `side` pixels."""
+    data = bytearray(SAMPLES[name])
+    if name == "jpeg":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = side.to_bytes(2, "big") * 2
+    elif name == "png":
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    elif name == "tiff":
+        for tag in (256, 257, 278):  # width, length, rows per strip
+            at = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            data[at : at + 4] = side.to_bytes(4, "little")
+    elif name == "webp_animated":
+        at = data.index(b"VP8X") + 12
+        data[at : at + 6] = (side - 1).to_bytes(3, "little") * 2
+    else:
+        at = data.index(b"ispe")
+        while at >= 0:
+            data[at + 8 : at + 16] = side.to_bytes(4, "big") * 2
+            at = data.find(b"ispe", at + 4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp_animated", "avif", "heic"])
+def test_a_declared_size_is_refused_before_its_pixels_are_allocated(decoder: ImageDecoder, name: str) -> None:
+    decode(decoder, SAMPLES[name])
+    (child,) = children()
+    before = peak_bytes(child)
+    error = error_of(decoder, declare(name, 60_000))
+    assert error.code == "too_large" or (name == "tiff" and error.code == "decode_corrupt"), error
+    assert children() == [child]
+    assert peak_bytes(child) - before < 32 * 2**20
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def test_waiting_is_measured_for_the_image_alone(decoder: ImageDecoder) -> None:
