@@ -104,6 +104,21 @@ def convert(
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
     ] = 256_000_000,
+    isolate_decode: Annotated[
+        bool,
+        typer.Option(
+            "--isolate-decode",
+            help="Decode JPEG and PNG, too, in a child process that may crash.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = False,
+    decode_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = 120.0,
     pixel_type: Annotated[str, typer.Option(help="half or float.", rich_help_panel=_OUTPUT)] = "half",
     compression: Annotated[
         str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.", rich_help_panel=_OUTPUT)
@@ -184,7 +199,7 @@ def convert(
             "tile_px": tile_px,
             "memory_budget_bytes": opt.parse_bytes(memory_budget, "--memory-budget"),
         },
-        decode={"max_pixels": max_pixels},
+        decode={"max_pixels": max_pixels, "isolate": isolate_decode, "timeout_s": decode_timeout},
         encode={
             "pixel_type": pixel_type,
             "compression": compression,

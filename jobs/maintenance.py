@@ -28,6 +28,13 @@ MemoryBudget = Annotated[
 MaxPixels = Annotated[
     int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
 ]
+DecodeTimeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 Workers = Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)]
 ExecutorName = Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)]
@@ -74,6 +81,7 @@ def retry(
     precision: Precision = None,
     memory_budget: MemoryBudget = None,
     max_pixels: MaxPixels = None,
+    decode_timeout: DecodeTimeout = None,
     workers: Workers = None,
     executor: ExecutorName = None,
     address: Address = None,
@@ -95,7 +103,15 @@ def retry(
         record,
         dst,
         opt.storage(endpoint_url, profile, region),
-        **opt.changes(weights, device, precision, memory_budget, max_pixels, opt.execution(executor, workers, address)),
+        **opt.changes(
+            weights,
+            device,
+            precision,
+            memory_budget,
+            max_pixels,
+            decode_timeout,
+            opt.execution(executor, workers, address),
+        ),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter
@@ -116,6 +132,7 @@ def repair(
     precision: Precision = None,
     memory_budget: MemoryBudget = None,
     max_pixels: MaxPixels = None,
+    decode_timeout: DecodeTimeout = None,
     workers: Workers = None,
     executor: ExecutorName = None,
     address: Address = None,
@@ -140,7 +157,15 @@ def repair(
         record,
         dst,
         opt.storage(endpoint_url, profile, region),
-        **opt.changes(weights, device, precision, memory_budget, max_pixels, opt.execution(executor, workers, address)),
+        **opt.changes(
+            weights,
+            device,
+            precision,
+            memory_budget,
+            max_pixels,
+            decode_timeout,
+            opt.execution(executor, workers, address),
+        ),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter

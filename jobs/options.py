@@ -180,6 +180,7 @@ def changes(
     precision: str | None,
     memory_budget: str | None,
     max_pixels: int | None,
+    decode_timeout: float | None,
     execution: dict[str, object],
 ) -> dict[str, dict[str, object]]:
     """What the user gave to replace in a recorded configuration: fields by part. Raises ConfigError for a bad size."""
@@ -187,7 +188,7 @@ def changes(
     return {
         "model": given(weights=weights),
         "inference": given(device=device, precision=precision, memory_budget_bytes=budget),
-        "decode": given(max_pixels=max_pixels),
+        "decode": given(max_pixels=max_pixels, timeout_s=decode_timeout),
         "execution": execution,
     }
 
@@ -211,6 +212,8 @@ _FLAGS = {
     "inference.tile_px": "--tile-px",
     "inference.memory_budget_bytes": "--memory-budget",
     "decode.max_pixels": "--max-pixels",
+    "decode.isolate": "--isolate-decode",
+    "decode.timeout_s": "--decode-timeout",
     "encode.pixel_type": "--pixel-type",
     "encode.compression": "--compression",
     "encode.exposure_ev": "--exposure",

@@ -27,6 +27,8 @@ ExecutorName = Literal["ray", "local"]
 _COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 _DWAA_DEFAULT_LEVEL = 45.0
+# A password with slashes, as secret keys have them: by the letter of RFC 3986 the slash ends the authority.
+_SECRET_KEY = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s/@:?#]*:(?!\d+(/|$))[^@]*@")
 
 
 class FrozenModel(BaseModel):
@@ -37,7 +39,7 @@ class FrozenModel(BaseModel):
 
 def _refuse_secrets(url: str) -> str:
     parts = urlsplit(url)
-    if parts.username or parts.password:
+    if parts.username or parts.password or _SECRET_KEY.match(url):
         msg = "a URL must not hold credentials; use the standard credential chain (environment, profile, role)"
         raise ValueError(msg)
     return url
@@ -148,10 +150,18 @@ class InferenceConfig(FrozenModel):
 
 
 class DecodeConfig(FrozenModel):
-    """Limits that are checked before any pixel is decoded."""
+    """Limits of decoding, and where it happens. None of it changes a pixel.
+
+    `max_pixels` and `max_bytes` are checked before any pixel is decoded. JPEG and PNG are decoded within the worker,
+    every other format in a child process; with `isolate`, they are too. A child has `timeout_s`, and
+    `timeout_s_per_megapixel` for each declared megapixel, to come to an end with one image.
+    """
 
     max_pixels: int = Field(256_000_000, ge=1)
     max_bytes: int = Field(2 * 2**30, ge=1)
+    isolate: bool = False
+    timeout_s: float = Field(120.0, gt=0, le=86_400)
+    timeout_s_per_megapixel: float = Field(2.0, ge=0, le=3600)
 
 
 class EncodeConfig(FrozenModel):

@@ -24,7 +24,8 @@ from pipeline.codecs.exr import (
     prepare_hdr,
     verify_exr,
 )
-from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
+from pipeline.codecs.isolation import ImageDecoder
+from pipeline.codecs.ldr import LdrImage, estimate_decoded_bytes
 from pipeline.config import ConversionConfig
 from pipeline.draft import Draft, probe_result, quarantine_error
 from pipeline.errors import (
@@ -85,10 +86,10 @@ class ConversionCounts:
 class ShardConverter:
     """Converts shards with one engine. `run` may be called from several threads; the device is used by one at a time.
 
-    Owns its decode and encode threads (`close` ends them), not the stores or the engine. `source_is_there` is asked
-    when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights stop the
-    job instead of failing every row; it raises CredentialsError where the source refuses to be listed. `before_commit`
-    raises when this process may not commit any more.
+    Owns its threads and the decoder's processes (`close` ends them), not the stores or the engine. `source_is_there`
+    is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
+    stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
+    `before_commit` raises when this process may not commit any more.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class ShardConverter:
         self._source_is_there = source_is_there
         self._before_commit = before_commit
         execution = config.execution
+        self._decoder = ImageDecoder(config.decode)
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
         self._fetched_budget = ByteBudget(execution.queue_bytes)
@@ -172,11 +174,16 @@ class ShardConverter:
         return self._watch.overdue()
 
     def stop(self) -> None:
-        """Make every running and later `run` end soon with InterruptedJobError; images in flight finish first."""
+        """Make every running and later `run` end soon with InterruptedJobError.
+
+        Images in flight finish first, but for those in a decoder's process: they may be what hangs.
+        """
         self._stopping.set()
+        self._decoder.close()
 
     def close(self) -> None:
-        """End the threads; images in flight finish first."""
+        """End the threads and the decoder's processes; images in flight finish first, as far as they are decoded."""
+        self._decoder.close()
         self._decoders.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
 
@@ -194,13 +201,14 @@ class ShardConverter:
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 fault_point("image.fetched", task.source)
-                info = probe_ldr(data, self._config.decode)
-                draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
-                start = perf_counter()
-                with self._watch.stage(task.source, info.width * info.height):
-                    draft.ldr = decode_ldr(data, self._config.decode)
-                    fault_point("image.decoded", task.source)
-                draft.clock("decode", start)
+                with self._decoder.open(data) as image:
+                    info = image.info
+                    draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
+                    start = perf_counter()
+                    with self._watch.stage(task.source, info.width * info.height):
+                        draft.ldr = image.decode()
+                        fault_point("image.decoded", task.source)
+                    draft.clock("decode", start)
             if adopt or task.revision > 1:
                 draft.existing = self._outputs.find(task, self._identity(draft), first_revision=first_revision)
         except ImageError as error:

@@ -86,10 +86,9 @@ class Draft:
 
     def failed(self, error: ImageError) -> ImageResult:
         """The row of an image that cannot be converted."""
-        is_quarantined = isinstance(error, QuarantinedError)
         return ImageResult(
             task=self.task,
-            status=ConversionStatus.QUARANTINED if is_quarantined else ConversionStatus.FAILED,
+            status=ConversionStatus(error.status),
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
             error_code=error.code,

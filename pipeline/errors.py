@@ -27,7 +27,10 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   └── QuarantinedError           quarantined: the row's status says so too
     │       ├── WorkerCrashError       worker_crash
     │       ├── WorkerOutOfMemoryError worker_oom
-    │       └── WorkerHangError        worker_hang
+    │       ├── WorkerHangError        worker_hang
+    │       ├── DecoderCrashError      decoder_crash
+    │       ├── DecoderOutOfMemoryError  decoder_oom
+    │       └── DecoderHangError       decoder_hang
     ├── StorageError                   raised by ObjectStore; the caller decides what it costs
     │   ├── ObjectExistsError          object_exists
     │   ├── ObjectMissingError         object_missing
@@ -113,10 +116,12 @@ class QueryError(UsageError):
 class ImageError(HdrfleetError):
     """One image cannot be converted. It costs one manifest row and nothing else.
 
-    `warnings` are codes for the row's `warnings`: what the failure says of an input that was never decoded.
+    `status` is the row's status. `warnings` are codes for the row's `warnings`: what the failure says of an input that
+    was never decoded.
     """
 
     code = "image_failed"
+    status: ClassVar[str] = "failed"
     warnings: ClassVar[tuple[str, ...]] = ()
 
 
@@ -198,6 +203,7 @@ class QuarantinedError(ImageError):
     """The image takes down the process that works on it: it is left alone, and its row has the status quarantined."""
 
     code = "quarantined"
+    status = "quarantined"
 
 
 class WorkerCrashError(QuarantinedError):
@@ -216,6 +222,24 @@ class WorkerHangError(QuarantinedError):
     """A worker did not come to an end with this image within its deadline."""
 
     code = "worker_hang"
+
+
+class DecoderCrashError(QuarantinedError):
+    """The decoder's process died of this image, twice where it had decoded others before."""
+
+    code = "decoder_crash"
+
+
+class DecoderOutOfMemoryError(QuarantinedError):
+    """Decoding asked for far more memory than the pixels that the file declares."""
+
+    code = "decoder_oom"
+
+
+class DecoderHangError(QuarantinedError):
+    """Decoding did not come to an end within the image's deadline."""
+
+    code = "decoder_hang"
 
 
 class StorageError(HdrfleetError):

@@ -185,6 +185,8 @@ def _codec_errors(kind: ImageFormat) -> Iterator[None]:
     except Exception as error:
         # The libraries behind this edge document no closed set of exceptions for hostile bytes.
         text = " ".join(f"{kind}: {error}".split())[:_MAX_MESSAGE_CHARS]
+        if "maximum image size" in text.lower():  # libheif has a limit of its own, 2**30 pixels
+            raise TooLargeError(text) from error
         if isinstance(error, NotImplementedError) or "unsupported" in text.lower():
             raise UnsupportedFormatError(text) from error
         is_truncated = isinstance(error, EOFError) or any(hint in text.lower() for hint in _TRUNCATION_HINTS)

@@ -65,9 +65,12 @@ def _require_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise QueryError(f"expected one SELECT statement, found {len(statements)}")
-    if statements[0].type is not duckdb.StatementType.SELECT:
-        kind = statements[0].type.name.replace("_", " ")
-        raise QueryError(f"only SELECT statements are allowed, not {kind}")
+    try:
+        kind = statements[0].type
+    except ValueError as error:  # UPDATE EXTENSIONS, for one, has a type that DuckDB's Python package does not know
+        raise QueryError("only SELECT statements are allowed") from error
+    if kind is not duckdb.StatementType.SELECT:
+        raise QueryError(f"only SELECT statements are allowed, not {kind.name.replace('_', ' ')}")
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, timeout_s: float | None) -> pa.Table:

@@ -15,13 +15,17 @@ from urllib.parse import unquote
 
 from pipeline.errors import SourceError
 from pipeline.sharding.patterns import has_wildcard
+from pipeline.storage.redact import without_userinfo
 
 LIST_EXTENSIONS = frozenset({".txt", ".csv", ".parquet"})
 INVENTORY_NAME = "manifest.json"
 LOCAL_SCHEME = "file"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-_QUERY = re.compile(r"\?[\w.\-]+=[^/]*\Z")
+# Keys may hold question marks: what follows one is a query where it reads like one, or holds a signature.
+_QUERY = re.compile(
+    r"\?(?:[\w.\-]+=[^/]*|(?:[\w.\-]+=[^?]*&)?(?:X-Amz-[\w\-]+|AWSAccessKeyId|Signature|sig|token)=.*)\Z", re.IGNORECASE
+)
 _SCHEME_ALIASES = {"s3a": "s3", "gcs": "gs"}
 
 
@@ -67,6 +71,7 @@ def locate(url: str) -> Location:
     Local paths become absolute (`~` is expanded). Userinfo is dropped. Keys of object stores are taken literally.
     Raises SourceError for a file URL without an absolute path.
     """
+    url = without_userinfo(url)
     match = _SCHEME.match(url)
     scheme = match.group(1).lower() if match else LOCAL_SCHEME
     scheme = _SCHEME_ALIASES.get(scheme, scheme)
@@ -75,7 +80,7 @@ def locate(url: str) -> Location:
         path = _path_of_file_url(rest) if match else os.path.expanduser(rest)  # noqa: PTH111 - pathlib drops `//` and `.`
         return Location(scheme, "/", os.path.abspath(path).lstrip("/"))  # noqa: PTH100 - resolve() would follow links
     bucket, _, key = rest.partition("/")
-    return Location(scheme, f"{scheme}://{bucket.rpartition('@')[2]}", key.rstrip("/"))
+    return Location(scheme, f"{scheme}://{bucket}", key.rstrip("/"))
 
 
 def _path_of_file_url(rest: str) -> str:
@@ -123,8 +128,8 @@ def relative_to(inner: str, outer: str) -> str | None:
 def resolve_entry(entry: str, folder: Location) -> Location:
     """Locate one entry of a list that lies in `folder`: a URL, an absolute local path, or a path relative to it.
 
-    A URL's query of the form `?name=value` is dropped; any other `?` belongs to the key. Raises SourceError when a
-    relative path leaves the bucket.
+    A URL's query of the form `?name=value`, or with a signature, is dropped; any other `?` belongs to the key. Raises
+    SourceError when a relative path leaves the bucket.
     """
     entry = listed_name(entry)
     if _SCHEME.match(entry) or (folder.scheme == LOCAL_SCHEME and entry.startswith(("/", "~/"))):
@@ -138,9 +143,9 @@ def resolve_entry(entry: str, folder: Location) -> Location:
 
 
 def listed_name(entry: str) -> str:
-    """Return an entry as it is recorded: without userinfo, and without a query of the form `?name=value`."""
+    """Return an entry as it is recorded: without userinfo, and without a query of the form `?name=value`.
+
+    A secret key and a session token may hold slashes; so may a key, and it may hold a question mark.
+    """
     match = _SCHEME.match(entry)
-    if match is None:
-        return entry
-    bucket, slash, key = _QUERY.sub("", entry[match.end() :]).partition("/")
-    return f"{match.group()}{bucket.rpartition('@')[2]}{slash}{key}"
+    return without_userinfo(match.group() + _QUERY.sub("", entry[match.end() :])) if match else entry

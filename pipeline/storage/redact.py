@@ -41,3 +41,12 @@ def redact_url(text: str) -> str:
     text = _ELEMENT.sub(rf"<\g<name>>{_MASK}<", text)
     text = _ASSIGNMENT.sub(rf"\g<name>\g<between>{_MASK}", text)
     return _ACCESS_KEY.sub(_MASK, text)
+
+
+def without_userinfo(url: str) -> str:
+    """Return a URL without user and password, also where the password is a secret key with slashes in it."""
+    match = re.match(_SCHEME, url)
+    if match is None:
+        return url
+    host, slash, path = _PASSWORD.sub(r"\g<scheme>", url, count=1)[match.end() :].partition("/")
+    return f"{match.group()}{host.rpartition('@')[2]}{slash}{path}"

@@ -31,12 +31,17 @@ def test_a_bad_option_is_one_line_that_names_it(parts: dict[str, object], says: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "https://user@host/x"])
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "https://user@host/x", "s3://key:with/sla/secret@b/x"])
 def test_credentials_in_urls_are_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(source={"url": url}, destination={"url": "out"})
     assert "must not hold credentials" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://host:8080/a@b/x", "s3://bucket/a:b@2x/c", "/photos/a:b@c"])
+def test_an_at_sign_in_a_path_is_no_credential(url: str) -> None:
+    assert build_config(source={"url": url}, destination={"url": "out"}).source.url == url
 
 
 def test_an_anonymous_store_takes_no_profile() -> None:

@@ -12,6 +12,7 @@ LIGHT = {
     "pipeline.config": {"ray", "torch", "fsspec", "s3fs", "duckdb", "OpenEXR", "pyarrow"},
     "pipeline.sharding": {"ray", "torch", "s3fs", "duckdb", "OpenEXR"},
     "pipeline.job": {"ray", "torch", "s3fs"},
+    "pipeline.codecs.decoder_child": {"ray", "torch", "fsspec", "s3fs", "duckdb", "OpenEXR", "pyarrow"},
     "pipeline.inference.tiling": {"ray", "torch"},
     "pipeline.simulation.camera": {"ray", "torch", "fsspec", "s3fs", "duckdb", "pyarrow", "scipy"},
     "pipeline.evaluation": {"ray", "torch", "fsspec", "duckdb", "OpenEXR", "scipy", "skimage", "flip_evaluator"},
