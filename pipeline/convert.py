@@ -11,76 +11,26 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
-from pipeline.codecs.exr import (
-    ExrProvenance,
-    OutputIdentity,
-    PreparedHdr,
-    decode_exr,
-    encode_exr,
-    prepare_hdr,
-    verify_exr,
-)
 from pipeline.codecs.isolation import ImageDecoder
-from pipeline.codecs.ldr import LdrImage, estimate_decoded_bytes
+from pipeline.codecs.ldr import estimate_decoded_bytes
 from pipeline.config import ConversionConfig
-from pipeline.draft import Draft, probe_result, quarantine_error
-from pipeline.errors import (
-    EmptyImageError,
-    ImageError,
-    InterruptedJobError,
-    ObjectChangedError,
-    ObjectDeniedError,
-    ObjectMissingError,
-    ObjectTooLargeError,
-    SourceChangedError,
-    SourceDeniedError,
-    SourceLostError,
-    SourceMissingError,
-    TooLargeError,
-)
+from pipeline.draft import ConversionCounts, Draft, probe_result, quarantine_error
+from pipeline.errors import ImageError, InterruptedJobError
 from pipeline.faults import fault_point
 from pipeline.flow import ByteBudget, StageWatch
-from pipeline.inference.base import Engine, Inference
+from pipeline.inference.base import Engine
 from pipeline.manifest import commit_part
-from pipeline.outputs import OutputStore, StoredOutput
-from pipeline.quality.stats import measure
-from pipeline.records import (
-    ConversionStatus,
-    ImageResult,
-    ImageTask,
-    Provenance,
-    Shard,
-    ShardResult,
-)
+from pipeline.output_stage import OutputStage
+from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardResult
+from pipeline.source_reader import SourceReader
 from pipeline.storage import ObjectStore
 
-# Under `--verify sample` this share of the images is decoded again, chosen by source digest.
-_VERIFY_ONE_IN = 20
 # float32 RGB from the network, its half copy, and the encoded file.
 _OUTPUT_BYTES_PER_PIXEL = 12 + 6 + 6
-
-
-@dataclass(slots=True)
-class ConversionCounts:
-    """Running totals of one converter."""
-
-    num_images: int = 0
-    num_failed: int = 0
-    megapixels: float = 0.0
-    failed_by_code: Counter[str] = field(default_factory=Counter)
-
-    def add(self, result: ImageResult) -> None:
-        """Count one finished image."""
-        self.num_images += 1
-        if result.error_code:
-            self.num_failed += 1
-            self.failed_by_code[result.error_code] += 1
-        if result.image and result.status is ConversionStatus.OK:
-            self.megapixels += result.image.width * result.image.height / 1e6
 
 
 class ShardConverter:
@@ -103,13 +53,11 @@ class ShardConverter:
         source_is_there: Callable[[], bool] = lambda: True,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        self._source = source
+        self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
+        self._output = OutputStage(destination, config.encode, provenance)
         self._destination = destination
-        self._outputs = OutputStore(destination)
         self._engine = engine
-        self._config = config
         self._provenance = provenance
-        self._source_is_there = source_is_there
         self._before_commit = before_commit
         execution = config.execution
         self._decoder = ImageDecoder(config.decode)
@@ -131,7 +79,7 @@ class ShardConverter:
         row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
         by the next attempt. A probe stores its outputs and commits nothing.
         """
-        self._outputs.refresh()
+        self._output.refresh()
         quarantined = {entry.source: entry for entry in shard.quarantined}
         loads = {
             self._decoders.submit(self._load, task, adopt, 1 if shard.adopts_earlier else task.revision)
@@ -155,7 +103,7 @@ class ShardConverter:
         except BaseException:
             self._abandon(loads, results)
             raise
-        self._require_source(rows)
+        self._source.require_there(rows)
         if shard.is_probe:
             return probe_result(rows, shard, attempt)
         fault_point("part.ready")
@@ -197,7 +145,7 @@ class ShardConverter:
             with self._fetched_budget.hold(task.size_bytes):
                 start = perf_counter()
                 with self._watch.stage(task.source):
-                    data = self._fetch(task)
+                    data = self._source.read(task)
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 fault_point("image.fetched", task.source)
@@ -210,7 +158,7 @@ class ShardConverter:
                         fault_point("image.decoded", task.source)
                     draft.clock("decode", start)
             if adopt or task.revision > 1:
-                draft.existing = self._outputs.find(task, self._identity(draft), first_revision=first_revision)
+                draft.existing = self._output.find(draft, first_revision)
         except ImageError as error:
             draft.error = error
             self._release(draft)
@@ -218,24 +166,6 @@ class ShardConverter:
             self._release(draft)
             raise
         return draft
-
-    def _fetch(self, task: ImageTask) -> bytes:
-        max_bytes = self._config.decode.max_bytes
-        try:
-            data = self._source.read(task.key, if_match=task.etag or None, max_bytes=max_bytes)
-        except ObjectMissingError as error:
-            raise SourceMissingError(f"{task.source} is not at the source, or not any more") from error
-        except ObjectChangedError as error:
-            raise SourceChangedError(
-                f"{task.source} changed after it was planned; the next run plans it again"
-            ) from error
-        except ObjectDeniedError as error:
-            raise SourceDeniedError(f"{task.source} may not be read: {error}") from error
-        except ObjectTooLargeError as error:
-            raise TooLargeError(f"{task.source} is larger than the limit of {max_bytes} bytes") from error
-        if not data:
-            raise EmptyImageError(f"{task.source} has zero bytes")
-        return data
 
     # Stage 2, on the calling thread.
 
@@ -247,7 +177,7 @@ class ShardConverter:
         if draft.ldr is None:
             return self._fail(draft, draft.error)
         if draft.existing is not None:
-            return self._hand_over(draft, partial(self._adopt, draft, draft.ldr, draft.existing))
+            return self._hand_over(draft, partial(self._output.adopt, draft, draft.ldr, draft.existing))
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
@@ -256,7 +186,7 @@ class ShardConverter:
                 inference = self._engine.infer(draft.ldr.pixels)
             draft.clock("infer", start)
             fault_point("image.inferred", draft.task.source)
-            finish = partial(self._finish, draft, draft.ldr, inference)
+            finish = partial(self._output.finish, draft, draft.ldr, inference)
             return self._hand_over(draft, finish, output_bytes)
         except ImageError as error:
             self._output_budget.release(output_bytes)
@@ -302,73 +232,7 @@ class ShardConverter:
             self._release(draft)
         return self._count(result)
 
-    def _finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
-        prepared = prepare_hdr(inference.linear, ldr.alpha, self._config.encode)
-        data, verified = self._encode(draft, ldr, prepared, inference)
-        fault_point("image.encoded", draft.task.source)
-        start = perf_counter()
-        stored = self._outputs.put(draft.task, self._identity(draft), data)
-        draft.clock("put", start)
-        fault_point("output.created", draft.task.source)
-        if stored.adopted:
-            return self._adopt(draft, ldr, stored)
-        # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
-        hdr = decode_exr(data).image if self._config.encode.is_lossy else prepared.image
-        return draft.converted(
-            ldr,
-            inference.info,
-            stored,
-            measure(ldr.pixels, hdr, self._config.encode.exposure_ev),
-            num_half_overflow=prepared.num_half_overflow,
-            verified=verified,
-        )
-
-    def _adopt(self, draft: Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
-        """Build the row from the bytes that are in the store; decoding them verifies them."""
-        decoded = decode_exr(stored.data)
-        made = decoded.provenance
-        return draft.converted(
-            ldr,
-            made.inference if made else None,
-            stored,
-            measure(ldr.pixels, decoded.image, self._config.encode.exposure_ev),
-            num_half_overflow=made.num_half_overflow if made else 0,
-            verified=True,
-        )
-
-    def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
-        start = perf_counter()
-        options = self._config.encode
-        identity = self._identity(draft)
-        provenance = ExrProvenance(
-            source=draft.task.source,
-            software_version=self._provenance.software_version,
-            weights_name=self._provenance.weights_name,
-            inference=inference.info,
-            num_half_overflow=prepared.num_half_overflow,
-            capture=ldr.info.capture,
-        )
-        data = encode_exr(prepared.image, options, identity, provenance)
-        verify = options.verify == "all" or (
-            options.verify == "sample" and int(identity.source_sha256[:8], 16) % _VERIFY_ONE_IN == 0
-        )
-        if verify:
-            verify_exr(data, prepared.image, options, identity)
-        draft.clock("encode", start)
-        return data, verify
-
     # Book-keeping.
-
-    def _require_source(self, rows: Sequence[ImageResult]) -> None:
-        """Raise SourceLostError or CredentialsError when it is the source that failed, and not its images."""
-        is_suspect = all(row.error_code == SourceMissingError.code for row in rows) or any(
-            row.error_code == SourceDeniedError.code for row in rows
-        )
-        if is_suspect and not self._source_is_there():
-            raise SourceLostError("the source lists nothing any more; is it still mounted?")
-
-    def _identity(self, draft: Draft) -> OutputIdentity:
-        return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
 
     def _count(self, result: ImageResult) -> ImageResult:
         with self._counts_lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -98,6 +99,25 @@ class Draft:
             image=self.ldr.info if self.ldr else None,
             timings=self.timings,
         )
+
+
+@dataclass(slots=True)
+class ConversionCounts:
+    """Running totals of one converter."""
+
+    num_images: int = 0
+    num_failed: int = 0
+    megapixels: float = 0.0
+    failed_by_code: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: ImageResult) -> None:
+        """Count one finished image."""
+        self.num_images += 1
+        if result.error_code:
+            self.num_failed += 1
+            self.failed_by_code[result.error_code] += 1
+        if result.image and result.status is ConversionStatus.OK:
+            self.megapixels += result.image.width * result.image.height / 1e6
 
 
 _QUARANTINE_ERRORS = {error.code: error for error in (WorkerCrashError, WorkerHangError, WorkerOutOfMemoryError)}

@@ -1,0 +1,102 @@
+"""The last stage of one image: encode, verify, store, measure; or take over what an earlier attempt stored."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from pipeline.codecs.exr import (
+    ExrProvenance,
+    OutputIdentity,
+    PreparedHdr,
+    decode_exr,
+    encode_exr,
+    prepare_hdr,
+    verify_exr,
+)
+from pipeline.codecs.ldr import LdrImage
+from pipeline.config import EncodeConfig
+from pipeline.draft import Draft
+from pipeline.faults import fault_point
+from pipeline.inference.base import Inference
+from pipeline.outputs import OutputStore, StoredOutput
+from pipeline.quality.stats import measure
+from pipeline.records import ImageResult, Provenance
+from pipeline.storage import ObjectStore
+
+# Under `--verify sample` this share of the images is decoded again, chosen by source digest.
+_VERIFY_ONE_IN = 20
+
+
+class OutputStage:
+    """Turns network output into a stored EXR and its row. Safe for threads, each with images of its own."""
+
+    def __init__(self, destination: ObjectStore, options: EncodeConfig, provenance: Provenance) -> None:
+        self._outputs = OutputStore(destination)
+        self._options = options
+        self._provenance = provenance
+
+    def refresh(self) -> None:
+        """Look anew at what a collection took away, before a shard begins."""
+        self._outputs.refresh()
+
+    def find(self, draft: Draft, first_revision: int) -> StoredOutput | None:
+        """The output that an earlier attempt stored for these very bytes, options and weights."""
+        return self._outputs.find(draft.task, self._identity(draft), first_revision=first_revision)
+
+    def finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
+        """Encode and store what the network made of `ldr`, and measure it. Raises as codecs and stores do."""
+        prepared = prepare_hdr(inference.linear, ldr.alpha, self._options)
+        data, verified = self._encode(draft, ldr, prepared, inference)
+        fault_point("image.encoded", draft.task.source)
+        start = perf_counter()
+        stored = self._outputs.put(draft.task, self._identity(draft), data)
+        draft.clock("put", start)
+        fault_point("output.created", draft.task.source)
+        if stored.adopted:
+            return self.adopt(draft, ldr, stored)
+        # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
+        hdr = decode_exr(data).image if self._options.is_lossy else prepared.image
+        return draft.converted(
+            ldr,
+            inference.info,
+            stored,
+            measure(ldr.pixels, hdr, self._options.exposure_ev),
+            num_half_overflow=prepared.num_half_overflow,
+            verified=verified,
+        )
+
+    def adopt(self, draft: Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
+        """Build the row from the bytes that are in the store; decoding them verifies them."""
+        decoded = decode_exr(stored.data)
+        made = decoded.provenance
+        return draft.converted(
+            ldr,
+            made.inference if made else None,
+            stored,
+            measure(ldr.pixels, decoded.image, self._options.exposure_ev),
+            num_half_overflow=made.num_half_overflow if made else 0,
+            verified=True,
+        )
+
+    def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
+        start = perf_counter()
+        identity = self._identity(draft)
+        provenance = ExrProvenance(
+            source=draft.task.source,
+            software_version=self._provenance.software_version,
+            weights_name=self._provenance.weights_name,
+            inference=inference.info,
+            num_half_overflow=prepared.num_half_overflow,
+            capture=ldr.info.capture,
+        )
+        data = encode_exr(prepared.image, self._options, identity, provenance)
+        verify = self._options.verify == "all" or (
+            self._options.verify == "sample" and int(identity.source_sha256[:8], 16) % _VERIFY_ONE_IN == 0
+        )
+        if verify:
+            verify_exr(data, prepared.image, self._options, identity)
+        draft.clock("encode", start)
+        return data, verify
+
+    def _identity(self, draft: Draft) -> OutputIdentity:
+        return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
