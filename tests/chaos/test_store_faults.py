@@ -154,10 +154,10 @@ def after_start(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
     return tuple(replace(fault, skip=4) for fault in faults)
 
 
-def assert_ends_right(library: Library) -> None:
+def assert_ends_right(library: Library, least_met: int = 4) -> None:
     assert hdrfleet_here(*library.command) == 0
     num_met = sum(seen.kind is not None for proxy in (library.source, library.destination) for seen in proxy.seen)
-    assert num_met >= 4
+    assert num_met >= least_met
     library.assert_whole()
     library.fault()
     assert hdrfleet_here(*library.command) == 0
@@ -176,8 +176,12 @@ def test_noise_on_both_sides_changes_nothing(library: Library, noise: tuple[Faul
 @pytest.mark.parametrize("sides", ["source", "destination", "both"])
 def test_noise_on_every_side_of_every_server(library: Library, noise: tuple[Fault, ...], sides: str) -> None:
     noise = after_start(noise)
-    library.fault(*(noise if sides != "destination" else ()), destination=noise if sides != "source" else ())
-    assert_ends_right(library)
+    if sides == "source":  # a source alone sees one request per image, and few others
+        library.fault(*(replace(fault, probability=2 * fault.probability) for fault in noise))
+        assert_ends_right(library, least_met=2)
+    else:
+        library.fault(*(noise if sides == "both" else ()), destination=noise)
+        assert_ends_right(library)
 
 
 @pytest.mark.parametrize("library", ["swift"], indirect=True)
@@ -268,7 +272,7 @@ def convert_with_patience_for_one_attempt(library: Library) -> None:
         Fault("black_hole", "PutObject", "^out/images/", skip=3),
         pytest.param(Fault("black_hole", "PutObject", "^out/manifest/", skip=1), marks=pytest.mark.long),
         pytest.param(Fault("black_hole", key="^out/(images|manifest)/", skip=5), marks=pytest.mark.long),
-        Fault("lost_answer", "PutObject", "^out/(images|manifest)/", skip=4),
+        pytest.param(Fault("lost_answer", "PutObject", "^out/(images|manifest)/", skip=4), marks=pytest.mark.long),
     ],
     ids=["outputs", "parts", "all", "nothing heard"],
 )
