@@ -156,6 +156,9 @@ def _refuse_unsupported(page: tifffile.TiffPage, tags: Mapping[int, Any]) -> Non
 def _check_segments(data: bytes, page: tifffile.TiffPage) -> None:
     """Every strip or tile must be there, lie within the file and, if JPEG, end with its end marker."""
     offsets, counts = page.dataoffsets, page.databytecounts
+    # A size that is declared as text comes as bytes, and their product with a number is memory.
+    if not all(isinstance(side, int) for side in (*page.shape, *page.chunks, *page.chunked)):
+        raise CorruptImageError("TIFF with sizes that are no numbers")
     expected = math.prod(page.chunked)
     if math.prod(page.chunks) > max(_MAX_SEGMENT_SAMPLES, 4 * math.prod(page.shape)):
         raise CorruptImageError("TIFF with tiles that are far larger than its image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import resource
 import signal
@@ -322,6 +323,19 @@ def test_a_declared_size_is_refused_before_its_pixels_are_allocated(decoder: Ima
     assert error.code == "too_large" or (name == "tiff" and error.code == "decode_corrupt"), error
     assert children() == [child]
     assert peak_bytes(child) - before < 32 * 2**20
+
+
+# Found by coverage-guided fuzzing: a length of type BYTE, times a width of 4,294,901,760.
+TEXT_FOR_A_SIZE = base64.b64decode(
+    "SUkqAAgAAAAQAAABYgABAAAAQAQAAAABAQABAAAAMAAAAAIBAwADAPb/zQAAAAMBAwABAAAAsoAAAAYBAwD//////f3//xUBAwAB"
+    "AAAAAwAAAI6Nwe1KsR5Phq9tJt+4KAkHWE6WPytGq35aL8+5U6UAaay8Yd+fnc+kfGkGkwxabkToKgv/ib+5XsEcdc6ugUJbLqHT"
+    "kk06CnyJ4NHqyU9FDbIHQP////////////////////////////////9PFQK5hfPtQAAAAAAAAD8AAC8AAAAAAABWUDYgAP4BtgH2"
+    "AVdYfW9PdvxJ/FXpnyFP"
+)
+
+
+def test_a_size_that_is_text_takes_no_memory(decoder: ImageDecoder) -> None:
+    assert error_of(decoder, TEXT_FOR_A_SIZE).code == "decode_corrupt"
 
 
 def peak_bytes(process: psutil.Process) -> int:
