@@ -21,10 +21,10 @@ LIMITS = DecodeConfig(max_pixels=1_000_000)
 
 
 def fill(corpus: Path) -> None:
-    from ldr_samples import all_formats
-
     corpus.mkdir(parents=True, exist_ok=True)
     if not any(corpus.iterdir()):
+        from ldr_samples import all_formats
+
         for name, data in all_formats().items():
             (corpus / name).write_bytes(data)
 
