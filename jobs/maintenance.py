@@ -11,6 +11,7 @@ import typer
 from jobs import options as opt
 from jobs.destination import finish, open_destination
 from jobs.signals import stopping_on_signals
+from pipeline.config import StorageConfig
 
 _INFERENCE = "Inference"
 _RUNNING = "Running"
@@ -45,6 +46,10 @@ def verify(
     sample: Sample = "1%",
     deep: Annotated[bool, typer.Option("--deep", help="Read, hash and decode all of them.")] = False,
     show_all: ShowAll = False,
+    executor: Annotated[
+        str, typer.Option(help="local, or ray: outputs are read all over the cluster.", rich_help_panel=_RUNNING)
+    ] = "local",
+    address: Address = None,
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
@@ -59,10 +64,12 @@ def verify(
     from jobs.verify import EXIT_UNSOUND, print_report, run_verify
 
     share = 1.0 if deep else opt.parse_share(sample)
+    on_ray = opt.verify_execution(executor, address)
     store, record = open_destination(dst, endpoint_url, profile, region)
+    storage = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
-        report = run_verify(store, record, share, quiet=quiet)
+        report = run_verify(store, record, share, quiet=quiet, on_ray=on_ray, storage=storage)
     if json:
         print_json(report.to_json())
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import ConversionConfig, StorageConfig, build_config
+from pipeline.config import ConversionConfig, ExecutionConfig, StorageConfig, build_config
 from pipeline.errors import ConfigError
 
 _SRC = "Source storage"
@@ -172,6 +172,17 @@ def execution(executor: str | None, workers: str | None, address: str | None) ->
     values: dict[str, object] = {"num_workers": None, "address": None} if executor == "local" else {}
     values |= given(executor=executor, address=address)
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
+
+
+def verify_execution(executor: str, address: str | None) -> ExecutionConfig | None:
+    """Where outputs are verified: None in this process. Raises ConfigError for options that contradict each other."""
+    if executor not in {"local", "ray"}:
+        raise ConfigError("--executor must be local or ray")
+    if executor == "local":
+        if address:
+            raise ConfigError("--address needs --executor ray; drop one of the two")
+        return None
+    return ExecutionConfig(executor="ray", address=address)
 
 
 def changes(

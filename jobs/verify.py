@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import Progress
 
 from jobs.progress import plural
+from pipeline.config import ExecutionConfig, StorageConfig
+from pipeline.execution.address import check_address, ray_address
 from pipeline.job import JobRecord
 from pipeline.storage import ObjectStore
 from pipeline.verification import VerifyReport, verify_destination
+from pipeline.verification.objects import check_contents
+from pipeline.verification.verify import CheckOutputs
 
 EXIT_UNSOUND = 3
 _NUM_SHOWN = 20
 
 
-def run_verify(store: ObjectStore, record: JobRecord, share: float, *, quiet: bool) -> VerifyReport:
-    """Verify with a progress bar on standard error, where that is a terminal."""
-    with _progress(quiet=quiet) as on_progress:
-        return verify_destination(
-            store, record, share=share, num_threads=len(os.sched_getaffinity(0)), on_progress=on_progress
-        )
+def run_verify(
+    store: ObjectStore,
+    record: JobRecord,
+    share: float,
+    *,
+    quiet: bool,
+    on_ray: ExecutionConfig | None = None,
+    storage: StorageConfig | None = None,
+) -> VerifyReport:
+    """Verify with a progress bar on standard error, where that is a terminal.
+
+    Outputs are checked by threads of this process, or by tasks `on_ray`, which open the store by `storage`. Raises
+    ConfigError where Ray cannot be used, StorageError, SystemicError.
+    """
+    with ExitStack() as stack:
+        check: CheckOutputs = partial(check_contents, num_threads=len(os.sched_getaffinity(0)))
+        if on_ray is not None:
+            from jobs.verify_ray import check_on_ray
+            from pipeline.execution.ray_session import ray_session
+
+            check_address(ray_address(on_ray))
+            stack.enter_context(ray_session(on_ray))
+            check = partial(check_on_ray, storage=storage or StorageConfig())
+        on_progress = stack.enter_context(_progress(quiet=quiet))
+        return verify_destination(store, record, share=share, check_outputs=check, on_progress=on_progress)
 
 
 def print_report(report: VerifyReport, *, show_all: bool) -> None:

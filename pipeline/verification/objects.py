@@ -70,7 +70,7 @@ def is_sampled(key: str, share: float) -> bool:
 
 
 def check_contents(
-    store: ObjectStore, outputs: list[ExpectedOutput], num_threads: int, on_done: Callable[[int], None]
+    store: ObjectStore, outputs: list[ExpectedOutput], *, num_threads: int, on_done: Callable[[int], None]
 ) -> Iterator[Finding]:
     """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each. Decoding releases the GIL.
 

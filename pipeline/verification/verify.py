@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol
 
 from pipeline.job import JobRecord
 from pipeline.storage import ObjectStore
-from pipeline.verification.findings import VerifyReport
+from pipeline.verification.findings import Finding, VerifyReport
 from pipeline.verification.objects import check_contents, check_listing, is_sampled, list_objects
-from pipeline.verification.rows import check_rows
+from pipeline.verification.rows import ExpectedOutput, check_rows
 
 OnProgress = Callable[[int, int], None]
 _ROW_THREADS = 16
+
+
+class CheckOutputs(Protocol):
+    """Reads, hashes and decodes outputs, here or on other machines, as `check_contents` does."""
+
+    def __call__(
+        self, store: ObjectStore, outputs: list[ExpectedOutput], *, on_done: Callable[[int], None]
+    ) -> Iterator[Finding]:
+        """Yield what is wrong with `outputs`; `on_done` gets the bytes of each."""
+        ...
+
+
+_check_here = partial(check_contents, num_threads=4)
 
 
 def verify_destination(
@@ -19,15 +34,15 @@ def verify_destination(
     record: JobRecord,
     *,
     share: float = 0.01,
-    num_threads: int = 4,
+    check_outputs: CheckOutputs = _check_here,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> VerifyReport:
     """Check the destination whose job.json is `record`, and report everything that is not as it should be.
 
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
-    outputs is read, hashed and decoded as well. `on_progress` gets how many of these are done, and of how many.
-    Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a repair replaced
-    or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a conversion runs,
+    outputs is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets how many of these are done, and
+    of how many. Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a
+    repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a conversion runs,
     its unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError and SystemicError
     where the store cannot be read.
     """
@@ -47,7 +62,7 @@ def verify_destination(
         num_done, num_bytes_read = num_done + 1, num_bytes_read + num_bytes
         on_progress(num_done, len(sample))
 
-    findings.extend(check_contents(store, sample, num_threads, on_done))
+    findings.extend(check_outputs(store, sample, on_done=on_done))
     return VerifyReport(
         destination=store.url,
         num_plans=rows.num_plans,

@@ -80,7 +80,7 @@ def verify(destination: Path, share: float = 1.0) -> VerifyReport:
     store = open_store(str(destination), StorageConfig())
     record = read_job(store)
     assert record is not None
-    return verify_destination(store, record, share=share, num_threads=2)
+    return verify_destination(store, record, share=share)
 
 
 def codes(destination: Path, share: float = 1.0) -> dict[str, str]:

@@ -1,0 +1,68 @@
+"""Outputs read, hashed and decoded by tasks all over a Ray cluster, where the bandwidth and the cores are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from pipeline.config import StorageConfig
+from pipeline.errors import WorkerLostError, first_line
+from pipeline.storage import ObjectStore, open_store
+from pipeline.verification.findings import Finding
+from pipeline.verification.objects import check_contents
+from pipeline.verification.rows import ExpectedOutput
+
+_BATCH_OUTPUTS = 64
+# Reading is repeatable: Ray may run a lost task again. A batch that takes longer than this has a store that hangs.
+_MAX_RETRIES = 4
+_TIMEOUT_S = 3600.0
+_POLL_S = 1.0
+_BATCHES_PER_CORE = 2
+
+
+def check_on_ray(
+    store: ObjectStore, outputs: list[ExpectedOutput], *, storage: StorageConfig, on_done: Callable[[int], None]
+) -> Iterator[Finding]:
+    """Yield what `check_contents` does, from tasks of one core each. Ray is connected; `storage` opens `store` there.
+
+    Raises WorkerLostError when tasks are lost time and again or take too long, and what the store raises.
+    """
+    check = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_check_batch)
+    waiting = iter(outputs)
+    running: dict[Any, float] = {}
+    max_running = _BATCHES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    while True:
+        while len(running) < max_running and (batch := list(islice(waiting, _BATCH_OUTPUTS))):
+            running[check.remote(store.url, storage, batch)] = monotonic() + _TIMEOUT_S
+        if not running:
+            return
+        done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+        for ref in done:
+            del running[ref]
+            sizes, findings = _get(ref)
+            for num_bytes in sizes:
+                on_done(num_bytes)
+            yield from findings
+        if any(monotonic() > deadline for deadline in running.values()):
+            raise WorkerLostError(f"{_BATCH_OUTPUTS} outputs were not checked within {_TIMEOUT_S:.0f} s")
+
+
+def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> tuple[list[int], list[Finding]]:
+    sizes: list[int] = []
+    findings = list(check_contents(open_store(url, storage), outputs, num_threads=1, on_done=sizes.append))
+    return sizes, findings
+
+
+def _get(ref: Any) -> tuple[list[int], list[Finding]]:
+    try:
+        sizes, findings = ray.get(ref, timeout=_TIMEOUT_S)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Exception) else error from error
+    except RayError as error:
+        raise WorkerLostError(f"outputs could not be checked: {first_line(error)}") from error
+    return sizes, findings

@@ -1,0 +1,51 @@
+"""A destination verified by tasks of Ray: the same findings as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import hdrfleet_here
+from photographs import jpeg, picture
+
+NUM_PHOTOS = 70  # more than one batch
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    photos, dst = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for index in range(NUM_PHOTOS):
+        (photos / f"{index:02d}.jpg").write_bytes(jpeg(picture(12, 16, seed=index)))
+    options = ("--weights", "identity", "--executor", "local", "--device", "cpu", "--quiet")
+    assert hdrfleet_here("convert", photos, dst, *options) == 0
+    flipped = bytearray((dst / "images/66.jpg.exr").read_bytes())
+    flipped[-3] ^= 0xFF
+    (dst / "images/66.jpg.exr").write_bytes(flipped)
+    (dst / "images/03.jpg.exr").unlink()
+    return dst
+
+
+def verified(capsys: pytest.CaptureFixture[str], dst: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = hdrfleet_here("verify", dst, "--json", "--quiet", *options)
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_findings_are_those_of_one_process(ray_here: None, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = verified(capsys, damaged, "--deep")
+    on_ray = verified(capsys, damaged, "--deep", "--executor", "ray")
+    assert here[0] == on_ray[0] == 3
+    assert {finding["code"] for finding in here[1]["findings"]} >= {"output_missing", "output_sha256"}
+    for report in (here[1], on_ray[1]):
+        report["findings"].sort(key=lambda finding: (finding["code"], finding["key"]))
+    assert on_ray[1] == here[1]
+    assert on_ray[1]["num_decoded"] == NUM_PHOTOS
+
+
+def test_options_that_contradict_each_other_are_refused(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hdrfleet_here("verify", damaged, "--address", "auto") == 2
+    assert "--address needs --executor ray" in capsys.readouterr().err
+    assert hdrfleet_here("verify", damaged, "--executor", "ray", "--address", "127.0.0.1:1") == 2
