@@ -149,7 +149,7 @@ def convert(
     max_failure_rate: opt.MaxFailureRate = "50%",
     image_timeout: opt.ImageTimeout = 600.0,
     shard_timeout: opt.ShardTimeout = 7200.0,
-    lease_timeout: opt.LeaseTimeout = 60.0,
+    lease_timeout: opt.LeaseTimeout = 180.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
     src_endpoint_url: opt.SrcEndpoint = None,

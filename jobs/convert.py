@@ -256,7 +256,10 @@ def _executor(spec: WorkerSpec) -> Iterator[Executor]:
 
         worker = Worker(spec, "local")
         with LocalExecutor(
-            worker, num_leases=execution.leases_per_worker, max_attempts=execution.max_shard_attempts
+            worker,
+            num_leases=execution.leases_per_worker,
+            max_attempts=execution.max_shard_attempts,
+            shard_timeout_s=execution.shard_timeout_s,
         ) as local:
             yield local
     else:

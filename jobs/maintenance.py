@@ -36,6 +36,14 @@ DecodeTimeout = Annotated[
         rich_help_panel=_RUNNING,
     ),
 ]
+IsolateDecode = Annotated[
+    bool | None,
+    typer.Option(
+        "--isolate-decode/--no-isolate-decode",
+        help="Decode JPEG and PNG in child processes too.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 Workers = Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)]
 ExecutorName = Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)]
@@ -89,6 +97,10 @@ def retry(
     memory_budget: MemoryBudget = None,
     max_pixels: MaxPixels = None,
     decode_timeout: DecodeTimeout = None,
+    isolate_decode: IsolateDecode = None,
+    image_timeout: opt.ImageTimeout = None,
+    shard_timeout: opt.ShardTimeout = None,
+    lease_timeout: opt.LeaseTimeout = None,
     workers: Workers = None,
     executor: ExecutorName = None,
     address: Address = None,
@@ -117,7 +129,15 @@ def retry(
             memory_budget,
             max_pixels,
             decode_timeout,
-            opt.execution(executor, workers, address),
+            isolate_decode,
+            opt.execution(
+                executor,
+                workers,
+                address,
+                image_timeout=image_timeout,
+                shard_timeout=shard_timeout,
+                lease_timeout=lease_timeout,
+            ),
         ),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
@@ -140,6 +160,10 @@ def repair(
     memory_budget: MemoryBudget = None,
     max_pixels: MaxPixels = None,
     decode_timeout: DecodeTimeout = None,
+    isolate_decode: IsolateDecode = None,
+    image_timeout: opt.ImageTimeout = None,
+    shard_timeout: opt.ShardTimeout = None,
+    lease_timeout: opt.LeaseTimeout = None,
     workers: Workers = None,
     executor: ExecutorName = None,
     address: Address = None,
@@ -171,7 +195,15 @@ def repair(
             memory_budget,
             max_pixels,
             decode_timeout,
-            opt.execution(executor, workers, address),
+            isolate_decode,
+            opt.execution(
+                executor,
+                workers,
+                address,
+                image_timeout=image_timeout,
+                shard_timeout=shard_timeout,
+                lease_timeout=lease_timeout,
+            ),
         ),
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):

@@ -63,7 +63,7 @@ MaxFailureRate = Annotated[
     ),
 ]
 ImageTimeout = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--image-timeout",
         help="Seconds that one image may spend in one stage, and 30 more for each megapixel.",
@@ -71,12 +71,12 @@ ImageTimeout = Annotated[
     ),
 ]
 ShardTimeout = Annotated[
-    float,
+    float | None,
     typer.Option("--shard-timeout", help="Seconds that a worker may hold one shard.", rich_help_panel="Running"),
 ]
 
 LeaseTimeout = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--lease-timeout",
         help="Seconds of silence after which another hdrfleet may take over DST.",
@@ -164,13 +164,27 @@ def given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def execution(executor: str | None, workers: str | None, address: str | None) -> dict[str, object]:
-    """The options of where to run that the user gave; `auto` workers count as given.
+def execution(
+    executor: str | None,
+    workers: str | None,
+    address: str | None,
+    *,
+    image_timeout: float | None = None,
+    shard_timeout: float | None = None,
+    lease_timeout: float | None = None,
+) -> dict[str, object]:
+    """The options of where and how long to run that the user gave; `auto` workers count as given.
 
     The local executor has one worker and no address, whatever was recorded.
     """
     values: dict[str, object] = {"num_workers": None, "address": None} if executor == "local" else {}
-    values |= given(executor=executor, address=address)
+    values |= given(
+        executor=executor,
+        address=address,
+        image_timeout_s=image_timeout,
+        shard_timeout_s=shard_timeout,
+        lease_timeout_s=lease_timeout,
+    )
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
 
 
@@ -192,6 +206,7 @@ def changes(
     memory_budget: str | None,
     max_pixels: int | None,
     decode_timeout: float | None,
+    isolate_decode: bool | None,
     execution: dict[str, object],
 ) -> dict[str, dict[str, object]]:
     """What the user gave to replace in a recorded configuration: fields by part. Raises ConfigError for a bad size."""
@@ -199,7 +214,7 @@ def changes(
     return {
         "model": given(weights=weights),
         "inference": given(device=device, precision=precision, memory_budget_bytes=budget),
-        "decode": given(max_pixels=max_pixels, timeout_s=decode_timeout),
+        "decode": given(max_pixels=max_pixels, timeout_s=decode_timeout, isolate=isolate_decode),
         "execution": execution,
     }
 

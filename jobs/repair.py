@@ -74,7 +74,10 @@ def run_repair(
     num_deleted = 0
     if delete_orphans and after.findings and set(after.num_by_code()) <= _LEFTOVERS:
         with own_destination(Job(store, record), config.execution, reporter):
-            num_deleted = _delete(store, after.findings)
+            # Looked at again now that no other driver can adopt what is about to be deleted.
+            after = run_verify(store, record, 0.0, quiet=quiet)
+            if set(after.num_by_code()) <= _LEFTOVERS:
+                num_deleted = _delete(store, after.findings)
         after = run_verify(store, record, 0.0, quiet=quiet)
     return RepairOutcome(before, num_replaced, num_deleted, run, after)
 

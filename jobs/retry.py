@@ -17,6 +17,9 @@ from pipeline.records import ConversionStatus
 from pipeline.sharding import SourceListing
 from pipeline.storage import ObjectStore
 
+# How long and how often a store is tried holds wherever the destination is now; how it was reached may not.
+_STORE_BOUNDS = ("connect_timeout_s", "read_timeout_s", "max_attempts", "max_retry_s")
+
 
 def recorded_config(
     record: JobRecord, dst: str, storage: Mapping[str, object], **changes: Mapping[str, object]
@@ -28,7 +31,8 @@ def recorded_config(
     parts = record.config.model_dump()
     # Plans say what belongs to the job; the first run's filters are not those of later ones.
     parts["source"] |= {"limit": None, "include": (), "exclude": ()}
-    parts["destination"] = {"url": absolute(dst), "storage": storage}
+    bounds = {name: parts["destination"]["storage"][name] for name in _STORE_BOUNDS}
+    parts["destination"] = {"url": absolute(dst), "storage": bounds | dict(storage)}
     # What failed before may well fail again: that is no sign of a wrong set-up.
     parts["execution"]["max_failure_rate"] = 1.0
     for part, fields in changes.items():

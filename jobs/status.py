@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.driver_lease import read_lease
+from pipeline.driver_lease import LeaseRecord, age_s, is_gone, read_lease
 from pipeline.job import JobRecord
 from pipeline.manifest import committed_parts, open_manifest
 from pipeline.records import ConversionStatus
@@ -30,8 +30,8 @@ class PlanStatus:
 class JobStatus:
     """What the destination records about its job. `state` is `incomplete` or `complete`.
 
-    `driver` names the process that last ran the job, `driver_state` is `running` (it did not release the destination),
-    `ended`, or `none`, and `driver_seen_at` is when it last said that it was alive.
+    `driver` names the process that last ran the job, `driver_state` is `running`, `ended`, `silent` (it did not release
+    the destination and gives no sign of life) or `none`, and `driver_seen_at` is when it last gave one.
     """
 
     destination: str
@@ -76,10 +76,18 @@ def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
         num_failed=counts.get(ConversionStatus.FAILED.value, 0),
         num_quarantined=counts.get(ConversionStatus.QUARANTINED.value, 0),
         driver=lease.describe() if lease else None,
-        driver_state=("ended" if lease.released else "running") if lease else "none",
+        driver_state=_driver_state(lease),
         driver_seen_at=lease.renewed_at if lease else None,
         plans=plans,
     )
+
+
+def _driver_state(lease: LeaseRecord | None) -> str:
+    if lease is None:
+        return "none"
+    if lease.released:
+        return "ended"
+    return "silent" if is_gone(lease) or age_s(lease) > lease.timeout_s else "running"
 
 
 def print_status(status: JobStatus) -> None:

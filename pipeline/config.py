@@ -231,7 +231,7 @@ class ExecutionConfig(FrozenModel):
     image_timeout_s: float = Field(600.0, gt=0)
     max_failure_rate: float = Field(0.5, gt=0, le=1)
     min_images_for_rate: int = Field(200, ge=1)
-    lease_timeout_s: float = Field(60.0, gt=0)
+    lease_timeout_s: float = Field(180.0, gt=0)
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -54,7 +55,6 @@ class ShardConverter:
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
-        self._output = OutputStage(destination, config.encode, provenance)
         self._destination = destination
         self._engine = engine
         self._provenance = provenance
@@ -67,6 +67,7 @@ class ShardConverter:
         self._decoded_budget = ByteBudget(execution.queue_bytes)
         self._output_budget = ByteBudget(execution.queue_bytes)
         self._watch = StageWatch(execution.image_timeout_s)
+        self._output = OutputStage(destination, config.encode, provenance, self._watch)
         self._device_lock = threading.Lock()
         self._counts = ConversionCounts()
         self._counts_lock = threading.Lock()
@@ -144,12 +145,13 @@ class ShardConverter:
         try:
             with self._fetched_budget.hold(task.size_bytes):
                 start = perf_counter()
-                with self._watch.stage(task.source):
-                    data = self._source.read(task)
+                data = self._source.read(task)
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 fault_point("image.fetched", task.source)
-                with self._decoder.open(data) as image:
+                with ExitStack() as stack:
+                    with self._watch.stage(task.source):
+                        image = stack.enter_context(self._decoder.open(data))
                     info = image.info
                     draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
                     start = perf_counter()
@@ -220,11 +222,9 @@ class ShardConverter:
 
     def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int) -> ImageResult:
         """Finish one image into its row, and give back what it held; an ImageError becomes the row of a failure."""
-        num_pixels = draft.ldr.info.width * draft.ldr.info.height if draft.ldr else 0
         try:
-            with self._watch.stage(draft.task.source, num_pixels):
-                result = finish()
-                fault_point("image.measured", draft.task.source)
+            result = finish()
+            fault_point("image.measured", draft.task.source)
         except ImageError as error:
             result = draft.failed(error)
         finally:

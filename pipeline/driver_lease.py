@@ -9,6 +9,7 @@ back after that finds a higher epoch and stops; its workers commit nothing any m
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -17,11 +18,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from uuid import uuid4
 
 import psutil
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline.config import FrozenModel
 from pipeline.errors import (
@@ -31,6 +32,7 @@ from pipeline.errors import (
     ManifestError,
     ObjectExistsError,
     ObjectMissingError,
+    first_line,
 )
 from pipeline.faults import fault_point
 from pipeline.storage import ObjectStore
@@ -42,14 +44,21 @@ _BEATS_PER_TIMEOUT = 6
 _WATCH_EVERY_S = 1.0
 # On a store that does not decide races, two creators of one epoch look again after both must have written.
 _SETTLE_S = 3.0
+logger = logging.getLogger(__name__)
+
 _KEY = re.compile(rf"{LEASE_PREFIX}/(\d{{6,}})\.json")
+
+
+def _require_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
 
 
 class LeaseRecord(FrozenModel):
     """What a lease object says. `beat` counts the holder's rewrites; times are UTC in ISO 8601.
 
     `host`, `boot`, `pid` and `process_started` name the holder's process, so that another one on the same machine can
-    tell that it is gone without waiting.
+    tell that it is gone without waiting. Whoever watches from elsewhere waits for the holder's `timeout_s` at least.
     """
 
     schema_version: int = LEASE_SCHEMA_VERSION
@@ -58,9 +67,10 @@ class LeaseRecord(FrozenModel):
     host: str
     boot: str
     pid: int
-    process_started: float
+    process_started: str
+    timeout_s: float = Field(gt=0)
     acquired_at: str
-    renewed_at: str
+    renewed_at: Annotated[str, AfterValidator(_require_time)]
     beat: int = 0
     released: bool = False
 
@@ -123,21 +133,28 @@ class DriverLease:
     def __exit__(self, *exc_info: object) -> None:
         self._ended.set()
         self._thread.join(self._beat_every_s)
-        # A release that fails costs the next driver its wait, and nothing else.
+        # A release that fails costs the next driver its wait and nothing else; a beat on its way would undo it.
         with contextlib.suppress(HdrfleetError):
-            if self._lost is None and newest_epoch(self._store) == self.epoch:
+            if self._lost is None and not self._thread.is_alive() and newest_epoch(self._store) == self.epoch:
                 self._write(released=True)
 
     def _keep(self) -> None:
         while not self._ended.wait(self._beat_every_s):
             try:
                 require_epoch(self._store, self.epoch)
+                self._require_own()
                 self._write(released=False)
             except LeaseLostError as error:
                 self._lost = error
                 return
-            except HdrfleetError:
-                continue
+            except Exception as error:  # noqa: BLE001  the thread's edge: whatever it is, the next beat may succeed
+                logger.warning("%s: no sign of life could be written (%s)", self._store.url, first_line(error))
+
+    def _require_own(self) -> None:
+        """On a store that does not decide races, a slow competitor may have written over this epoch's object."""
+        there = _read(self._store, self.epoch)
+        if there is not None and there.holder != self._record.holder:
+            raise LeaseLostError(f"{self._store.url}: another hdrfleet has the same epoch: {there.describe()}")
 
     def _write(self, *, released: bool) -> None:
         update = {"beat": self._record.beat + 1, "renewed_at": _now(), "released": released}
@@ -161,9 +178,9 @@ def acquire_lease(
     races, so the winner is who is still named there a little later.
     """
     newest = read_lease(store)
-    if newest is not None and not newest.released and not _is_gone(newest):
+    if newest is not None and not newest.released and not is_gone(newest):
         _watch(store, newest, timeout_s=timeout_s, on_wait=on_wait, clock=clock, sleep=sleep)
-    record = _own_record((newest.epoch if newest else 0) + 1)
+    record = _own_record((newest.epoch if newest else 0) + 1, timeout_s)
     key = _key(record.epoch)
     with contextlib.suppress(ObjectExistsError):  # a competitor's, or our own success whose answer was lost
         store.create(key, record.model_dump_json().encode())
@@ -186,7 +203,8 @@ def _watch(
     sleep: Callable[[float], None],
 ) -> None:
     """Return when the lease did not change for `timeout_s` or was released; raise when its holder lives."""
-    if _is_fresh_here(seen, timeout_s):
+    timeout_s = max(timeout_s, seen.timeout_s)
+    if _is_fresh_here(seen):
         raise _in_use(store, seen)
     on_wait(f"{store.url} was last run by {seen.describe()}; watching for {timeout_s:.0f} s whether it still does")
     deadline = clock() + timeout_s
@@ -205,31 +223,32 @@ def _in_use(store: ObjectStore, holder: LeaseRecord) -> DestinationInUseError:
     )
 
 
-def _is_gone(record: LeaseRecord) -> bool:
+def is_gone(record: LeaseRecord) -> bool:
     """True when the holder was a process of this machine, since this boot, that is not there any more."""
     if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
         return False
     try:
-        process = psutil.Process(record.pid)
-        return bool(process.create_time() != record.process_started or process.status() == psutil.STATUS_ZOMBIE)
+        is_dead = psutil.Process(record.pid).status() == psutil.STATUS_ZOMBIE
+        return is_dead or _process_started(record.pid) != record.process_started
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
         return False
 
 
-def _is_fresh_here(record: LeaseRecord, timeout_s: float) -> bool:
+def age_s(record: LeaseRecord) -> float:
+    """Seconds since the last sign of life, by this machine's clock."""
+    return (datetime.now(UTC) - datetime.fromisoformat(record.renewed_at)).total_seconds()
+
+
+def _is_fresh_here(record: LeaseRecord) -> bool:
     """True when the holder is a process of this machine that is there and wrote a moment ago, by the same clock."""
     if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
         return False
-    try:
-        age_s = (datetime.now(UTC) - datetime.fromisoformat(record.renewed_at)).total_seconds()
-    except ValueError:
-        return False
-    return 0 <= age_s < timeout_s / 2
+    return 0 <= age_s(record) < record.timeout_s / 2
 
 
-def _own_record(epoch: int) -> LeaseRecord:
+def _own_record(epoch: int, timeout_s: float) -> LeaseRecord:
     now = _now()
     return LeaseRecord(
         epoch=epoch,
@@ -237,7 +256,8 @@ def _own_record(epoch: int) -> LeaseRecord:
         host=socket.gethostname(),
         boot=_boot_id(),
         pid=os.getpid(),
-        process_started=psutil.Process().create_time(),
+        process_started=_process_started(os.getpid()),
+        timeout_s=timeout_s,
         acquired_at=now,
         renewed_at=now,
     )
@@ -260,6 +280,14 @@ def _boot_id() -> str:
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  the target is no path
     except OSError:
         return f"{psutil.boot_time():.0f}"
+
+
+def _process_started(pid: int) -> str:
+    """When a process started, in clock ticks since the boot where the system says so: the wall clock may be set."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return f"{psutil.Process(pid).create_time():.2f}"
 
 
 def _key(epoch: int) -> str:

@@ -65,9 +65,9 @@ _STAGE_S_PER_MEGAPIXEL = 30.0
 class StageWatch:
     """Knows which images are being worked on, and which of them have been for too long.
 
-    One image may spend `timeout_s` in one stage, and 30 s more for each of its megapixels. Waiting for a budget or for
-    the device does not count. A thread cannot be ended from outside: whoever owns the process asks `overdue` about
-    once a second and ends that.
+    One image may spend `timeout_s` in one stage, and 30 s more for each of its megapixels. Waiting for a budget, for
+    the device or for a store, which has bounds of its own, does not count. A thread cannot be ended from outside:
+    whoever owns the process asks `overdue` about once a second and ends that.
     """
 
     def __init__(self, timeout_s: float, *, clock: Callable[[], float] = monotonic) -> None:

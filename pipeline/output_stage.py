@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from time import perf_counter
 
 from pipeline.codecs.exr import (
@@ -17,6 +18,7 @@ from pipeline.codecs.ldr import LdrImage
 from pipeline.config import EncodeConfig
 from pipeline.draft import Draft
 from pipeline.faults import fault_point
+from pipeline.flow import StageWatch
 from pipeline.inference.base import Inference
 from pipeline.outputs import OutputStore, StoredOutput
 from pipeline.quality.stats import measure
@@ -30,10 +32,13 @@ _VERIFY_ONE_IN = 20
 class OutputStage:
     """Turns network output into a stored EXR and its row. Safe for threads, each with images of its own."""
 
-    def __init__(self, destination: ObjectStore, options: EncodeConfig, provenance: Provenance) -> None:
+    def __init__(
+        self, destination: ObjectStore, options: EncodeConfig, provenance: Provenance, watch: StageWatch
+    ) -> None:
         self._outputs = OutputStore(destination)
         self._options = options
         self._provenance = provenance
+        self._watch = watch
 
     def refresh(self) -> None:
         """Look anew at what a collection took away, before a shard begins."""
@@ -45,8 +50,9 @@ class OutputStage:
 
     def finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
         """Encode and store what the network made of `ldr`, and measure it. Raises as codecs and stores do."""
-        prepared = prepare_hdr(inference.linear, ldr.alpha, self._options)
-        data, verified = self._encode(draft, ldr, prepared, inference)
+        with self._working(draft, ldr):
+            prepared = prepare_hdr(inference.linear, ldr.alpha, self._options)
+            data, verified = self._encode(draft, ldr, prepared, inference)
         fault_point("image.encoded", draft.task.source)
         start = perf_counter()
         stored = self._outputs.put(draft.task, self._identity(draft), data)
@@ -55,25 +61,29 @@ class OutputStage:
         if stored.adopted:
             return self.adopt(draft, ldr, stored)
         # A lossy file is measured as a reader will see it; a lossless one is what was encoded.
-        hdr = decode_exr(data).image if self._options.is_lossy else prepared.image
+        with self._working(draft, ldr):
+            hdr = decode_exr(data).image if self._options.is_lossy else prepared.image
+            stats = measure(ldr.pixels, hdr, self._options.exposure_ev)
         return draft.converted(
             ldr,
             inference.info,
             stored,
-            measure(ldr.pixels, hdr, self._options.exposure_ev),
+            stats,
             num_half_overflow=prepared.num_half_overflow,
             verified=verified,
         )
 
     def adopt(self, draft: Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
         """Build the row from the bytes that are in the store; decoding them verifies them."""
-        decoded = decode_exr(stored.data)
+        with self._working(draft, ldr):
+            decoded = decode_exr(stored.data)
+            stats = measure(ldr.pixels, decoded.image, self._options.exposure_ev)
         made = decoded.provenance
         return draft.converted(
             ldr,
             made.inference if made else None,
             stored,
-            measure(ldr.pixels, decoded.image, self._options.exposure_ev),
+            stats,
             num_half_overflow=made.num_half_overflow if made else 0,
             verified=True,
         )
@@ -97,6 +107,9 @@ class OutputStage:
             verify_exr(data, prepared.image, self._options, identity)
         draft.clock("encode", start)
         return data, verify
+
+    def _working(self, draft: Draft, ldr: LdrImage) -> AbstractContextManager[None]:
+        return self._watch.stage(draft.task.source, ldr.info.width * ldr.info.height)
 
     def _identity(self, draft: Draft) -> OutputIdentity:
         return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)

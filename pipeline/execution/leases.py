@@ -13,6 +13,10 @@ from pipeline.records import Shard
 
 # With this many shards given up since the last success, the job's surroundings are broken: go no further.
 _HOPELESS_SHARDS = 3
+# With this many failures of the store and nothing in between, no new shard is begun; with more, the store is gone.
+# Two more for each worker, whose attempts fail at the same time.
+_SUSPICIOUS_FAILURES = 3
+_HOPELESS_FAILURES = 8
 # A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
 _BISECT_AFTER_LOSSES = 2
 # With this many workers lost in a row on shards that were alone on them, it is not the images. Two more for each
@@ -37,10 +41,10 @@ class LeaseBook:
     """Hands out every shard until it is completed or has failed `max_attempts` times.
 
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
-    a plan of any length costs memory for the outstanding leases alone. Shards that were given back go before new
-    ones, so that a failing shard is known before the end of the job, and each of them alone on its worker, so that a
-    shard that kills workers takes no neighbour along twice. One that does it again is bisected until the images that
-    do it are known. Not thread-safe: one scheduler owns it.
+    a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
+    worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
+    neighbour along twice. One that does it again is bisected until the images that do it are known. While a store fails time
+    and again, no new shard is begun. Not thread-safe: one scheduler owns it.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class LeaseBook:
         self._shards = shards
         self._max_attempts = max_attempts
         self._hopeless_losses = _HOPELESS_LOSSES + 2 * num_workers
+        self._hopeless_failures = _HOPELESS_FAILURES + 2 * num_workers
         self._clock = clock
         self._returned: list[tuple[float, Lease]] = []
         self._outstanding: dict[_Identity, Lease] = {}
@@ -63,6 +68,7 @@ class LeaseBook:
         self._given_up: dict[_Identity, str] = {}
         self._num_given_up_in_a_row = 0
         self._num_lost_in_a_row = 0
+        self._num_failed_in_a_row = 0
         self._exhausted = False
         self.num_completed = 0
         self.num_given_back = 0
@@ -84,6 +90,8 @@ class LeaseBook:
             return None
         lease = None if held else self._take_returned(holder)
         if lease is None:
+            if self._returned and self._num_failed_in_a_row >= _SUSPICIOUS_FAILURES:
+                return None
             shard = None if self._exhausted else next(self._shards, None)
             if shard is None:
                 self._exhausted = True
@@ -108,7 +116,7 @@ class LeaseBook:
         if not self._end(lease):
             return False
         if not lease.shard.quarantined or len(lease.shard.quarantined) < len(lease.shard.tasks):
-            self._num_lost_in_a_row = self._num_given_up_in_a_row = 0
+            self._num_lost_in_a_row = self._num_given_up_in_a_row = self._num_failed_in_a_row = 0
         if lease.shard.is_probe:
             self._return(lease, self._next_step(_identity(lease)))
             return True
@@ -120,11 +128,13 @@ class LeaseBook:
         """Return a lease whose attempt failed, its worker being sound. Its shard is given up after `max_attempts`.
 
         `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises
-        WorkerLostError when several shards in a row were given up and none succeeded in between.
+        WorkerLostError when several shards in a row were given up, or so many attempts failed, and none succeeded in
+        between.
         """
         if not self._end(lease):
             return
         self.num_given_back += 1
+        self._count_failure(lease, reason)
         self._failures[_identity(lease)] += 1
         num_failures = self._failures[_identity(lease)]
         if num_failures < self._max_attempts:
@@ -170,6 +180,14 @@ class LeaseBook:
         raise WorkerLostError(
             f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times; the last time: {reason}. {_KEPT}"
         )
+
+    def _count_failure(self, lease: Lease, reason: str) -> None:
+        self._num_failed_in_a_row += 1
+        if self._num_failed_in_a_row >= self._hopeless_failures:
+            raise WorkerLostError(
+                f"{self._num_failed_in_a_row} attempts in a row failed and none succeeded in between, the last one at "
+                f"shard {lease.shard.shard} of plan {lease.shard.plan}: {reason}. {_KEPT}"
+            )
 
     def _count_loss(self, lease: Lease, reason: str) -> None:
         """A first loss says nothing: half of a cluster may go away at once."""

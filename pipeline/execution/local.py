@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from time import monotonic
 from typing import Protocol, Self
 
 from pipeline.errors import (
@@ -53,12 +55,20 @@ class LocalExecutor:
     """
 
     def __init__(
-        self, worker: Replica, *, num_leases: int, max_attempts: int, retry_delay_s: float = RETRY_DELAY_S
+        self,
+        worker: Replica,
+        *,
+        num_leases: int,
+        max_attempts: int,
+        shard_timeout_s: float = math.inf,
+        retry_delay_s: float = RETRY_DELAY_S,
     ) -> None:
         self._worker = worker
         self._num_leases = num_leases
         self._max_attempts = max_attempts
         self._retry_delay_s = retry_delay_s
+        self._shard_timeout_s = shard_timeout_s
+        self._running: dict[Future[ShardResult], tuple[Lease, float]] = {}
         self._is_stuck = False
 
     def __enter__(self) -> Self:
@@ -82,10 +92,10 @@ class LocalExecutor:
         try:
             summary = self._drive(book, threads, resuming, on_progress)
         except KeyboardInterrupt as error:
-            self._worker.stop()
+            self._stop()
             raise InterruptedJobError("interrupted") from error
         except BaseException:
-            self._worker.stop()
+            self._stop()
             raise
         finally:
             threads.shutdown(wait=not self._is_stuck, cancel_futures=True)
@@ -96,17 +106,18 @@ class LocalExecutor:
         self, book: LeaseBook, threads: ThreadPoolExecutor, resuming: bool, on_progress: OnProgress
     ) -> RunSummary:
         summary = RunSummary()
-        running: dict[Future[ShardResult], Lease] = {}
+        running = self._running
         while not book.is_finished:
             while len(running) < self._num_leases and (lease := book.take("local")):
                 adopt = resuming or lease.attempt > 1
-                running[threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)] = lease
+                future = threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)
+                running[future] = lease, monotonic() + self._shard_timeout_s
                 fault_point("shard.leased")
             if not running and not book.is_finished:
                 time.sleep(_REPORT_EVERY_S)  # every shard that is left waits for its retry
             done, _ = wait(running, timeout=_REPORT_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
-                lease = running.pop(future)
+                lease, _ = running.pop(future)
                 try:
                     summary = summary.plus_shard(future.result())
                     book.complete(lease)
@@ -120,13 +131,20 @@ class LocalExecutor:
                     book.lose(lease, code, f"{type(error).__name__}: {first_line(error)}")
             progress = self._worker.progress()
             on_progress(progress)
-            self._require_moving(progress)
+            self._require_moving(progress.overdue)
         return summary
 
-    def _require_moving(self, progress: Progress) -> None:
-        if progress.overdue:
+    def _stop(self) -> None:
+        """Let images in flight finish, within their deadlines. Raises StuckError where one does not."""
+        self._worker.stop()
+        while not self._is_stuck and wait(self._running, timeout=_REPORT_EVERY_S).not_done:
+            self._require_moving(self._worker.progress().overdue)
+
+    def _require_moving(self, overdue: Sequence[str]) -> None:
+        late = [*overdue, *(f"shard {lease.shard.shard}" for lease, due in self._running.values() if monotonic() > due)]
+        if late:
             self._is_stuck = True
             raise StuckError(
-                f"{progress.overdue[0]} was not done within its deadline, and the local executor cannot replace its "
+                f"{late[0]} was not done within its deadline, and the local executor cannot replace its "
                 "process; run with --executor ray, which quarantines such an image"
             )

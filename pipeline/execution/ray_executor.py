@@ -178,14 +178,14 @@ class RayExecutor:
         reason = f"{getattr(cause, 'code', type(cause).__name__)}: {first_line(cause)}"
         if isinstance(cause, UsageError) and not self._was_ever_ready:
             raise cause  # no worker can be built from this configuration
-        if isinstance(cause, SystemicError) and not isinstance(cause, DeviceLostError):
+        if isinstance(cause, SystemicError) and not isinstance(cause, DeviceLostError | WorkerLostError):
             raise cause
         if lease is None:
             self._lose(worker, book, reason)
         elif isinstance(cause, StorageError):
             book.give_back(lease, reason, delay_s=RETRY_DELAY_S)
         else:
-            # A lost device, or an unforeseen exception that may have left the replica in any state: replace it.
+            # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
             self._lose(worker, book, reason, code=loss_code(cause))
 
     def _lose(

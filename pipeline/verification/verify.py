@@ -42,9 +42,9 @@ def verify_destination(
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
     outputs is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets how many of these are done, and
     of how many. Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a
-    repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a conversion runs,
-    its unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError and SystemicError
-    where the store cannot be read.
+    repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a
+    conversion runs, its unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError
+    and SystemicError where the store cannot be read.
     """
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"

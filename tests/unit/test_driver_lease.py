@@ -43,7 +43,8 @@ def elsewhere(epoch: int, **values: object) -> LeaseRecord:
         "host": "another-host",
         "boot": "another boot",
         "pid": 7,
-        "process_started": 1.0,
+        "process_started": "1",
+        "timeout_s": 60.0,
         "acquired_at": "2026-01-01T00:00:00+00:00",
         "renewed_at": "2026-01-01T00:00:00+00:00",
     }
@@ -84,7 +85,7 @@ def test_a_process_of_this_machine_that_is_gone_is_taken_over_at_once(store: Obj
     here = own(store)
     record = read_lease(store)
     assert record is not None
-    put(store, record.model_copy(update={"process_started": record.process_started - 100}))
+    put(store, record.model_copy(update={"process_started": "100"}))
     clock = Clock()
     assert own(store, clock).epoch == here.epoch + 1
     assert clock.now == 0
@@ -93,9 +94,9 @@ def test_a_process_of_this_machine_that_is_gone_is_taken_over_at_once(store: Obj
 def test_another_machine_is_watched_for_the_whole_time_before_it_is_taken_over(store: ObjectStore) -> None:
     put(store, elsewhere(4))
     clock, notes = Clock(), []
-    lease = acquire_lease(store, timeout_s=30, on_wait=notes.append, clock=clock, sleep=clock.sleep)
+    lease = acquire_lease(store, timeout_s=90, on_wait=notes.append, clock=clock, sleep=clock.sleep)
     assert lease.epoch == 5
-    assert clock.now >= 30
+    assert clock.now >= 90
     assert "another-host, process 7" in notes[0]
 
 
@@ -221,3 +222,41 @@ def test_a_dead_process_whose_parent_does_not_look_is_gone(store: ObjectStore, m
     own(store)
     monkeypatch.setattr(psutil.Process, "status", lambda self: psutil.STATUS_ZOMBIE)
     assert own(store).epoch == 2
+
+
+def test_a_holder_that_may_be_silent_for_longer_is_watched_for_longer(store: ObjectStore) -> None:
+    put(store, elsewhere(1, timeout_s=600.0))
+    clock = Clock()
+    assert own(store, clock, timeout_s=30).epoch == 2
+    assert clock.now >= 600
+
+
+def test_a_competitor_that_wrote_over_ones_own_epoch_is_noticed(store: ObjectStore) -> None:
+    lease = own(store, timeout_s=0.06)
+    with lease:
+        put(store, elsewhere(lease.epoch))
+        lease._thread.join(30)
+        with pytest.raises(LeaseLostError, match="same epoch: another-host"):
+            lease.check()
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_signs_of_life(store: ObjectStore) -> None:
+    replace, failures = store.replace, iter([True, True])
+
+    def broken(key: str, data: bytes) -> object:
+        if next(failures, False):
+            raise RuntimeError("a bug in a client")
+        return replace(key, data)
+
+    store.replace = broken  # type: ignore[method-assign]
+    with own(store, timeout_s=0.06) as lease:
+        for _ in range(500):
+            record = read_lease(store)
+            if record is not None and record.beat >= 4:
+                break
+            threading.Event().wait(0.01)
+        lease.check()
+    record = read_lease(store)
+    assert record is not None
+    assert record.beat >= 4
+    assert record.released

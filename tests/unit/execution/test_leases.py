@@ -164,3 +164,44 @@ def test_whatever_fails_nothing_is_lost_and_nothing_is_done_twice(data: st.DataO
             completed.append(lease.shard.shard)
         held = []
     assert sorted(completed) == list(range(count))
+
+
+def test_a_store_that_is_gone_ends_the_job_early_however_many_shards_there_are() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(1000), 4, clock=lambda: now[0])
+    held: list[Lease] = []
+    num_attempts = 0
+    error = None
+    while error is None and now[0] < 3600:
+        # Two leases at a time, which fail at different times: one is always held when the other comes back.
+        while len(held) < 2 and (lease := book.take("w")) is not None:
+            held.append(lease)
+            num_attempts += 1
+        now[0] += 60
+        if held:
+            error = _failure(book, held.pop(0))
+    assert "10 attempts in a row failed" in str(error)
+    assert "no answer" in str(error)
+    assert num_attempts <= 11
+    assert now[0] <= 15 * 60
+
+
+def _failure(book: LeaseBook, lease: Lease) -> WorkerLostError | None:
+    try:
+        book.give_back(lease, "no answer", delay_s=5)
+    except WorkerLostError as error:
+        return error
+    return None
+
+
+def test_while_a_store_fails_no_new_shard_is_begun() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(1000), 4, num_workers=100, clock=lambda: now[0])
+    tried = set()
+    for _ in range(12):
+        lease = book.take("w")
+        now[0] += 100
+        if lease is not None:
+            tried.add(lease.shard.shard)
+            book.give_back(lease, "no answer", delay_s=5)
+    assert len(tried) <= 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -129,3 +130,47 @@ def test_an_image_that_does_not_come_to_an_end_stops_the_job_without_waiting_for
         executor.run(shards(5), num_shards=5, resuming=False, on_progress=lambda _: None)
     assert replica.stopped
     assert not replica.closed, "closing would wait for the thread that does not end"
+
+
+def test_an_interrupt_does_not_wait_for_an_image_that_never_ends() -> None:
+    """It is not overdue when the interrupt comes, but some time later."""
+    release = threading.Event()
+
+    class Hanging(FakeReplica):
+        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+            release.wait(60)
+            return super().convert(shard, attempt, adopt)
+
+        def stop(self) -> None:
+            super().stop()
+            self.overdue = ("a.png",)
+
+    def interrupt(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        with (
+            LocalExecutor(Hanging(), num_leases=1, max_attempts=2, retry_delay_s=0) as executor,
+            pytest.raises(StuckError, match="a[.]png"),
+        ):
+            executor.run(shards(5), num_shards=5, resuming=False, on_progress=interrupt)
+    finally:
+        release.set()
+
+
+def test_a_shard_that_takes_too_long_stops_the_job() -> None:
+    release = threading.Event()
+
+    class Slow(FakeReplica):
+        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+            release.wait(60)
+            return super().convert(shard, attempt, adopt)
+
+    try:
+        with (
+            LocalExecutor(Slow(), num_leases=1, max_attempts=2, shard_timeout_s=0.01, retry_delay_s=0) as executor,
+            pytest.raises(StuckError, match="shard 0 was not done"),
+        ):
+            executor.run(shards(1), num_shards=1, resuming=False, on_progress=lambda _: None)
+    finally:
+        release.set()
