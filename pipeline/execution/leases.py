@@ -43,8 +43,8 @@ class LeaseBook:
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
     a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
-    neighbour along twice. One that does it again is bisected until the images that do it are known. While a store fails time
-    and again, no new shard is begun. Not thread-safe: one scheduler owns it.
+    neighbour along twice. One that does it again is bisected until the images that do it are known. While a store
+    fails time and again, no new shard is begun. Not thread-safe: one scheduler owns it.
     """
 
     def __init__(

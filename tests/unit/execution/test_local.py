@@ -151,7 +151,7 @@ def test_an_interrupt_does_not_wait_for_an_image_that_never_ends() -> None:
     try:
         with (
             LocalExecutor(Hanging(), num_leases=1, max_attempts=2, retry_delay_s=0) as executor,
-            pytest.raises(StuckError, match="a[.]png"),
+            pytest.raises(StuckError, match="not done within its deadline"),
         ):
             executor.run(shards(5), num_shards=5, resuming=False, on_progress=interrupt)
     finally:
