@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from forked import forked
 from independent_checker import Bucket, Folder, Reader, comparable, require_whole, rows_in
-from photographs import write_library
+from photographs import jpeg, picture, write_library
 
 from pipeline.faults import POINTS
 
@@ -115,6 +115,33 @@ def test_files(library: Library, tmp_path: Path, point: str, passes: int) -> Non
 def test_s3(library: Library, s3_bucket: Any, tmp_path: Path, point: str, passes: int) -> None:
     reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
     crash_and_resume(library, f"{s3_bucket.url}/out", reader, tmp_path / "log", f"{point}=kill:{passes}")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("point", ["upload.started", "upload.sent"])
+def test_an_upload_in_parts(s3_bucket: Any, tmp_path: Path, point: str) -> None:
+    """The output is larger than 100 MB, so it is sent in parts; the process dies before it is complete."""
+    from fakes import tiny_network
+    from safetensors.torch import save_file
+
+    save_file(dict(tiny_network().state_dict()), tmp_path / "tiny.safetensors")
+    photos, log = tmp_path / "photos", tmp_path / "log"
+    photos.mkdir()
+    (photos / "large.jpg").write_bytes(jpeg(picture(3000, 3100)))
+    options = ("--executor", "local", "--precision", "fp32", "--device", "cpu", "--quiet")
+    large = ("--weights", tmp_path / "tiny.safetensors", "--pixel-type", "float", "--compression", "none")
+    command = ("convert", photos, f"{s3_bucket.url}/out", *options, *large)
+    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    assert forked(*command, log=log, faults=f"{point}=kill", timeout_s=120) == -signal.SIGKILL, log.read_text()
+    assert len(reader.leftovers()) == 1
+    assert forked(*command, log=log, timeout_s=120) == 0, log.read_text()
+    (row,) = require_whole(reader, {"large.jpg": (photos / "large.jpg").read_bytes()}, num_leftovers=1)
+    assert row["output_bytes"] > 100 * 2**20
+    code = forked("repair", f"{s3_bucket.url}/out", "--sample", "0%", "--delete-orphans", "--quiet", log=log)
+    assert code == 0, log.read_text()
+    assert reader.leftovers() == []
 
 
 @pytest.mark.long

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import hdrfleet
 from forked import forked
-from independent_checker import Folder, comparable, require_whole
+from independent_checker import Bucket, Folder, comparable, require_whole
 from photographs import write_library
 
 SHARD_IMAGES = 3
@@ -25,6 +26,43 @@ CASES = [
     for step in STEPS
     for action in ("kill", "kill-parent")
 ]
+
+
+DRIVER_STEPS = ["plan.committed", "shard.leased", "shard.settled", "job.finished"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", DRIVER_STEPS)
+def test_a_job_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, step: str) -> None:
+    photos, dst = tmp_path / "photos", tmp_path / "out"
+    expected = write_library(photos, num_photos=6, size=(24, 32))
+    inputs = {name: (photos / name).read_bytes() for name in expected}
+    env = {"HDRFLEET_FAULTS": f"{step}=kill:{2 if step.startswith('shard.') else 1}"}
+    first = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=150)
+    assert first.returncode == -9, f"the step was not reached: {first.stderr}"
+    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=150)
+    assert again.returncode == 3, again.stderr
+    rows = require_whole(Folder(dst), inputs, num_leftovers=4)
+    assert {row["source"]: row["error_code"] for row in rows} == expected
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("step", ["output.created", "part.ready", "part.created"])
+def test_a_job_on_s3_survives_the_death_of_a_worker(tmp_path: Path, s3_bucket: Any, step: str) -> None:
+    photos, once = tmp_path / "photos", tmp_path / "once"
+    expected = write_library(photos, num_photos=6, size=(24, 32))
+    inputs = {name: (photos / name).read_bytes() for name in expected}
+    once.mkdir()
+    env = {"HDRFLEET_FAULTS": f"{step}=kill", "HDRFLEET_FAULTS_ONCE": str(once)}
+    done = hdrfleet("convert", photos, f"{s3_bucket.url}/out", *OPTIONS, home=tmp_path / "home", env=env, timeout_s=200)
+    assert list(once.iterdir()), f"the step was not reached: {done.stderr}"
+    assert done.returncode == 3, done.stderr
+    rows = require_whole(Bucket(s3_bucket.client, s3_bucket.name, "out/"), inputs)
+    assert {row["source"]: row["error_code"] for row in rows} == expected
+    assert max(row["attempt"] for row in rows) == 2
 
 
 @pytest.mark.timeout(300)

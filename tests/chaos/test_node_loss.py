@@ -66,6 +66,14 @@ class Cluster:
         for process in [self.nodes.pop() for _ in range(number)]:
             _kill_group(process)
 
+    def freeze(self) -> list[psutil.Process]:
+        """Stop one node with all that runs on it, as a machine that hangs; returns what `resume` wakes."""
+        node = psutil.Process(self.nodes[-1].pid)
+        frozen = [node, *node.children(recursive=True)]
+        for process in frozen:
+            process.suspend()
+        return frozen
+
     def close(self) -> None:
         for process in [*self.nodes, self.head]:
             _kill_group(process)
@@ -97,14 +105,19 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             made.close()
 
 
+def write_photos(folder: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    inputs = {f"{index:03d}.jpg": jpeg(picture(160, 160, seed=index)) for index in range(NUM_PHOTOS)}
+    for name, data in inputs.items():
+        (folder / name).write_bytes(data)
+    return inputs
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_half_of_the_nodes_then_all_and_a_restart(cluster: Cluster, tmp_path: Path) -> None:
     photos, dst, log = tmp_path / "photos", tmp_path / "out", tmp_path / "log"
-    photos.mkdir()
-    inputs = {f"{index:03d}.jpg": jpeg(picture(160, 160, seed=index)) for index in range(NUM_PHOTOS)}
-    for name, data in inputs.items():
-        (photos / name).write_bytes(data)
+    inputs = write_photos(photos)
 
     def num_parts() -> int:
         return len(list(dst.glob("manifest/plan=1/*.parquet")))
@@ -138,3 +151,37 @@ def test_half_of_the_nodes_then_all_and_a_restart(cluster: Cluster, tmp_path: Pa
     assert {row["status"] for row in rows} == {"ok"}
     assert max(row["attempt"] for row in rows) > 1
     assert len({row["worker"] for row in rows}) >= 4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_node_that_hangs_and_wakes_after_its_work_was_done_by_others(cluster: Cluster, tmp_path: Path) -> None:
+    photos, dst, log = tmp_path / "photos", tmp_path / "out", tmp_path / "log"
+    inputs = write_photos(photos)
+    cluster.add_nodes(2)
+    time.sleep(5)
+    driver = start_hdrfleet(
+        *("convert", photos, dst, *OPTIONS, "--address", cluster.address, "--workers", "2"),
+        home=tmp_path / "home",
+        log=log,
+    )
+    frozen: list[psutil.Process] = []
+    try:
+        wait_until(lambda: len(list(dst.glob("manifest/plan=1/*.parquet"))) >= 6, "six shards", 240)
+        assert driver.poll() is None, log.read_text()
+        frozen = cluster.freeze()
+        assert driver.wait(400) == 0, log.read_text()
+        rows = require_whole(Folder(dst), inputs, num_leftovers=4)
+        before = Folder(dst).stamps()
+        for process in frozen:
+            process.resume()
+        time.sleep(10)  # what was frozen in the middle of a write goes on with it now
+        assert Folder(dst).stamps() == before, "a zombie changed something"
+        assert require_whole(Folder(dst), inputs, num_leftovers=4) == rows
+    finally:
+        driver.kill()
+        driver.wait(20)
+        for process in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+    assert max(row["attempt"] for row in rows) > 1

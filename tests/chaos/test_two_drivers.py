@@ -61,7 +61,7 @@ def test_started_together_on_files(photos: Any, tmp_path: Path, rounds: int) -> 
         race(photos, str(dst), Folder(dst), tmp_path)
 
 
-@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+@pytest.mark.parametrize("s3_server", ["moto", pytest.param("swift", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize(
     "rounds", [NUM_SHORT, pytest.param(NUM_LONG, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
