@@ -20,7 +20,7 @@ STEPS = [
     *("image.fetched", "image.decoded", "image.inferred", "image.encoded", "output.created", "image.measured"),
     *("part.ready", "part.created", "file.written", "file.named"),
 ]
-SHORT = {("output.created", "kill"), ("part.ready", "kill-parent")}
+SHORT = {("part.ready", "kill-parent")}
 CASES = [
     pytest.param(step, action, marks=() if (step, action) in SHORT else pytest.mark.long)
     for step in STEPS
