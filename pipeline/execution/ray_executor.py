@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -56,6 +57,7 @@ class RayExecutor:
         self._num_failed_starts = 0
         self._next_spawn_at = 0.0
         self._was_ever_ready = False
+        self._last_ready_at = -math.inf
         self._num_lost = 0
         self._retired = Progress()
 
@@ -85,6 +87,8 @@ class RayExecutor:
                 self._dispatch(book, resuming)
                 for worker, ref in self._wait():
                     summary = self._settle(worker, ref, book, summary)
+                if self._num_ready:
+                    self._last_ready_at = monotonic()
                 self._expire_starts()
                 self._expire_leases(book)
                 self._replace_stuck(book)
@@ -208,7 +212,9 @@ class RayExecutor:
             book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
             self._num_failed_starts += 1
-            if self._num_failed_starts >= _MAX_FAILED_STARTS and not self._num_ready:
+            # Where workers have been at work, nodes may have gone away and others are on their way: that takes time.
+            has_waited = monotonic() - self._last_ready_at > self._execution.worker_start_timeout_s
+            if self._num_failed_starts >= _MAX_FAILED_STARTS and not self._num_ready and has_waited:
                 raise WorkerLostError(f"{self._num_failed_starts} workers in a row could not start; the last: {reason}")
 
     def _expire_starts(self) -> None:

@@ -155,5 +155,5 @@ def test_one_job_that_dies_again_and_again(library: Library, tmp_path: Path, see
         code = forked("convert", library.folder, dst, *OPTIONS, log=tmp_path / "log", faults=f"{point}=kill:{passes}")
         assert code in {-signal.SIGKILL, FINISHED_WITH_FAILURES}, (tmp_path / "log").read_text()
     assert forked("convert", library.folder, dst, *OPTIONS, log=tmp_path / "log") == FINISHED_WITH_FAILURES
-    rows = require_whole(Folder(dst), library.inputs, num_leftovers=6)
+    rows = require_whole(Folder(dst), library.inputs, num_leftovers=6 * NUM_LEFTOVERS)
     assert comparable(rows) == library.rows
