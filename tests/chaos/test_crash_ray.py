@@ -62,7 +62,8 @@ def test_a_job_on_s3_survives_the_death_of_a_worker(tmp_path: Path, s3_bucket: A
     assert done.returncode == 3, done.stderr
     rows = require_whole(Bucket(s3_bucket.client, s3_bucket.name, "out/"), inputs)
     assert {row["source"]: row["error_code"] for row in rows} == expected
-    assert max(row["attempt"] for row in rows) == 2
+    if step != "part.created":  # there the shard was committed, and the next attempt had nothing to do
+        assert max(row["attempt"] for row in rows) == 2
 
 
 @pytest.mark.timeout(300)
