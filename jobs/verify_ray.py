@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from time import monotonic
@@ -11,7 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import StorageConfig
-from pipeline.errors import WorkerLostError, first_line
+from pipeline.errors import ConfigError, ObjectMissingError, WorkerLostError, first_line
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification.findings import Finding
 from pipeline.verification.objects import check_contents
@@ -24,19 +25,24 @@ _TIMEOUT_S = 3600.0
 _POLL_S = 1.0
 _BATCHES_PER_CORE = 2
 
+# The bytes of each output, what is wrong, the keys of those that are not there, and the node that looked.
+_Checked = tuple[list[int], list[Finding], list[str], str]
+
 
 def check_on_ray(
     store: ObjectStore, outputs: list[ExpectedOutput], *, storage: StorageConfig, on_done: Callable[[int], None]
 ) -> Iterator[Finding]:
     """Yield what `check_contents` does, from tasks of one core each. Ray is connected; `storage` opens `store` there.
 
-    Raises WorkerLostError when tasks are lost time and again or take too long, and what the store raises.
+    Raises WorkerLostError when tasks are lost time and again or take too long, ConfigError when a node does not see an
+    output that is there, and what the store raises.
     """
     check = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_check_batch)
     waiting = iter(outputs)
     running: dict[Any, float] = {}
-    max_running = _BATCHES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
     while True:
+        # Asked anew, for the cluster may grow with the demand.
+        max_running = _BATCHES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while len(running) < max_running and (batch := list(islice(waiting, _BATCH_OUTPUTS))):
             running[check.remote(store.url, storage, batch)] = monotonic() + _TIMEOUT_S
         if not running:
@@ -44,7 +50,8 @@ def check_on_ray(
         done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
         for ref in done:
             del running[ref]
-            sizes, findings = _get(ref)
+            sizes, findings, missing, node = _get(ref)
+            _require_missing(store, missing, node)
             for num_bytes in sizes:
                 on_done(num_bytes)
             yield from findings
@@ -52,17 +59,29 @@ def check_on_ray(
             raise WorkerLostError(f"{_BATCH_OUTPUTS} outputs were not checked within {_TIMEOUT_S:.0f} s")
 
 
-def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> tuple[list[int], list[Finding]]:
+def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> _Checked:
     sizes: list[int] = []
-    findings = list(check_contents(open_store(url, storage), outputs, num_threads=1, on_done=sizes.append))
-    return sizes, findings
+    missing: list[str] = []
+    store = open_store(url, storage)
+    findings = list(check_contents(store, outputs, num_threads=1, on_done=sizes.append, on_missing=missing.append))
+    return sizes, findings, missing, socket.gethostname()
 
 
-def _get(ref: Any) -> tuple[list[int], list[Finding]]:
+def _require_missing(store: ObjectStore, missing: list[str], node: str) -> None:
+    """What a node does not see has to be missing here as well: else it has another disk at that path, or none."""
+    for key in missing:
+        try:
+            store.stat(key)
+        except ObjectMissingError:
+            continue
+        raise ConfigError(f"{node} does not see {store.url}/{key}; verify with --executor local, or mount it there")
+
+
+def _get(ref: Any) -> _Checked:
     try:
-        sizes, findings = ray.get(ref, timeout=_TIMEOUT_S)
+        checked: _Checked = ray.get(ref, timeout=_TIMEOUT_S)
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from error
     except RayError as error:
         raise WorkerLostError(f"outputs could not be checked: {first_line(error)}") from error
-    return sizes, findings
+    return checked

@@ -1,7 +1,7 @@
 """The process that decodes untrusted images: it reads headers and pixels, one image at a time, and nothing else.
 
-`pipeline.codecs.isolation` starts it. Before the first image it gives up what it does not need: it can create no
-files and no core dump, its memory is limited for each image by what that image declares, the kernel takes it
+`pipeline.codecs.isolation` starts it. Before the first image it gives up what it does not need: it can write no
+bytes to files and no core dump, its memory is limited for each image by what that image declares, the kernel takes it
 first when the machine runs out of memory, and it ends with its parent, even within a decoder that hangs. Its
 environment holds no credentials.
 """

@@ -106,7 +106,7 @@ class DecoderProcess:
         except (KeyError, ValidationError) as error:
             raise DecoderCrashError(f"the {kind} decoder answered nonsense") from error
         # What the child says decides how much is mapped here.
-        if not 0 < info.width * info.height <= limits.max_pixels or info.bit_depth not in {8, 16}:
+        if not _is_plausible(info, limits):
             raise DecoderCrashError(f"the {kind} decoder answered nonsense")
         return info
 
@@ -228,3 +228,28 @@ def _image_error(reply: Message) -> ImageError:
 
 def _classes(root: type[ImageError]) -> dict[str, type[ImageError]]:
     return {root.code: root} | {code: kind for child in root.__subclasses__() for code, kind in _classes(child).items()}
+
+
+_MAX_FRAMES = 2**31 - 1
+_MAX_TEXT_CHARS = 10_000
+
+
+def _is_plausible(info: LdrInfo, limits: DecodeConfig) -> bool:
+    """Whether what a child says of an image fits memory and the manifest: it has read hostile bytes."""
+    texts = (info.format, info.mode, info.icc_profile or "", *info.warnings)
+    return (
+        min(info.width, info.height) > 0
+        and info.width * info.height <= limits.max_pixels
+        and info.bit_depth in {8, 16}
+        and 1 <= info.orientation <= 8
+        and 0 <= info.num_frames <= _MAX_FRAMES
+        and all(len(text) <= _MAX_TEXT_CHARS and _is_encodable(text) for text in texts)
+    )
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True

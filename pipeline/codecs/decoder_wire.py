@@ -49,6 +49,15 @@ def receive_message(connection: socket.socket, timeout_s: float | None = None) -
     deadline = None if timeout_s is None else monotonic() + timeout_s
     _set_timeout(connection, deadline)
     head, fds, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, _MAX_FDS)
+    try:
+        return _receive_body(connection, head, deadline), list(fds)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _receive_body(connection: socket.socket, head: bytes, deadline: float | None) -> Message:
     head += _receive(connection, _LENGTH_BYTES - len(head), deadline) if head else b""
     if not head:
         raise EOFError("the other side closed the connection")
@@ -60,7 +69,7 @@ def receive_message(connection: socket.socket, timeout_s: float | None = None) -
     if not isinstance(message, dict):
         msg = "a message that is no object"
         raise TypeError(msg)
-    return message, list(fds)
+    return message
 
 
 def _receive(connection: socket.socket, num_bytes: int, deadline: float | None) -> bytes:

@@ -30,7 +30,8 @@ _MAX_RACES = 5
 _COLUMNS = ("source", "plan", "output", "revision", "finished_at", "collected_at")
 
 # An output is superseded once its source has `keep` newer ones, since the first row of the oldest of these finished.
-# Sources whose names differ in a scheme alone can share an output: it goes when all of them are done with it.
+# Sources whose names differ in a scheme alone can share an output: it goes when all of them are done with it. So can
+# those that differ in case alone, or in how accents are written, on a store that takes them for one.
 _SUPERSEDED = """
     WITH outputs AS (
         SELECT source, revision, output, min(finished_at) AS first_at
@@ -40,9 +41,12 @@ _SUPERSEDED = """
         FROM outputs
     ), superseded AS (
         SELECT output FROM ranked GROUP BY output HAVING bool_and(coalesce(superseded_at <= $cutoff, false))
-        EXCEPT SELECT output FROM current
+    ), free AS (
+        SELECT output FROM superseded
+        ANTI JOIN (SELECT DISTINCT lower(nfc_normalize(output)) AS folded FROM current WHERE output IS NOT NULL)
+        ON lower(nfc_normalize(superseded.output)) = folded
     )
-    SELECT source, output FROM ranked SEMI JOIN superseded USING (output)
+    SELECT source, output FROM ranked SEMI JOIN free USING (output)
 """
 _GIVEN_UP = """
     WITH given_up AS (

@@ -70,17 +70,24 @@ def is_sampled(key: str, share: float) -> bool:
 
 
 def check_contents(
-    store: ObjectStore, outputs: list[ExpectedOutput], *, num_threads: int, on_done: Callable[[int], None]
+    store: ObjectStore,
+    outputs: list[ExpectedOutput],
+    *,
+    num_threads: int,
+    on_done: Callable[[int], None],
+    on_missing: Callable[[str], None] = lambda _key: None,
 ) -> Iterator[Finding]:
     """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each. Decoding releases the GIL.
 
-    An object that is missing is left to `check_listing`. At most `num_threads` objects are in memory.
+    An object that is missing is left to `check_listing`, and `on_missing` gets its key. At most `num_threads` objects
+    are in memory.
     """
 
     def check(expected: ExpectedOutput) -> tuple[int, list[Finding]]:
         try:
             data = store.read(expected.key)
         except ObjectMissingError:
+            on_missing(expected.key)
             return 0, []
         except StorageError as error:  # one bad sector or forbidden object is a finding, not the end
             return 0, [Finding("output_unreadable", expected.key, str(error), expected.source)]

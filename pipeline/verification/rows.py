@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipeline.errors import ManifestError, ObjectMissingError
 from pipeline.job import JobRecord
-from pipeline.manifest.head import HEAD_PREFIX, MAX_LOOKS, head_key
+from pipeline.manifest.generation import read_collected
+from pipeline.manifest.head import HEAD_PREFIX, MAX_LOOKS, Head, head_key
 from pipeline.manifest.parts import part_key, read_part
 from pipeline.manifest.snapshot import Snapshot, take_snapshot
 from pipeline.records import ConversionStatus, Shard
@@ -127,10 +128,22 @@ def _check_rows(
     if compacted and not check.findings and compacted.num_rows != compacted.head.num_rows:
         text = f"names {compacted.head.num_rows} rows; its shards have {compacted.num_rows}"
         check.add("head_damaged", head_key(compacted.head.generation), text)
+    if snapshot.head and snapshot.head.collected:
+        _check_collected(store, snapshot.head, check, missing_is_damage=missing_is_damage)
     for source, key in check.current_collected.items():
         check.add("row_contradictory", source, f"its current output {key} was collected", source=source)
     check.set_replaced_apart()
     return check
+
+
+def _check_collected(store: ObjectStore, head: Head, check: RowCheck, *, missing_is_damage: bool) -> None:
+    """Workers read what a head says was collected before they begin a shard: it has to be readable."""
+    try:
+        read_collected(store, head)
+    except (ManifestError, ObjectMissingError) as error:
+        if isinstance(error, ObjectMissingError) and not missing_is_damage:
+            raise
+        check.add("head_damaged", head_key(head.generation), str(error))
 
 
 def _plans(store: ObjectStore, committed: Iterable[int], check: RowCheck) -> Iterator[PlanSummary]:

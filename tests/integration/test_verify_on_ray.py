@@ -49,3 +49,34 @@ def test_options_that_contradict_each_other_are_refused(damaged: Path, capsys: p
     assert hdrfleet_here("verify", damaged, "--address", "auto") == 2
     assert "--address needs --executor ray" in capsys.readouterr().err
     assert hdrfleet_here("verify", damaged, "--executor", "ray", "--address", "127.0.0.1:1") == 2
+
+
+def test_a_node_that_does_not_see_the_destination_is_no_proof(
+    ray_here: None, damaged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk is not mounted there: every output looks missing to the tasks, and is there."""
+    import ray
+
+    from jobs.verify_ray import check_on_ray
+    from pipeline.config import StorageConfig
+    from pipeline.errors import ConfigError
+    from pipeline.storage import open_store
+    from pipeline.verification.rows import ExpectedOutput
+
+    class Elsewhere:
+        """The driver's view: the same files, under a URL that leads nowhere on the nodes."""
+
+        def __init__(self) -> None:
+            self._inner = open_store(str(damaged), StorageConfig())
+            self.url = str(damaged.with_name("not-mounted-there"))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    assert ray.is_initialized()
+    output = ExpectedOutput("images/05.jpg.exr", 1, "0", 1, 1, False, "0", "0", "0", "05.jpg", 1)
+    gone = ExpectedOutput("images/03.jpg.exr", 1, "0", 1, 1, False, "0", "0", "0", "03.jpg", 1)
+    store: Any = Elsewhere()
+    assert list(check_on_ray(store, [gone], storage=StorageConfig(), on_done=lambda _: None)) == []
+    with pytest.raises(ConfigError, match="does not see"):
+        list(check_on_ray(store, [gone, output], storage=StorageConfig(), on_done=lambda _: None))

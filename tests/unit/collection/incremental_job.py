@@ -134,4 +134,4 @@ class World:
         return [(finding.code, finding.key) for finding in self.verify(share).findings]
 
     def verify(self, share: float = 1.0) -> VerifyReport:
-        return verify_destination(self.store, self.job.record, share=share, num_threads=2)
+        return verify_destination(self.store, self.job.record, share=share)

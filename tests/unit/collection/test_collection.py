@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from incremental_job import World
 from photographs import jpeg, picture
@@ -14,8 +15,9 @@ from photographs import jpeg, picture
 from jobs.options import parse_duration
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.collection import Collection, collect
+from pipeline.collection.revisions import _superseded
 from pipeline.errors import ConfigError, ManifestError, TransientStorageError
-from pipeline.manifest import compact, part_key
+from pipeline.manifest import Manifest, compact, open_manifest, part_key
 from pipeline.outputs import OutputStore
 from pipeline.records import ImageTask
 
@@ -127,6 +129,21 @@ def test_the_output_of_a_current_row_stays_however_old_its_revision(world: World
     gc(world)
     assert {"b.jpg.v2.exr"} <= world.images(), "a failure takes nothing away"
     assert world.findings() == []
+
+
+def test_what_a_store_may_take_for_a_current_output_stays(world: World) -> None:
+    """On a store without case, A.jpg and a.jpg of the same bytes have one output: a.jpg adopts it."""
+    world.write("X.jpg", ONE)
+    world.convert()
+    manifest = open_manifest(world.store)
+    twin = {"source": "x.jpg", "output": "images/x.jpg.exr", "plan": 99}
+    row = next(row for row in manifest.history.to_pylist() if row["source"] == "X.jpg")
+    newer = {**row, "plan": 98, "revision": 2, "output": "images/X.jpg.v2.exr"}
+    history = pa.Table.from_pylist([row, newer, {**row, **twin}], schema=manifest.history.schema)
+    long_after = datetime.now(UTC) + timedelta(days=1)
+    assert _superseded(Manifest(history), 1, long_after) == []
+    alone = pa.Table.from_pylist([row, newer], schema=manifest.history.schema)
+    assert _superseded(Manifest(alone), 1, long_after) == [("X.jpg", "images/X.jpg.exr")]
 
 
 def test_a_collected_output_is_neither_adopted_nor_made_again(world: World) -> None:
@@ -374,6 +391,16 @@ def test_verification_sees_what_is_wrong_with_a_head(world: World) -> None:
     assert world.findings() == []
     world.store.delete(file.key)
     assert [(code, found) for code, found in world.findings() if code != "orphan"] == [("part_damaged", file.key)]
+
+
+def test_verification_reads_what_a_head_says_was_collected(world: World) -> None:
+    gc(world)
+    (marks,) = [info.key for info in world.store.list("manifest") if "/collected-" in info.key]
+    assert world.findings() == []
+    world.store.inner.replace(marks, b"damaged")
+    assert {code for code, _ in world.findings()} == {"head_damaged"}
+    world.store.delete(marks)
+    assert {code for code, _ in world.findings()} == {"head_damaged"}
 
 
 @pytest.mark.parametrize(
