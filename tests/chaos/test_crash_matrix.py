@@ -34,7 +34,7 @@ PER_IMAGE = ["image.fetched", "image.decoded", "image.inferred", "image.encoded"
 PER_FILE = ["file.written", "file.named"]
 EVERYWHERE = [(name, 1) for name in ONCE] + [(name, n) for name in PER_SHARD + PER_IMAGE for n in (1, 3)]
 ON_FILES = [(name, n) for name in PER_FILE for n in (*range(1, 8), 11, 15)]
-# One pass of each step is in the short tier, a few steps on each S3 server; all of them are in the long one.
+# One pass of each step is in the short tier, a few steps on moto; all of them, and Swift, are in the long one.
 SHORT_ON_FILES = {
     *((name, 1) for name in ONCE),
     *((name, 3) for name in PER_SHARD + PER_IMAGE),
@@ -110,7 +110,7 @@ def test_files(library: Library, tmp_path: Path, point: str, passes: int) -> Non
     crash_and_resume(library, str(dst), Folder(dst), tmp_path / "log", f"{point}=kill:{passes}")
 
 
-@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("s3_server", ["moto", pytest.param("swift", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize(("point", "passes"), _tiers(EVERYWHERE, SHORT_ON_S3))
 def test_s3(library: Library, s3_bucket: Any, tmp_path: Path, point: str, passes: int) -> None:
     reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")

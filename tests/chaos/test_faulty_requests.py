@@ -88,7 +88,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.storage.s3_upload._PART_BYTES", PART_BYTES)
 
 
-on_servers = pytest.mark.parametrize("faulty", ["moto", "swift"], indirect=True)
+on_servers = pytest.mark.parametrize("faulty", ["moto", pytest.param("swift", marks=pytest.mark.long)], indirect=True)
 
 OPERATIONS: dict[str, Callable[[ObjectStore], object]] = {
     "GetObject": lambda store: store.read("there"),

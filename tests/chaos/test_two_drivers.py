@@ -20,7 +20,7 @@ OPTIONS = (
     *("--shard-images", "3", "--quiet"),
 )
 DONE, IN_USE, DIED = 3, 2, 1
-NUM_SHORT, NUM_LONG = 5, 50
+NUM_SHORT, NUM_LONG = 3, 50
 
 
 @pytest.fixture
