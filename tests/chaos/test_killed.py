@@ -100,8 +100,11 @@ def test_a_killed_driver_is_resumed_without_repeating_finished_images(photos: Pa
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("executor", "number", "times"),
-    [("ray", signal.SIGINT, 1), ("ray", signal.SIGTERM, 2), ("local", signal.SIGINT, 2)],
-    ids=["ray SIGINT", "ray SIGTERM twice", "local SIGINT twice"],
+    [
+        pytest.param("ray", signal.SIGINT, 1, id="ray SIGINT", marks=pytest.mark.long),
+        pytest.param("ray", signal.SIGTERM, 2, id="ray SIGTERM twice"),
+        pytest.param("local", signal.SIGINT, 2, id="local SIGINT twice"),
+    ],
 )
 def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(
     photos: Path, tmp_path: Path, executor: str, number: signal.Signals, times: int

@@ -184,6 +184,7 @@ def test_noise_on_every_side_of_every_server(library: Library, noise: tuple[Faul
         assert_ends_right(library)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("library", ["swift"], indirect=True)
 def test_a_real_server_behind_the_worst_of_it(library: Library) -> None:
     """Signatures are checked there: what the proxy passes on is what the client signed, retries included."""

@@ -115,13 +115,13 @@ def test_workers_that_the_cluster_cannot_hold_end_the_job_within_the_bound(
 
 @pytest.mark.timeout(120)
 def test_a_shard_that_takes_too_long_costs_the_worker(ray_here: None, config: ConversionConfig) -> None:
-    update = {"shard_timeout_s": 0.001, "max_shard_attempts": 1}
-    hasty = config.model_copy(update={"execution": config.execution.model_copy(update=update)})
-    with (
-        RayExecutor(WorkerSpec(hasty, "identity", None), ONE_WORKER) as executor,
-        pytest.raises(WorkerLostError, match="longer than"),
-    ):
-        executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=lambda _: None)
+    """Of two shards on one worker one is done first, and the other is late by then: it is tried again, alone."""
+    hasty = config.model_copy(update={"execution": config.execution.model_copy(update={"shard_timeout_s": 0.001})})
+    with RayExecutor(WorkerSpec(hasty, "identity", None), ONE_WORKER) as executor:
+        summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=lambda _: None)
+    assert summary.num_workers_lost > 0
+    assert summary.num_given_back > 0
+    assert (summary.num_shards, summary.num_failed) == (NUM_PHOTOS, 0)
 
 
 @pytest.mark.timeout(120)
