@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from pipeline.inference.base import Inference, LdrPixels
 from pipeline.records import InferenceInfo
+from pipeline.storage import ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
     from pipeline.models.hdrunet import HDRUNet
@@ -50,3 +52,53 @@ def tiny_network(seed: int = 0, nf: int = 8) -> HDRUNet:
                 nn.init.kaiming_normal_(module.weight).mul_(0.7)
                 nn.init.normal_(module.bias, std=0.1)
     return network
+
+
+class HookedStore:
+    """Passes everything on; calls `before(operation, key)` ahead of it, which may raise or act."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.has_atomic_create = inner.has_atomic_create
+        self.before: Callable[[str, str], None] = lambda _operation, _key: None
+
+    def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
+        self.before("read", key)
+        return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
+
+    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        self.before("create", key)
+        return self.inner.create(key, data, metadata=metadata)
+
+    def delete(self, key: str) -> None:
+        self.before("delete", key)
+        self.inner.delete(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self.inner.stat(key)
+
+    def replace(self, key: str, data: bytes) -> ObjectInfo:
+        return self.inner.replace(key, data)
+
+    def unfinished(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.unfinished(prefix)
+
+    def discard_unfinished(self, key: str) -> None:
+        self.inner.discard_unfinished(key)
+
+    def once(self, operation: str, text: str, action: Callable[[], object]) -> None:
+        """Run `action` ahead of the first such operation, and none after."""
+
+        def before(found: str, key: str) -> None:
+            if found == operation and text in key:
+                self.before = lambda _operation, _key: None
+                action()
+
+        self.before = before
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        return {info.key: self.inner.read(info.key) for info in self.inner.list(prefix)}

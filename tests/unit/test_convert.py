@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from uuid import uuid4
 import imagecodecs
 import numpy as np
 import pytest
-from fakes import FakeEngine
+from fakes import FakeEngine, HookedStore
 from photographs import jpeg, picture, pq_png, tiff, write_library
 
 from pipeline.codecs.exr import decode_exr
@@ -51,44 +51,21 @@ def put(store: ObjectStore, files: Mapping[str, bytes]) -> tuple[ImageTask, ...]
     return tuple(tasks)
 
 
-@dataclass
-class FaultyStore:
+class FaultyStore(HookedStore):
     """Passes everything on, but raises the given errors for keys that contain the given text."""
 
-    inner: ObjectStore
-    on_read: dict[str, Exception] = field(default_factory=dict)
-    on_create: dict[str, Exception] = field(default_factory=dict)
-    url: str = "memory://faulty"
-    has_atomic_create: bool = True
+    def __init__(
+        self,
+        inner: ObjectStore,
+        on_read: dict[str, Exception] | None = None,
+        on_create: dict[str, Exception] | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self.on_read, self.on_create = on_read or {}, on_create or {}
+        self.before = self._fail
 
-    def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
-        self._fail(self.on_read, key)
-        return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
-
-    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
-        self._fail(self.on_create, key)
-        return self.inner.create(key, data, metadata=metadata)
-
-    def stat(self, key: str) -> ObjectInfo:
-        return self.inner.stat(key)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return self.inner.list(prefix)
-
-    def replace(self, key: str, data: bytes) -> ObjectInfo:
-        return self.inner.replace(key, data)
-
-    def unfinished(self, prefix: str = "") -> Iterator[str]:
-        return self.inner.unfinished(prefix)
-
-    def discard_unfinished(self, key: str) -> None:
-        self.inner.discard_unfinished(key)
-
-    def delete(self, key: str) -> None:
-        self.inner.delete(key)
-
-    @staticmethod
-    def _fail(faults: Mapping[str, Exception], key: str) -> None:
+    def _fail(self, operation: str, key: str) -> None:
+        faults = {"read": self.on_read, "create": self.on_create}.get(operation, {})
         for text, error in faults.items():
             if text in key:
                 raise error

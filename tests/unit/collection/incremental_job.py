@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from fakes import FakeEngine
+from fakes import FakeEngine, HookedStore
 
 from pipeline.config import StorageConfig, build_config
 from pipeline.convert import ShardConverter
@@ -16,61 +15,10 @@ from pipeline.job import Job, PlannedWork, open_job
 from pipeline.manifest import open_manifest
 from pipeline.records import Provenance
 from pipeline.sharding import open_source
-from pipeline.storage import ObjectInfo, open_store
+from pipeline.storage import open_store
 from pipeline.verification import VerifyReport, verify_destination
 
 WEIGHTS = "f" * 64
-
-
-class HookedStore:
-    """Passes everything on; calls `before(operation, key)` ahead of it, which may raise or act."""
-
-    has_atomic_create = True
-
-    def __init__(self) -> None:
-        self.inner = open_store(f"memory://{uuid4().hex}", StorageConfig())
-        self.url = self.inner.url
-        self.before: Callable[[str, str], None] = lambda _operation, _key: None
-
-    def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
-        self.before("read", key)
-        return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
-
-    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
-        self.before("create", key)
-        return self.inner.create(key, data, metadata=metadata)
-
-    def delete(self, key: str) -> None:
-        self.before("delete", key)
-        self.inner.delete(key)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return self.inner.list(prefix)
-
-    def stat(self, key: str) -> ObjectInfo:
-        return self.inner.stat(key)
-
-    def replace(self, key: str, data: bytes) -> ObjectInfo:
-        return self.inner.replace(key, data)
-
-    def unfinished(self, prefix: str = "") -> Iterator[str]:
-        return self.inner.unfinished(prefix)
-
-    def discard_unfinished(self, key: str) -> None:
-        self.inner.discard_unfinished(key)
-
-    def once(self, operation: str, text: str, action: Callable[[], object]) -> None:
-        """Run `action` ahead of the first such operation, and none after."""
-
-        def before(found: str, key: str) -> None:
-            if found == operation and text in key:
-                self.before = lambda _operation, _key: None
-                action()
-
-        self.before = before
-
-    def objects(self, prefix: str = "") -> dict[str, bytes]:
-        return {info.key: self.inner.read(info.key) for info in self.inner.list(prefix)}
 
 
 class World:
@@ -78,7 +26,7 @@ class World:
 
     def __init__(self, photos: Path) -> None:
         self.photos = photos
-        self.store = HookedStore()
+        self.store = HookedStore(open_store(f"memory://{uuid4().hex}", StorageConfig()))
         self.config = build_config(
             source={"url": str(photos)}, destination={"url": self.store.url}, sharding={"max_images": 2}
         )
