@@ -4,7 +4,8 @@ tanh(y) is flat above y = 2: a lamp at twice the clipping level and a sun at a t
 term gives each stop of error the same cost at any level; the peak term does so for the brightest point of each block
 of a highlight, which a mean over pixels hardly notices. The area term gives every patch's highlights the same say,
 however small, and the relative term every patch: what nobody can know, such as the exact response curve of a camera,
-would else drown what can be learnt.
+would else drown what can be learnt. The hue term keeps white paper white: lights are mostly warm, and the median of
+what a white pixel may have been, channel by channel, is a faint pink.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class LossConfig:
     domain of mu-PSNR and half in that of PU21-PSNR (docs/evaluation.md): in effect of the mean of both in dB.
     `huber_stops` rounds off the absolute value of the log terms below that many stops of linear light: larger values
     lean from the median of what is plausible towards its mean. `overshoot_weight` multiplies log errors of clipped
-    pixels that came out too bright; 1 is symmetric.
+    pixels that came out too bright; 1 is symmetric. `hue_weight` is that of the colour of pixels with all channels
+    clipped, by patch: the mean absolute error of log2(red / green) and log2(blue / green), in stops, plus
+    `neutral_prior` times their size. With a prior p the best answer is the median of what is plausible after a share
+    p / (1 + p) of it has been replaced by gray: white that nothing in the picture colours stays white.
     """
 
     log_weight: float = 0.0
@@ -52,6 +56,8 @@ class LossConfig:
     overshoot_weight: float = 1.0
     area_weight: float = 0.0
     relative_weight: float = 0.0
+    hue_weight: float = 0.0
+    neutral_prior: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.name != "peak_block_px"):
@@ -97,6 +103,9 @@ def training_loss(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig
     if config.relative_weight:
         relative = _relative_error(output, truth)
         total, parts["relative"] = total + config.relative_weight * relative, relative.detach()
+    if config.hue_weight:
+        hue = _hue_error(output, truth, ldr, config.neutral_prior)
+        total, parts["hue"] = total + config.hue_weight * hue, hue.detach()
     return total, parts
 
 
@@ -119,6 +128,15 @@ def _relative_error(output: Tensor, truth: Tensor) -> Tensor:
     )
     by_patch = [torch.log1p(error.square().mean(dim=(1, 2, 3))) / 2 for error in errors]
     return torch.stack(by_patch).mean()
+
+
+def _hue_error(output: Tensor, truth: Tensor, ldr: Tensor, neutral_prior: float) -> Tensor:
+    """Mean over patches with white pixels of their error of colour, in stops, with a pull towards gray."""
+    white = (ldr.amin(dim=1, keepdim=True) >= CLIPPED_LEVEL).to(output.dtype)
+    colour, true = (image[:, 0::2] - image[:, 1:2] for image in (_stops(output), _stops(truth)))
+    error = ((colour - true).abs() + neutral_prior * colour.abs()).mean(dim=1, keepdim=True) * white
+    num_white = white.sum(dim=(1, 2, 3))
+    return (error.sum(dim=(1, 2, 3)) / num_white.clamp_min(1)).sum() / (num_white > 0).sum().clamp_min(1)
 
 
 def _mu_law(linear: Tensor, white: Tensor) -> Tensor:

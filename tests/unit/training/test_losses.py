@@ -143,6 +143,7 @@ def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(de
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
 def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
     config = with_log(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
+    config = replace(config, hue_weight=0.1, neutral_prior=0.5)
     for truth in (0.0, 0.5, 141.0):
         loss, _ = training_loss(full(value), full(truth), full(1.0), config)
         assert math.isfinite(float(loss))
@@ -222,3 +223,42 @@ def test_weights_that_are_no_weights_are_refused_by_name(name: str, value: float
 def test_a_block_needs_a_pixel() -> None:
     with pytest.raises(ConfigError, match="peak_block_px is 0"):
         with_log(peak_block_px=0)
+
+
+def coloured(red: float, green: float, blue: float, size: int = 16) -> Tensor:
+    return torch.tensor([red, green, blue]).reshape(1, 3, 1, 1).expand(1, 3, size, size).clone()
+
+
+def test_the_hue_term_compares_colours_of_white_pixels_whatever_their_brightness() -> None:
+    config = LossConfig(hue_weight=1.0)
+    truth = coloured(at_stops(3.0), at_stops(2.0), at_stops(1.5))
+    output = coloured(at_stops(5.5), at_stops(5.0), at_stops(5.0))  # half a stop of red short, half one of blue over
+    ldr = full(1.0)
+    assert parts_of(output, truth, ldr, config)["hue"] == pytest.approx(0.5, rel=1e-4)
+    ldr[:, 2] = 0.9  # blue was not clipped: its colour can be seen, and other terms see to it
+    assert parts_of(output, truth, ldr, config)["hue"] == 0
+
+
+def test_every_patch_with_white_has_the_same_say_in_the_hue_term() -> None:
+    truth, output = full(1.5).repeat(3, 1, 1, 1), full(1.5).repeat(3, 1, 1, 1)
+    output[0, 0, 0, 0] = at_stops(stops(1.5) + 1)
+    ldr = full(0.5).repeat(3, 1, 1, 1)
+    ldr[0, :, 0, 0] = 1.0  # one white pixel, a stop too red
+    ldr[1] = 1.0  # all white, and right; the third patch has no white
+    hue = parts_of(output, truth, ldr, LossConfig(hue_weight=1.0))["hue"]
+    assert hue == pytest.approx((0.5 + 0) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("red_stops", "pulls_to_gray"), [([1.0, 1.0, -1.0], True), ([1.0, 1.0, 0.8], False)])
+def test_the_neutral_prior_answers_gray_only_where_colour_is_in_doubt(
+    red_stops: list[float], pulls_to_gray: bool
+) -> None:
+    truths = torch.cat([coloured(at_stops(2 + red), at_stops(2), at_stops(2)) for red in red_stops])
+    ldr = full(1.0).repeat(len(red_stops), 1, 1, 1)
+
+    def cost(answer: float) -> float:
+        output = coloured(at_stops(2 + answer), at_stops(2), at_stops(2)).repeat(len(red_stops), 1, 1, 1)
+        return parts_of(output, truths, ldr, LossConfig(hue_weight=1.0, neutral_prior=0.5))["hue"]
+
+    best = min((round(0.1 * step, 1) for step in range(-15, 16)), key=cost)
+    assert (best == 0) is pulls_to_gray
