@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pytest
-from photographs import jpeg, picture, write_library
+from photographs import jpeg, picture, pq_png, tiff, write_library
 
 from jobs.convert import ConversionOutcome, run_conversion
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import StorageConfig, build_config
 from pipeline.errors import DestinationError
-from pipeline.manifest import RUN_COLUMNS, open_manifest
+from pipeline.manifest import RUN_COLUMNS, open_manifest, run_query
 from pipeline.storage import open_store
 
 
@@ -174,6 +175,39 @@ def test_other_pixels_for_one_destination_are_refused_by_name(
     convert(src, tmp_path / "out", executor)
     with pytest.raises(DestinationError, match=r"exposure_ev is 0\.0 there and 2\.0 here"):
         convert(src, tmp_path / "out", executor, encode={"exposure_ev": 2.0})
+
+
+def test_every_input_that_is_hdr_already_is_found_by_its_warnings(tmp_path: Path) -> None:
+    photos, made = tmp_path / "photos", tmp_path / "made"
+    photos.mkdir()
+    (photos / "plain.jpg").write_bytes(jpeg(picture(16, 16)))
+    assert convert(photos, made, "local").exit_code == 0
+    gradient = np.linspace(0, 4, 16 * 16 * 3, dtype=np.float32).reshape(16, 16, 3)
+    files = {
+        "float.tif": tiff(gradient),
+        "half.tif": tiff(gradient.astype(np.float16)),
+        "exr.png": (made / "images" / "plain.jpg.exr").read_bytes(),
+        "rgbe.png": bytes(imagecodecs.rgbe_encode(gradient)),
+        "pq.png": pq_png(picture(16, 16)),
+        "plain.tif": tiff(picture(16, 16)),
+        "text.jpg": b"this is a text file",
+    }
+    for name, data in files.items():
+        (photos / name).write_bytes(data)
+    convert(photos, tmp_path / "hdr", "local")
+    rows = manifest(tmp_path / "hdr").to_pylist()
+    found = {row["source"]: (row["error_code"], row["warnings"]) for row in rows}
+    refused = ("already_hdr_float", ["already_hdr_float"])
+    assert found == {
+        **dict.fromkeys(("float.tif", "half.tif", "exr.png", "rgbe.png"), refused),
+        "pq.png": (None, ["already_hdr_transfer"]),
+        **dict.fromkeys(("plain.jpg", "plain.tif"), (None, [])),
+        "text.jpg": ("unsupported_format", []),
+    }
+    # The query of docs/manifest.md.
+    sql = "SELECT source FROM manifest WHERE warnings::text LIKE '%already_hdr%' ORDER BY source"
+    hdr = run_query(open_manifest(open_store(str(tmp_path / "hdr"), StorageConfig())), sql)["source"].to_pylist()
+    assert hdr == ["exr.png", "float.tif", "half.tif", "pq.png", "rgbe.png"]
 
 
 def test_both_executors_give_the_same_rows_and_the_same_bytes(

@@ -24,6 +24,8 @@ from servers.s3_requests import Request, parse_head, read_head
 
 _UPSTREAM_TIMEOUT_S = 60.0
 _JOIN_TIMEOUT_S = 10.0
+# Below half of the six tries that a client has: an operation may need two kinds of request, each of them met.
+MOST_IN_A_ROW = 2
 _PER_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
 
 Kind = Literal[
@@ -44,7 +46,8 @@ class Fault:
 
     `operation` and `key` are regular expressions over the whole name and anywhere in the key. It lets the first `skip`
     fitting requests go, takes each later one with `probability`, at most `count` in all, and none once `lasts_s` have
-    passed since its first.
+    passed since its first. One with a probability below 1 is noise: it leaves a request alone that noise has met
+    `MOST_IN_A_ROW` times in a row, so that a client with more tries than that always gets through.
     """
 
     kind: Kind
@@ -104,6 +107,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._active = [_Active(fault) for fault in faults]
         self._seen: list[Seen] = []
+        self._in_a_row: Counter[tuple[str, str, int]] = Counter()
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -135,6 +139,7 @@ class FaultProxy:
         with self._lock:
             self._active = [_Active(fault) for fault in faults]
             self._seen = []
+            self._in_a_row.clear()
 
     def close(self) -> None:
         """Stop listening and reset every connection."""
@@ -252,6 +257,7 @@ class FaultProxy:
 
     def _take(self, request: Request) -> Fault | None:
         with self._lock:
+            what = (request.operation, request.key, request.part)
             for index, active in enumerate(self._active):
                 fault, now = active.fault, time.monotonic()
                 if not fault.fits(request) or (fault.count is not None and active.num_taken >= fault.count):
@@ -261,14 +267,15 @@ class FaultProxy:
                     continue
                 if fault.lasts_s is not None and active.num_taken and now > active.since + fault.lasts_s:
                     continue
-                what = (request.operation, request.key, request.part)
                 active.drawn[what] += 1
                 # A string seeds with all of its bytes, alike in every process.
                 draw = random.Random(f"{self._seed} {index} {what} {active.drawn[what]}").random()
-                if draw < fault.probability:
+                if draw < fault.probability and (fault.probability == 1 or self._in_a_row[what] < MOST_IN_A_ROW):
                     active.since = active.since or now
                     active.num_taken += 1
+                    self._in_a_row[what] = 0 if fault.kind == "pass" else self._in_a_row[what] + 1
                     return fault
+            self._in_a_row[what] = 0
         return None
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import imagecodecs
 import numpy as np
 import pytest
 from fakes import FakeEngine, HookedStore
-from photographs import jpeg, picture, pq_png, tiff, write_library
+from photographs import jpeg, picture, write_library
 
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import ConversionConfig, StorageConfig, build_config
@@ -32,7 +31,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.inference.base import Engine, Inference, LdrPixels
-from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest, run_query
+from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest
 from pipeline.records import ImageTask, Provenance, Quarantine, Shard
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
 
@@ -92,6 +91,9 @@ class CountingEngine:
             self._inside.release()
 
 
+_opened: list[ShardConverter] = []
+
+
 def converter(
     source: ObjectStore,
     destination: ObjectStore,
@@ -101,7 +103,7 @@ def converter(
 ) -> ShardConverter:
     config: ConversionConfig = build_config(source={"url": "s"}, destination={"url": "d"}, **parts)
     provenance = Provenance("0", "fake", WEIGHTS, config.pixel_digest(), "w", "n")
-    return ShardConverter(
+    subject = ShardConverter(
         source=source,
         destination=destination,
         engine=engine or FakeEngine(),
@@ -109,6 +111,15 @@ def converter(
         provenance=provenance,
         source_is_there=source_is_there,
     )
+    _opened.append(subject)
+    return subject
+
+
+@pytest.fixture(autouse=True)
+def _converters_are_closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
 
 
 @pytest.fixture
@@ -170,38 +181,6 @@ def test_exposure_and_lossy_compression_are_undone_or_measured(source: ObjectSto
     row = rows(lossy)["a.jpg"]
     assert row["verified"]
     assert row["fidelity_psnr_db"] < rows(plain)["a.jpg"]["fidelity_psnr_db"]
-
-
-def test_every_input_that_is_hdr_already_is_found_by_its_warnings(
-    source: ObjectStore, destination: ObjectStore
-) -> None:
-    gradient = np.linspace(0, 4, 16 * 16 * 3, dtype=np.float32).reshape(16, 16, 3)
-    photos, made = new_store(), new_store()
-    converter(photos, made).run(Shard(1, 0, put(photos, {"plain.jpg": jpeg(picture(16, 16))})))
-    files = {
-        "float.tif": tiff(gradient),
-        "half.tif": tiff(gradient.astype(np.float16)),
-        "linear.exr": made.read("images/plain.jpg.exr"),
-        "linear.hdr": bytes(imagecodecs.rgbe_encode(gradient)),
-        "pq.png": pq_png(picture(16, 16)),
-        "plain.jpg": jpeg(picture(16, 16)),
-        "plain.tif": tiff(picture(16, 16)),
-        "text.jpg": b"this is a text file",
-    }
-    result = converter(source, destination).run(Shard(1, 0, put(source, files)))
-    found = {name: (row["error_code"], row["warnings"]) for name, row in rows(destination).items()}
-    refused = ("already_hdr_float", ["already_hdr_float"])
-    assert found == {
-        **dict.fromkeys(("float.tif", "half.tif", "linear.exr", "linear.hdr"), refused),
-        "pq.png": (None, ["already_hdr_transfer"]),
-        **dict.fromkeys(("plain.jpg", "plain.tif"), (None, [])),
-        "text.jpg": ("unsupported_format", []),
-    }
-    assert (result.num_ok, result.num_failed) == (3, 5)
-    # The query of docs/manifest.md.
-    sql = "SELECT source FROM manifest WHERE warnings::text LIKE '%already_hdr%' ORDER BY source"
-    hdr = run_query(open_manifest(destination), sql)["source"].to_pylist()
-    assert hdr == ["float.tif", "half.tif", "linear.exr", "linear.hdr", "pq.png"]
 
 
 @pytest.mark.parametrize(
