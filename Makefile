@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own.
+UNIT_TESTS := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 8
 
 .PHONY: help install demo test test-long check format clean
 help:  ## show this list
@@ -21,17 +23,19 @@ demo: $(STAMP)  ## convert generated photographs and show the result
 	$(BIN)/hdrfleet demo
 
 test: $(STAMP)  ## run the tests, with coverage of pipeline/
-	$(BIN)/python -m pytest -m 'not long' --cov --cov-report=term --cov-fail-under=90
+	$(UNIT_TESTS) -m 'not long' --cov --cov-report=
+	$(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
 
-test-long: $(STAMP)  ## run the long tiers as well
-	$(BIN)/python -m pytest
+test-long: $(STAMP)  ## run the long tiers as well; goes on where it was stopped
+	$(UNIT_TESTS)
+	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu --resume .cache/test-long
 
 check: $(STAMP)  ## format, lint, types, import contracts, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest tests/unit -q
+	$(UNIT_TESTS)
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import resume
 from hypothesis import settings
 
 # Examples are the same in every run, and no example fails for being slow on a busy machine.
@@ -18,6 +19,9 @@ settings.load_profile("hdrfleet")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["servers.fixtures"]
+
+pytest_addoption = resume.add_option
+pytest_configure = resume.register
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

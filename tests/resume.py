@@ -1,0 +1,70 @@
+"""`--resume FOLDER`: a run of hours that was stopped or killed goes on where it was, as long as the code is the same.
+
+What a test leaves in the folder for its own continuation lives as long as the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def state_of_code(root: Path) -> str:
+    """What names the code below `root`: the commit, and a digest of what differs from it. Needs git."""
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, timeout=60).stdout
+
+    commit = git("rev-parse", "HEAD").decode().strip()
+    return f"{commit} {hashlib.sha256(git('diff', 'HEAD')).hexdigest()}"
+
+
+class Resume:
+    """Leaves out the tests that passed before, on this code, and records each that passes as soon as it has."""
+
+    def __init__(self, folder: Path, state: str) -> None:
+        self._folder, self._path = folder, folder / "passed"
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        if lines and lines[0] != state:
+            shutil.rmtree(folder)
+            lines = []
+        # The last line of a run that was killed may be a part of a name: no test has it, so it is run again.
+        self._passed = set(lines[1:])
+        self._called: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(f"{line}\n" for line in (state, *sorted(self._passed))))
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        left_out = [item for item in items if item.nodeid in self._passed]
+        items[:] = [item for item in items if item.nodeid not in self._passed]
+        config.hook.pytest_deselected(items=left_out)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self._called.add(report.nodeid)
+        elif report.when == "teardown" and report.passed and report.nodeid in self._called:
+            with self._path.open("a") as file:
+                file.write(f"{report.nodeid}\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            shutil.rmtree(self._folder)  # all is done: the next run is a new one
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self._passed:
+            session.exitstatus = pytest.ExitCode.OK  # the last run was killed behind its last test
+
+
+def add_option(parser: pytest.Parser) -> None:
+    parser.addoption("--resume", metavar="FOLDER", help="go on with the run that recorded what passed in FOLDER")
+
+
+def register(config: pytest.Config) -> None:
+    folder = config.getoption("resume")
+    if folder:
+        config.pluginmanager.register(Resume(Path(folder), state_of_code(config.rootpath)))
