@@ -18,7 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stopping_on_signals() -> Iterator[None]:
     """Turn the first signal into InterruptedJobError; later ones do not disturb the clean-up, but the third one quits.
 
-    Works in the main thread only, as signals do.
+    What was asked to stop is left to end: its handlers stay, so that a second signal does not kill the process before
+    it has said how to go on. Works in the main thread only, as signals do.
     """
     num_signals = 0
 
@@ -37,8 +38,9 @@ def stopping_on_signals() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise InterruptedJobError("interrupted") from error
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if num_signals == 0:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -54,14 +54,15 @@ def hdrfleet_here(*arguments: str | Path) -> int:
 
     from jobs.cli import main
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with patch.object(sys, "argv", ["hdrfleet", *map(str, arguments)]):
             main()
     except SystemExit as end:
         return int(end.code or 0)
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def start_hdrfleet(

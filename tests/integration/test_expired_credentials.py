@@ -181,9 +181,9 @@ def assert_nothing_stored_twice(
     ("expiring_keys", "expired", "executor"),
     [
         ("swift", ["writer"], "local"),
-        ("swift", ["reader"], "local"),
+        pytest.param("swift", ["reader"], "local", marks=pytest.mark.long),
         ("swift", ["reader", "writer"], "ray"),
-        ("moto", ["reader"], "local"),
+        pytest.param("moto", ["reader"], "local", marks=pytest.mark.long),
     ],
     indirect=["expiring_keys"],
     ids=["swift destination", "swift source", "swift both on ray", "moto source"],

@@ -176,6 +176,7 @@ def test_a_library_that_changes_is_followed_compacted_and_collected(
     assert is_sound(store)
 
 
+@pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
 def test_compactors_queries_and_commits_run_beside_each_other(photos: Path, dst: str) -> None:
     assert convert(photos, dst, "-q") == 0
     expected = raw_rows(open_store(dst, StorageConfig()))

@@ -45,7 +45,16 @@ def on_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     return root / "photos", rows, images
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize(
+    ("s3_server", "executor"),
+    [
+        ("moto", "local"),
+        ("swift", "ray"),
+        pytest.param("moto", "ray", marks=pytest.mark.long),
+        pytest.param("swift", "local", marks=pytest.mark.long),
+    ],
+    indirect=["s3_server"],
+)
 def test_a_bucket_gives_what_a_folder_gives(
     on_files: tuple[Path, list[dict[str, object]], dict[str, bytes]],
     s3_bucket: Any,
