@@ -262,6 +262,31 @@ def read_weights_path(dst: Path) -> str:
     return record.config.model.weights
 
 
+@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+def test_a_source_that_moved_is_reached_by_the_options_of_convert(
+    s3_bucket: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, name = s3_bucket.client, s3_bucket.name
+    client.put_object(Bucket=name, Key="in/a.jpg", Body=jpeg(picture(24, 32, seed=1)))
+    client.put_object(Bucket=name, Key="in/bad.jpg", Body=b"not a picture")
+    run = ("--weights", weights, "--executor", "local", "--quiet")
+    gone = ("--src-endpoint-url", "http://127.0.0.1:9", "--src-attempts", "1", "--src-timeout", "2")
+    here = ("--src-endpoint-url", s3_bucket.server.endpoint_url, "--src-region", s3_bucket.server.region)
+    dst = tmp_path / "hdr"
+    assert hdrfleet_here("convert", f"{s3_bucket.url}/in", dst, *run, *here) == 3
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    client.put_object(Bucket=name, Key="in/bad.jpg", Body=jpeg(picture(24, 32, seed=2)))
+    (dst / "images/a.jpg.exr").unlink()
+    for command in ("retry", "repair"):
+        assert hdrfleet_here(command, dst, *run, *gone) == 2
+        assert "cannot read the source" in " ".join(capsys.readouterr().err.split())
+    job = dst / "_hdrfleet/job.json"
+    job.write_text(job.read_text().replace(s3_bucket.server.endpoint_url, "http://127.0.0.1:9"))
+    assert hdrfleet_here("retry", dst, *run, *here) == 0
+    assert hdrfleet_here("repair", dst, *run, *here, "--no-src-requester-pays") == 0
+    assert {row["output"] for row in rows(dst).values()} == {"images/a.jpg.v2.exr", "images/bad.jpg.exr"}
+
+
 def test_a_first_run_with_a_limit_does_not_limit_retry(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
