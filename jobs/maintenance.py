@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs import options as opt
-from jobs.destination import finish, open_destination
+from jobs.destination import finish, open_destination, reopen_for_writing
 from jobs.option_groups import RecordedOptions, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 from pipeline.config import StorageConfig
@@ -121,6 +121,7 @@ def repair(
 
     share = opt.parse_share(sample)
     store, record = open_destination(dst, endpoint_url, profile, region)
+    store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     config = recorded_config(
         record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
     )

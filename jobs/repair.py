@@ -14,6 +14,7 @@ from jobs.verify import run_verify
 from pipeline.config import ConversionConfig
 from pipeline.job import Job, JobRecord, PlannedWork
 from pipeline.manifest import open_manifest
+from pipeline.manifest.distrusted import record_distrust
 from pipeline.sharding import SourceListing
 from pipeline.storage import ObjectStore
 from pipeline.verification import Finding, VerifyReport
@@ -60,13 +61,17 @@ def run_repair(
 ) -> RepairOutcome:
     """Verify, make anew what can be, and verify again.
 
-    Damaged or missing outputs of current rows become the next revision of their source, and uncommitted shards are
-    finished. Parts and plans are never touched: what is wrong with them is for a person to decide. With
-    `delete_orphans`, leftovers are deleted when nothing else is found any more. Raises as `run_conversion` does.
+    What is damaged or missing is first recorded as distrusted, for good. Outputs of current rows become the next
+    revision of their source, and uncommitted shards are finished. Parts and plans are never touched: what is wrong with
+    them is for a person to decide. With `delete_orphans`, leftovers are deleted when nothing else is found any more.
+    Raises as `run_conversion` does.
     """
     before = run_verify(store, record, share, quiet=quiet)
     damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
     is_unfinished = "shard_uncommitted" in before.num_by_code()
+    # Before anything else: whatever runs next, this repair or another, must not adopt them.
+    if damaged:
+        record_distrust(store, damaged)
     run, num_replaced = None, 0
     if damaged or is_unfinished:
         run, num_replaced = _make_anew(config, damaged, reporter)
