@@ -112,8 +112,9 @@ def repair(
 ) -> None:
     """Verify DST and make anew what is missing or damaged there, from the source, as new revisions.
 
-    The sample is read before and after. Run it while no conversion runs on DST. Exit codes: 0 sound afterwards, 3
-    something is left, 2 bad usage, 1 it stopped and can be run again.
+    The sample is read before and after: here, or all over the cluster with --executor ray or --address. Run it while no
+    conversion runs on DST. Exit codes: 0 sound afterwards, 3 something is left, 2 bad usage, 1 it stopped and can be
+    run again.
     """
     from jobs.retry import recorded_config
     from jobs.tables import print_json
@@ -130,7 +131,16 @@ def repair(
         from jobs.repair import hint, run_repair
 
         reporter = ConsoleReporter(quiet=quiet)
-        outcome = run_repair(store, record, config, reporter, share=share, delete_orphans=delete_orphans, quiet=quiet)
+        outcome = run_repair(
+            store,
+            record,
+            config,
+            reporter,
+            share=share,
+            delete_orphans=delete_orphans,
+            quiet=quiet,
+            verifies_on_ray=recorded.asks_for_ray,
+        )
     if json:
         print_json(outcome.to_json())
     else:

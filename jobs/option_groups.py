@@ -152,6 +152,11 @@ class RecordedOptions:
     executor: Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)] = None
     address: Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)] = None
 
+    @property
+    def asks_for_ray(self) -> bool:
+        """Whether Ray was asked for, rather than recorded."""
+        return self.executor == "ray" or self.address is not None
+
     def changes(self) -> dict[str, dict[str, object]]:
         """What was given, as fields by part of the configuration. Raises ConfigError for a bad size."""
         budget = opt.parse_bytes(self.memory_budget, "--memory-budget")
