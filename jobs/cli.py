@@ -15,6 +15,7 @@ from jobs import options as opt
 from jobs.destination import finish, open_destination
 from jobs.evaluate_command import evaluate
 from jobs.maintenance import repair, retry, verify
+from jobs.option_groups import DestinationStorage, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 from jobs.train import train
 from jobs.upkeep import compact, gc
@@ -67,6 +68,7 @@ def _root(
 
 
 @app.command()
+@grouped
 def convert(
     src: Annotated[
         str,
@@ -152,18 +154,9 @@ def convert(
     lease_timeout: opt.LeaseTimeout = 180.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
-    src_endpoint_url: opt.SrcEndpoint = None,
-    src_profile: opt.SrcProfile = None,
-    src_region: opt.SrcRegion = None,
-    src_anonymous: opt.SrcAnonymous = False,
-    src_requester_pays: opt.SrcRequesterPays = False,
-    src_timeout: opt.SrcTimeout = None,
-    src_attempts: opt.SrcAttempts = None,
-    dst_endpoint_url: opt.DstEndpoint = None,
-    dst_profile: opt.DstProfile = None,
-    dst_region: opt.DstRegion = None,
-    dst_timeout: opt.DstTimeout = None,
-    dst_attempts: opt.DstAttempts = None,
+    *,
+    source_storage: SourceStorage,
+    destination_storage: DestinationStorage,
 ) -> None:
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
@@ -176,22 +169,9 @@ def convert(
             "include": include or (),
             "exclude": exclude or (),
             "limit": limit,
-            "storage": opt.storage(
-                src_endpoint_url,
-                src_profile,
-                src_region,
-                anonymous=src_anonymous,
-                requester_pays=src_requester_pays,
-                timeout_s=src_timeout,
-                max_attempts=src_attempts,
-            ),
+            "storage": source_storage.as_fields(),
         },
-        destination={
-            "url": opt.absolute(dst),
-            "storage": opt.storage(
-                dst_endpoint_url, dst_profile, dst_region, timeout_s=dst_timeout, max_attempts=dst_attempts
-            ),
-        },
+        destination={"url": opt.absolute(dst), "storage": destination_storage.as_fields()},
         model={"weights": weights},
         inference={
             "device": device,

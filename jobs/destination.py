@@ -41,6 +41,23 @@ def open_destination(
     return store, job
 
 
+def reopen_for_writing(
+    store: ObjectStore,
+    record: JobRecord,
+    dst: str,
+    endpoint_url: str | None,
+    profile: str | None,
+    region: str | None,
+) -> ObjectStore:
+    """The destination as its job writes to it: looked at before each write where its store ignores the condition."""
+    if record.has_conditional_create:
+        return store
+    from pipeline.storage import open_store
+
+    config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+    return open_store(opt.absolute(dst), config, atomic_create=False)
+
+
 def finish(outcome: ConversionOutcome, *, json: bool) -> NoReturn:
     """Print what a run did and end with its exit code."""
     from jobs.tables import print_json, print_summary

@@ -9,43 +9,17 @@ from typing import Annotated
 import typer
 
 from jobs import options as opt
-from jobs.destination import finish, open_destination
+from jobs.destination import finish, open_destination, reopen_for_writing
+from jobs.option_groups import RecordedOptions, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 from pipeline.config import StorageConfig
 
-_INFERENCE = "Inference"
 _RUNNING = "Running"
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")]
 Sample = Annotated[str, typer.Option(help="Share of the outputs to read, hash and decode as well, such as 1% or 0.01.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")]
 ShowAll = Annotated[bool, typer.Option("--all", help="Print every finding, not the first 20.")]
-Weights = Annotated[str | None, typer.Option(help="Where the job's weights are now, if they moved.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_INFERENCE)]
-MemoryBudget = Annotated[
-    str | None, typer.Option(help="Memory for the network per worker, such as 4G.", rich_help_panel=_INFERENCE)
-]
-MaxPixels = Annotated[
-    int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
-]
-DecodeTimeout = Annotated[
-    float | None,
-    typer.Option(
-        help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel.",
-        rich_help_panel=_RUNNING,
-    ),
-]
-IsolateDecode = Annotated[
-    bool | None,
-    typer.Option(
-        "--isolate-decode/--no-isolate-decode",
-        help="Decode JPEG and PNG in child processes too.",
-        rich_help_panel=_RUNNING,
-    ),
-]
-Workers = Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)]
-ExecutorName = Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)]
 
 
@@ -86,29 +60,20 @@ def verify(
         raise typer.Exit(EXIT_UNSOUND)
 
 
+@grouped
 def retry(
     dst: Destination,
     code: Annotated[
         list[str] | None, typer.Option(help="Only images that failed with this error_code; repeatable.")
     ] = None,
-    weights: Weights = None,
-    device: Device = None,
-    precision: Precision = None,
-    memory_budget: MemoryBudget = None,
-    max_pixels: MaxPixels = None,
-    decode_timeout: DecodeTimeout = None,
-    isolate_decode: IsolateDecode = None,
-    image_timeout: opt.ImageTimeout = None,
-    shard_timeout: opt.ShardTimeout = None,
-    lease_timeout: opt.LeaseTimeout = None,
-    workers: Workers = None,
-    executor: ExecutorName = None,
-    address: Address = None,
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
     region: opt.Region = None,
+    *,
+    recorded: RecordedOptions,
+    source_storage: SourceStorage,
 ) -> None:
     """Convert the failed images of DST again, all of them or by error code, with the options that the job recorded.
 
@@ -119,26 +84,7 @@ def retry(
     store, record = open_destination(dst, endpoint_url, profile, region)
     check_codes(store, code or ())
     config = recorded_config(
-        record,
-        dst,
-        opt.storage(endpoint_url, profile, region),
-        **opt.changes(
-            weights,
-            device,
-            precision,
-            memory_budget,
-            max_pixels,
-            decode_timeout,
-            isolate_decode,
-            opt.execution(
-                executor,
-                workers,
-                address,
-                image_timeout=image_timeout,
-                shard_timeout=shard_timeout,
-                lease_timeout=lease_timeout,
-            ),
-        ),
+        record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter
@@ -147,6 +93,7 @@ def retry(
     finish(outcome, json=json)
 
 
+@grouped
 def repair(
     dst: Destination,
     sample: Sample = "100%",
@@ -154,29 +101,20 @@ def repair(
         bool, typer.Option("--delete-orphans", help="Delete objects that no row names, and unfinished writes.")
     ] = False,
     show_all: ShowAll = False,
-    weights: Weights = None,
-    device: Device = None,
-    precision: Precision = None,
-    memory_budget: MemoryBudget = None,
-    max_pixels: MaxPixels = None,
-    decode_timeout: DecodeTimeout = None,
-    isolate_decode: IsolateDecode = None,
-    image_timeout: opt.ImageTimeout = None,
-    shard_timeout: opt.ShardTimeout = None,
-    lease_timeout: opt.LeaseTimeout = None,
-    workers: Workers = None,
-    executor: ExecutorName = None,
-    address: Address = None,
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
     region: opt.Region = None,
+    *,
+    recorded: RecordedOptions,
+    source_storage: SourceStorage,
 ) -> None:
     """Verify DST and make anew what is missing or damaged there, from the source, as new revisions.
 
-    The sample is read before and after. Run it while no conversion runs on DST. Exit codes: 0 sound afterwards, 3
-    something is left, 2 bad usage, 1 it stopped and can be run again.
+    The sample is read before and after: here, or all over the cluster with --executor ray or --address. Run it while no
+    conversion runs on DST. Exit codes: 0 sound afterwards, 3 something is left, 2 bad usage, 1 it stopped and can be
+    run again.
     """
     from jobs.retry import recorded_config
     from jobs.tables import print_json
@@ -184,34 +122,25 @@ def repair(
 
     share = opt.parse_share(sample)
     store, record = open_destination(dst, endpoint_url, profile, region)
+    store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     config = recorded_config(
-        record,
-        dst,
-        opt.storage(endpoint_url, profile, region),
-        **opt.changes(
-            weights,
-            device,
-            precision,
-            memory_budget,
-            max_pixels,
-            decode_timeout,
-            isolate_decode,
-            opt.execution(
-                executor,
-                workers,
-                address,
-                image_timeout=image_timeout,
-                shard_timeout=shard_timeout,
-                lease_timeout=lease_timeout,
-            ),
-        ),
+        record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
     )
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.progress import ConsoleReporter
         from jobs.repair import hint, run_repair
 
         reporter = ConsoleReporter(quiet=quiet)
-        outcome = run_repair(store, record, config, reporter, share=share, delete_orphans=delete_orphans, quiet=quiet)
+        outcome = run_repair(
+            store,
+            record,
+            config,
+            reporter,
+            share=share,
+            delete_orphans=delete_orphans,
+            quiet=quiet,
+            verifies_on_ray=recorded.asks_for_ray,
+        )
     if json:
         print_json(outcome.to_json())
     else:

@@ -11,48 +11,9 @@ import typer
 from pipeline.config import ConversionConfig, ExecutionConfig, StorageConfig, build_config
 from pipeline.errors import ConfigError
 
-_SRC = "Source storage"
-_DST = "Destination storage"
 _MAX_DURATION_S = 100 * 366 * 86_400
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on standard output.")]
-
-SrcEndpoint = Annotated[
-    str | None, typer.Option("--src-endpoint-url", help="S3 endpoint of the source.", rich_help_panel=_SRC)
-]
-SrcProfile = Annotated[str | None, typer.Option("--src-profile", help="AWS profile.", rich_help_panel=_SRC)]
-SrcRegion = Annotated[str | None, typer.Option("--src-region", help="AWS region.", rich_help_panel=_SRC)]
-SrcAnonymous = Annotated[
-    bool, typer.Option("--src-anonymous", help="Read a public bucket without credentials.", rich_help_panel=_SRC)
-]
-SrcRequesterPays = Annotated[
-    bool, typer.Option("--src-requester-pays", help="Pay for requests to the source bucket.", rich_help_panel=_SRC)
-]
-SrcTimeout = Annotated[
-    float | None,
-    typer.Option("--src-timeout", help="Seconds of silence that end a request (by default 60).", rich_help_panel=_SRC),
-]
-SrcAttempts = Annotated[
-    int | None,
-    typer.Option(
-        "--src-attempts", help="Tries of a request that may succeed later (by default 6).", rich_help_panel=_SRC
-    ),
-]
-DstEndpoint = Annotated[
-    str | None, typer.Option("--dst-endpoint-url", help="S3 endpoint of the destination.", rich_help_panel=_DST)
-]
-DstProfile = Annotated[str | None, typer.Option("--dst-profile", help="AWS profile.", rich_help_panel=_DST)]
-DstRegion = Annotated[str | None, typer.Option("--dst-region", help="AWS region.", rich_help_panel=_DST)]
-DstTimeout = Annotated[
-    float | None,
-    typer.Option("--dst-timeout", help="Seconds of silence that end a request (by default 60).", rich_help_panel=_DST),
-]
-DstAttempts = Annotated[
-    int | None,
-    typer.Option(
-        "--dst-attempts", help="Tries of a request that may succeed later (by default 6).", rich_help_panel=_DST
-    ),
-]
 
 MaxFailureRate = Annotated[
     str,
@@ -139,8 +100,8 @@ def storage(
     profile: str | None = None,
     region: str | None = None,
     *,
-    anonymous: bool = False,
-    requester_pays: bool = False,
+    anonymous: bool | None = None,
+    requester_pays: bool | None = None,
     timeout_s: float | None = None,
     max_attempts: int | None = None,
 ) -> dict[str, object]:
@@ -148,14 +109,17 @@ def storage(
 
     `timeout_s` bounds the wait for a connection too, which by default is the shorter one.
     """
-    values = given(endpoint_url=endpoint_url, profile=profile, region=region, max_attempts=max_attempts)
+    values = given(
+        endpoint_url=endpoint_url,
+        profile=profile,
+        region=region,
+        anonymous=anonymous,
+        requester_pays=requester_pays,
+        max_attempts=max_attempts,
+    )
     if timeout_s is not None:
         connect_s = StorageConfig().connect_timeout_s
         values |= {"read_timeout_s": timeout_s, "connect_timeout_s": min(timeout_s, connect_s)}
-    if anonymous:
-        values["anonymous"] = True
-    if requester_pays:
-        values["requester_pays"] = True
     return values
 
 
@@ -197,26 +161,6 @@ def verify_execution(executor: str, address: str | None) -> ExecutionConfig | No
             raise ConfigError("--address needs --executor ray; drop one of the two")
         return None
     return ExecutionConfig(executor="ray", address=address)
-
-
-def changes(
-    weights: str | None,
-    device: str | None,
-    precision: str | None,
-    memory_budget: str | None,
-    max_pixels: int | None,
-    decode_timeout: float | None,
-    isolate_decode: bool | None,
-    execution: dict[str, object],
-) -> dict[str, dict[str, object]]:
-    """What the user gave to replace in a recorded configuration: fields by part. Raises ConfigError for a bad size."""
-    budget = parse_bytes(memory_budget, "--memory-budget")
-    return {
-        "model": given(weights=weights),
-        "inference": given(device=device, precision=precision, memory_budget_bytes=budget),
-        "decode": given(max_pixels=max_pixels, timeout_s=decode_timeout, isolate=isolate_decode),
-        "execution": execution,
-    }
 
 
 # How a user spells each option; messages about the configuration speak of its fields.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +14,10 @@ from jobs.convert import ConversionOutcome, own_destination, run_conversion
 from jobs.progress import Reporter, plural
 from jobs.verify import run_verify
 from pipeline.config import ConversionConfig
+from pipeline.execution.address import check_address, ray_address
 from pipeline.job import Job, JobRecord, PlannedWork
 from pipeline.manifest import open_manifest
+from pipeline.manifest.distrusted import record_distrust
 from pipeline.sharding import SourceListing
 from pipeline.storage import ObjectStore
 from pipeline.verification import Finding, VerifyReport
@@ -57,28 +61,39 @@ def run_repair(
     share: float,
     delete_orphans: bool,
     quiet: bool,
+    verifies_on_ray: bool = False,
 ) -> RepairOutcome:
-    """Verify, make anew what can be, and verify again.
+    """Verify, make anew what can be, and verify again; outputs are read here, or by tasks on the Ray of `config`.
 
-    Damaged or missing outputs of current rows become the next revision of their source, and uncommitted shards are
-    finished. Parts and plans are never touched: what is wrong with them is for a person to decide. With
-    `delete_orphans`, leftovers are deleted when nothing else is found any more. Raises as `run_conversion` does.
+    What is damaged or missing is first recorded as distrusted, for good. Outputs of current rows become the next
+    revision of their source, and uncommitted shards are finished. Parts and plans are never touched: what is wrong with
+    them is for a person to decide. With `delete_orphans`, leftovers are deleted when nothing else is found any more.
+    Raises as `run_conversion` does.
     """
-    before = run_verify(store, record, share, quiet=quiet)
-    damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
-    is_unfinished = "shard_uncommitted" in before.num_by_code()
-    run, num_replaced = None, 0
-    if damaged or is_unfinished:
-        run, num_replaced = _make_anew(config, damaged, reporter)
-    after = run_verify(store, record, share, quiet=quiet) if run else before
-    num_deleted = 0
-    if delete_orphans and after.findings and set(after.num_by_code()) <= _LEFTOVERS:
-        with own_destination(Job(store, record), config.execution, reporter):
-            # Looked at again now that no other driver can adopt what is about to be deleted.
-            after = run_verify(store, record, 0.0, quiet=quiet)
-            if set(after.num_by_code()) <= _LEFTOVERS:
-                num_deleted = _delete(store, after.findings)
-        after = run_verify(store, record, 0.0, quiet=quiet)
+    on_ray = config.execution if verifies_on_ray else None
+    verify = partial(run_verify, store, record, quiet=quiet, on_ray=on_ray, storage=config.destination.storage)
+    with ExitStack() as stack:
+        if on_ray is not None:
+            from pipeline.execution.ray_session import ray_session
+
+            check_address(ray_address(on_ray))
+            stack.enter_context(ray_session(on_ray))  # one for all that follows
+        before = verify(share)
+        damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
+        # Before anything else: whatever runs next, this repair or another, must not adopt them.
+        if damaged:
+            record_distrust(store, damaged)
+        run, num_replaced = None, 0
+        if damaged or "shard_uncommitted" in before.num_by_code():
+            run, num_replaced = _make_anew(config, damaged, reporter)
+        after, num_deleted = verify(share) if run else before, 0
+        if delete_orphans and after.findings and set(after.num_by_code()) <= _LEFTOVERS:
+            with own_destination(Job(store, record), config.execution, reporter):
+                # Looked at again now that no other driver can adopt what is about to be deleted.
+                after = verify(0.0)
+                if set(after.num_by_code()) <= _LEFTOVERS:
+                    num_deleted = _delete(store, after.findings)
+            after = verify(0.0)
     return RepairOutcome(before, num_replaced, num_deleted, run, after)
 
 

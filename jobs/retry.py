@@ -22,15 +22,20 @@ _STORE_BOUNDS = ("connect_timeout_s", "read_timeout_s", "max_attempts", "max_ret
 
 
 def recorded_config(
-    record: JobRecord, dst: str, storage: Mapping[str, object], **changes: Mapping[str, object]
+    record: JobRecord,
+    dst: str,
+    storage: Mapping[str, object],
+    source_storage: Mapping[str, object],
+    **changes: Mapping[str, object],
 ) -> ConversionConfig:
     """The recorded configuration for `dst`, reached by `storage`, with `changes`, which are fields by part.
 
-    Raises ConfigError.
+    `source_storage` replaces fields of how the source was reached. Raises ConfigError.
     """
     parts = record.config.model_dump()
     # Plans say what belongs to the job; the first run's filters are not those of later ones.
     parts["source"] |= {"limit": None, "include": (), "exclude": ()}
+    parts["source"]["storage"] |= source_storage
     bounds = {name: parts["destination"]["storage"][name] for name in _STORE_BOUNDS}
     parts["destination"] = {"url": absolute(dst), "storage": bounds | dict(storage)}
     # What failed before may well fail again: that is no sign of a wrong set-up.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options as opt
-from jobs.destination import open_destination
+from jobs.destination import open_destination, reopen_for_writing
 from jobs.signals import stopping_on_signals
 
 if TYPE_CHECKING:
@@ -86,13 +86,8 @@ def _opened(dst: str, endpoint_url: str | None, profile: str | None, region: str
 
     Raises DestinationInUseError where it does not and another driver is at work.
     """
-    from pipeline.config import StorageConfig
-    from pipeline.storage import open_store
-
     store, record = open_destination(dst, endpoint_url, profile, region)
-    if not record.has_conditional_create:
-        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
-        store = open_store(opt.absolute(dst), config, atomic_create=False)
+    store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     if record.store_weakness is None:
         yield store
         return

@@ -38,6 +38,7 @@ POINTS: Mapping[str, str] = {
     "upload.sent": "all parts of a multipart upload are sent, it is not completed",
     "generation.written": "the files of a generation are there, its head is not",
     "head.created": "a generation counts, and what it stands for is still there",
+    "distrust.recorded": "what a repair found bad is on record, nothing of it is planned anew",
     "collection.deleted": "one object that a collection removes is gone, others are still there",
     "job.finished": "every shard is committed, the driver still owns the destination",
 }

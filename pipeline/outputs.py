@@ -15,7 +15,7 @@ from pipeline.errors import (
     ObjectMissingError,
     VerifyError,
 )
-from pipeline.manifest import CollectedOutputs
+from pipeline.manifest import CollectedOutputs, DistrustedOutputs
 from pipeline.records import ImageTask
 from pipeline.sharding import output_key
 from pipeline.storage import ObjectStore
@@ -41,35 +41,44 @@ class OutputStore:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._collected = CollectedOutputs(store)
+        self._distrusted = DistrustedOutputs(store)
 
     def refresh(self) -> None:
-        """Look which outputs were collected; to be called when work on a shard begins (see `CollectedOutputs`)."""
+        """Look which outputs were collected or found bad; to be called when work on a shard begins.
+
+        Raises ManifestError where the destination's records of these are damaged; StorageError.
+        """
         self._collected.refresh()
+        self._distrusted.refresh()
+
+    def _is_given_up(self, key: str) -> bool:
+        """Whether nobody may adopt this output, nor make another under its name: rows and records speak of it."""
+        return key in self._collected or key in self._distrusted
 
     def find(self, task: ImageTask, identity: OutputIdentity, *, first_revision: int = 1) -> StoredOutput | None:
         """Return the stored output of this identity, of `first_revision` or a later one; None where there is none.
 
         An earlier revision than the planned one fits when a source was touched without a change, or changed back. The
-        newest comes first: a repair made it because an earlier one was not to be trusted.
+        newest comes first; what a repair found bad is passed by, whatever identity it carries.
         """
         there = list(self._existing(task, first_revision))
         for revision in reversed(there):
             key = output_key(task.source, revision)
-            if key in self._collected:
-                continue  # it is about to be deleted
+            if self._is_given_up(key):
+                continue  # about to be deleted, or found bad
             data = self._read_if_identical(key, identity)
             if data is not None:
                 return StoredOutput(key, revision, data, _sha256(data), adopted=True)
         return None
 
     def _existing(self, task: ImageTask, first_revision: int) -> Iterator[int]:
-        """Yield the revisions that are there, to the first gap from the planned one on; what was collected is none."""
+        """Yield the revisions that are there, to the first gap from the planned one on; what was given up is none."""
         for revision in range(first_revision, _MAX_REVISIONS):
             key = output_key(task.source, revision)
             try:
                 self._store.stat(key)
             except ObjectMissingError:
-                if revision >= task.revision and key not in self._collected:
+                if revision >= task.revision and not self._is_given_up(key):
                     return
             else:
                 yield revision
@@ -78,13 +87,13 @@ class OutputStore:
     def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:
         """Create the output at the first revision that is free; adopt what has the same identity.
 
-        A revision that was collected is not free: rows name it. Raises CredentialsError when the destination refuses
-        writes.
+        A revision that was collected or found bad is not free: rows name it. Raises CredentialsError when the
+        destination refuses writes.
         """
         sha256 = _sha256(data)
         for revision in range(task.revision, _MAX_REVISIONS):
             key = output_key(task.source, revision)
-            if key in self._collected:
+            if self._is_given_up(key):
                 continue
             try:
                 self._store.create(key, data, metadata=_metadata(identity))

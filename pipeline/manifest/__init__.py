@@ -2,11 +2,12 @@
 
 `schema` says what a row is, `writer` commits parts, `reader` reads them back, `query` and `summary` answer questions.
 `compaction` merges parts into a generation, whose files `generation` writes and reads and whose `head` commits it;
-`snapshot` says what counts.
+`snapshot` says what counts; `collected` and `distrusted` say which outputs nobody may adopt.
 """
 
 from pipeline.manifest.collected import CollectedOutputs
 from pipeline.manifest.compaction import Compaction, compact
+from pipeline.manifest.distrusted import DistrustedOutputs
 from pipeline.manifest.parts import part_key
 from pipeline.manifest.query import run_query
 from pipeline.manifest.reader import Manifest, committed_parts, completed_shards, open_manifest
@@ -22,6 +23,7 @@ __all__ = [
     "SUMMARY_COLUMNS",
     "CollectedOutputs",
     "Compaction",
+    "DistrustedOutputs",
     "Manifest",
     "ManifestSummary",
     "commit_part",

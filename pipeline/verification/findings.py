@@ -12,6 +12,7 @@ FindingCode = Literal[
     "plan_damaged",
     "shard_uncommitted",
     "head_damaged",
+    "distrust_damaged",
     "part_damaged",
     "part_unplanned",
     "row_missing",

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.errors import ManifestError, ObjectMissingError
 from pipeline.job import JobRecord
+from pipeline.manifest.distrusted import DISTRUST_PREFIX, read_distrusted
 from pipeline.manifest.generation import read_collected
 from pipeline.manifest.head import HEAD_PREFIX, MAX_LOOKS, Head, head_key
 from pipeline.manifest.parts import part_key, read_part
@@ -54,7 +55,8 @@ class RowCheck:
 
     `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
     `replaced` are the keys of outputs that a repair made anew: whatever they are, nothing current rests on them.
-    `collected` are those whose rows say that they were given up. Without `is_readable` nothing of this is known.
+    `distrusted` are those that a repair found bad, made anew or not. `collected` are those that rows say were given up.
+    Without `is_readable` nothing of this is known.
     """
 
     num_plans: int = 0
@@ -63,6 +65,8 @@ class RowCheck:
     replaced: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
     repaired_at: dict[str, int] = field(default_factory=dict)
+    distrusted: set[str] = field(default_factory=set)
+    trusted_at: dict[str, int] = field(default_factory=dict)
     collected: set[str] = field(default_factory=set)
     current_collected: dict[str, str] = field(default_factory=dict)
     is_readable: bool = True
@@ -71,10 +75,23 @@ class RowCheck:
         """Note a finding."""
         self.findings.append(Finding(code, key, message, source, part or None))
 
+    def note_repair(self, source: str, output: str, shard: Shard) -> None:
+        """Take note of an `ok` row; plans come in ascending order."""
+        if not shard.adopts_earlier:
+            self.repaired_at[source] = shard.plan
+        if output in self.distrusted:
+            self.trusted_at[source] = 0
+        elif source in self.trusted_at:
+            self.trusted_at[source] = shard.plan
+
     def set_replaced_apart(self) -> None:
-        """Move outputs that only rows before a successful repair of their source name to `replaced`."""
+        """Move outputs that only rows before a successful repair of their source name to `replaced`.
+
+        A distrusted one is replaced as soon as a later row of its source names another, by whatever command.
+        """
         for key, output in list(self.outputs.items()):
-            if output.plan < self.repaired_at.get(output.source, 0):
+            settled_at = self.trusted_at if key in self.distrusted else self.repaired_at
+            if output.plan < max(settled_at.get(output.source, 0), self.repaired_at.get(output.source, 0)):
                 self.replaced.add(key)
                 del self.outputs[key]
 
@@ -107,6 +124,10 @@ def _check_rows(
     store: ObjectStore, record: JobRecord, snapshot: Snapshot, num_threads: int, *, missing_is_damage: bool
 ) -> RowCheck:
     check, committed = RowCheck(), snapshot.committed()
+    try:
+        check.distrusted = read_distrusted(store)
+    except ManifestError as error:
+        check.add("distrust_damaged", DISTRUST_PREFIX, str(error))
     compacted = (
         CompactedRows(store, snapshot.head, _COLUMNS, missing_is_damage=missing_is_damage) if snapshot.head else None
     )
@@ -243,8 +264,7 @@ def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, c
         if row["collected_at"] is not None:
             contradict("collected without an output")
         return
-    if not shard.adopts_earlier:
-        check.repaired_at[source] = shard.plan
+    check.note_repair(source, row["output"], shard)
     if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
         contradict("made with other weights or options than job.json names")
     if row["collected_at"] is not None:

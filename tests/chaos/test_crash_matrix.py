@@ -97,6 +97,7 @@ def crash_and_resume(library: Library, dst: str, reader: Reader, log: Path, faul
 def test_every_point_is_in_the_matrix() -> None:
     elsewhere = {"upload.started", "upload.sent"}
     elsewhere |= {"generation.written", "head.created", "collection.deleted"}  # integration/test_incremental_runs.py
+    elsewhere |= {"distrust.recorded"}  # integration/test_distrusted_outputs.py
     assert set(POINTS) == {*ONCE, *PER_SHARD, *PER_IMAGE, *PER_FILE, *elsewhere}
 
 

@@ -83,7 +83,7 @@ def photos(tmp_path: Path) -> Path:
 def dst(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "files":
         return str(tmp_path / "hdr")
-    server = request.getfixturevalue("moto_server")
+    server = request.getfixturevalue(f"{request.param}_server")
     bucket = request.getfixturevalue("s3_bucket_on")(server)
     return f"{bucket.url}/hdr"
 
@@ -95,6 +95,7 @@ def change(photos: Path, name: str, seed: int) -> None:
     os.utime(path, (10_000 + seed, 10_000 + seed))
 
 
+@pytest.mark.parametrize("dst", ["files", "moto", pytest.param("swift", marks=pytest.mark.long)], indirect=True)
 def test_a_library_that_changes_is_followed_compacted_and_collected(
     photos: Path, dst: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +311,37 @@ def test_a_killed_process_leaves_what_the_next_one_finishes(
         assert not old & images(store)
     else:
         assert not take_snapshot(store).parts
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dst", ["swift"], indirect=True)
+def test_on_a_weak_store_a_killed_process_leaves_what_the_next_one_finishes(
+    photos: Path, dst: str, tmp_path: Path
+) -> None:
+    """The same on a server that is no stand-in, where compact and gc own the destination while they run."""
+    store, log = open_store(dst, StorageConfig()), tmp_path / "log"
+    assert convert(photos, dst, "-q") == 0
+    record, changed = read_job(store), "trip 0/photo_000.jpg"
+    assert record is not None
+    assert record.store_weakness is not None
+    for number, fault in enumerate(("lease.created", "generation.written", "head.created")):
+        change(photos, changed, 90 + number)
+        assert convert(photos, dst, "-q") == 0
+        rows = raw_rows(store)
+        assert forked("compact", dst, log=log, faults=f"{fault}=kill") == -signal.SIGKILL, log.read_text()
+        assert raw_rows(store) == rows
+        assert is_sound(store)
+    rows, old = raw_rows(store), {f"images/{changed}.exr", f"images/{changed}.v2.exr", f"images/{changed}.v3.exr"}
+    for fault in ("generation.written=kill", "head.created=kill", "collection.deleted=kill", "collection.deleted=kill"):
+        assert forked("gc", dst, *COMMANDS["gc"], log=log, faults=fault) == -signal.SIGKILL, log.read_text()
+        assert unmarked(raw_rows(store)) == unmarked(rows)
+        marked = {row["output"] for row in raw_rows(store).values() if row["collected_at"]}
+        assert marked in (set(), old)
+        assert old - images(store) <= marked
+    assert forked("gc", dst, *COMMANDS["gc"], log=log) == 0, log.read_text()
+    assert unmarked(raw_rows(store)) == unmarked(rows)
+    assert not old & images(store)
+    assert is_sound(store)
 
 
 def test_on_a_weak_store_nothing_runs_beside_a_driver(

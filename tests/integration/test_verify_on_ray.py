@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,42 @@ def test_findings_are_those_of_one_process(ray_here: None, damaged: Path, capsys
         report["findings"].sort(key=lambda finding: (finding["code"], finding["key"]))
     assert on_ray[1] == here[1]
     assert on_ray[1]["num_decoded"] == NUM_PHOTOS
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_a_repair_reads_outputs_where_it_is_told_to(
+    ray_here: None,
+    damaged: Path,
+    is_asked_for: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This process may read none of them: what is found was found by tasks."""
+    read_here: list[str] = []
+
+    def look_here(_store: Any, outputs: list[Any], **_options: Any) -> Iterator[Any]:
+        read_here.extend(output.key for output in outputs)
+        return iter(())
+
+    monkeypatch.setattr("jobs.verify.check_contents", look_here)
+    options = ("--executor", "ray") if is_asked_for else ()
+    code = hdrfleet_here("repair", damaged, "--json", "--quiet", *options)
+    report = json.loads(capsys.readouterr().out)
+    found = {(finding["code"], finding["key"]) for finding in report["before"]["findings"]}
+    assert ("output_missing", "images/03.jpg.exr") in found, "a listing tells"
+    assert (("output_sha256", "images/66.jpg.exr") in found) == is_asked_for
+    assert bool(read_here) == (not is_asked_for)
+    assert (code, report["num_replaced"], report["after"]["is_sound"]) == (0, 2 if is_asked_for else 1, True)
+
+
+def test_a_repair_with_an_address_where_no_ray_is_fails_before_work(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objects = sorted(damaged.rglob("*"))
+    for options in (("--executor", "ray", "--address", "127.0.0.1:1"), ("--executor", "local", "--address", "auto")):
+        assert hdrfleet_here("repair", damaged, *options) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert sorted(damaged.rglob("*")) == objects
 
 
 def test_options_that_contradict_each_other_are_refused(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,103 @@
+"""Groups of options: each command that takes one shows all of it, and what a user gives reaches the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.option_groups import RecordedOptions, SourceStorage, grouped
+from jobs.options import parse_bytes
+from jobs.retry import recorded_config
+from pipeline.config import build_config
+from pipeline.errors import ConfigError
+from pipeline.job import JOB_SCHEMA_VERSION, JobRecord
+
+
+@dataclass(frozen=True)
+class Pair:
+    left: Annotated[int, typer.Option("--left")] = 1
+    is_right: Annotated[bool | None, typer.Option("--right/--wrong")] = None
+
+
+def flags(command: str) -> set[str]:
+    commands: Any = get_command(app)
+    return {flag for parameter in commands.commands[command].params for flag in parameter.opts if flag[:2] == "--"}
+
+
+@pytest.mark.parametrize("command", ["retry", "repair"])
+def test_a_source_is_reached_by_every_command_as_convert_reaches_it(command: str) -> None:
+    of_the_source = {flag for flag in flags("convert") if flag.startswith("--src-")}
+    assert len(of_the_source) == 7
+    assert of_the_source <= flags(command)
+
+
+def test_a_group_is_its_options_to_the_user_and_one_value_to_the_command() -> None:
+    seen: list[object] = []
+    program = typer.Typer()
+
+    @program.command()
+    @grouped
+    def command(name: str, loud: bool = False, *, pair: Pair) -> None:
+        """Say it."""
+        seen.append((name, pair, loud))
+
+    run = CliRunner()
+    assert run.invoke(program, ["x"]).exit_code == 0
+    assert run.invoke(program, ["y", "--left", "5", "--wrong", "--loud"]).exit_code == 0
+    assert run.invoke(program, ["y", "--pair", "5"]).exit_code == 2
+    assert seen == [("x", Pair(1, None), False), ("y", Pair(5, False), True)]
+    assert "Say it." in run.invoke(program, ["--help"]).output
+
+
+def record(**storage: object) -> JobRecord:
+    config = build_config(source={"url": "s3://b/in", "storage": storage}, destination={"url": "/out"})
+    return JobRecord(
+        schema_version=JOB_SCHEMA_VERSION,
+        job_id="1",
+        created_at="",
+        software_version="",
+        source_root="s3://b/in",
+        weights_name="",
+        weights_sha256="",
+        has_conditional_create=True,
+        store_weakness=None,
+        pixel_fields={},
+        pixel_digest="",
+        config=config,
+    )
+
+
+def test_source_options_replace_recorded_ones_and_leave_the_others() -> None:
+    known = record(endpoint_url="http://old", anonymous=True, requester_pays=True, max_attempts=3)
+    given = SourceStorage(src_endpoint_url="http://new", src_anonymous=False, src_profile="me", src_timeout=5.0)
+    found = recorded_config(known, "/out", {}, given.as_fields(), **RecordedOptions().changes()).source.storage
+    assert (found.endpoint_url, found.anonymous, found.profile) == ("http://new", False, "me")
+    assert (found.requester_pays, found.max_attempts) == (True, 3)
+    assert (found.read_timeout_s, found.connect_timeout_s) == (5.0, 5.0)
+    unchanged = recorded_config(known, "/out", {}, SourceStorage().as_fields(), **RecordedOptions().changes())
+    assert unchanged.source == known.config.source
+
+
+def test_what_contradicts_a_recorded_option_is_refused_by_the_name_of_the_option() -> None:
+    given = SourceStorage(src_profile="me").as_fields()
+    with pytest.raises(ConfigError, match="--src-…: an anonymous store takes no profile"):
+        recorded_config(record(anonymous=True), "/out", {}, given)
+    with pytest.raises(ConfigError, match="--src-attempts"):
+        recorded_config(record(), "/out", {}, SourceStorage(src_attempts=0).as_fields())
+
+
+def test_only_what_was_given_replaces_a_recorded_option() -> None:
+    assert RecordedOptions().changes() == {"model": {}, "inference": {}, "decode": {}, "execution": {}}
+    changes = RecordedOptions(memory_budget="1G", isolate_decode=False, executor="local", image_timeout=9.0).changes()
+    assert changes == {
+        "model": {},
+        "inference": {"memory_budget_bytes": parse_bytes("1G", "")},
+        "decode": {"isolate": False},
+        "execution": {"executor": "local", "num_workers": None, "address": None, "image_timeout_s": 9.0},
+    }
