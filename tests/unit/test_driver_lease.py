@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import driver_lease
 from pipeline.config import StorageConfig
-from pipeline.driver_lease import LeaseRecord, acquire_lease, newest_epoch, read_lease, require_epoch
+from pipeline.driver_lease import acquire_lease, require_epoch
 from pipeline.errors import DestinationInUseError, LeaseLostError, ManifestError, TransientStorageError
+from pipeline.lease_record import LeaseRecord, newest_epoch, read_lease
 from pipeline.storage import ObjectStore, open_store
 
 
