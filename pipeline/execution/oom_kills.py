@@ -14,8 +14,8 @@ from pipeline.errors import WorkerCrashError, WorkerOutOfMemoryError
 def count_oom_kills(root: Path = Path("/")) -> int | None:
     """How many processes of this process's memory group the kernel has killed for memory; None where none says so.
 
-    Reads `oom_kill` of memory.events (cgroup v2) or of memory.oom_control (v1, where the kernel is not too old). `root` is where /proc and
-    /sys are looked for.
+    Reads `oom_kill` of memory.events (cgroup v2) or of memory.oom_control (v1, where the kernel is not too old). `root`
+    is where /proc and /sys are looked for.
     """
     for path in _event_files(root):
         try:

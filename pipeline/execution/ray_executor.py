@@ -188,7 +188,7 @@ class RayExecutor:
         if lease is None:
             self._lose(worker, book, reason)
         elif isinstance(cause, StorageError):
-            book.give_back(lease, reason, delay_s=RETRY_DELAY_S)
+            book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
         else:
             # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
             self._lose(worker, book, reason, code=loss_code(cause))
