@@ -57,6 +57,7 @@ class DriverLease:
         self._beat_every_s = timeout_s / _BEATS_PER_TIMEOUT
         self._ended = threading.Event()
         self._lost: LeaseLostError | None = None
+        self._beating = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="driver-lease", daemon=True)
 
     @property
@@ -68,6 +69,18 @@ class DriverLease:
         """Raise LeaseLostError when another driver has taken over."""
         if self._lost is not None:
             raise self._lost
+
+    def confirm(self) -> None:
+        """Give a sign of life now, and raise LeaseLostError where another driver has taken over.
+
+        For what must not be done by a driver that slept: ask right before it. `check` tells what the last beat found.
+        Raises StorageError where the store cannot be asked.
+        """
+        try:
+            self._beat()
+        except LeaseLostError as error:
+            self._lost = error
+            raise
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -85,15 +98,19 @@ class DriverLease:
     def _keep(self) -> None:
         while not self._ended.wait(self._beat_every_s):
             try:
-                require_epoch(self._store, self.epoch)
-                self._require_own()
-                self._write(released=False)
-                fault_point("lease.renewed")
+                self._beat()
             except LeaseLostError as error:
                 self._lost = error
                 return
             except Exception as error:  # noqa: BLE001  the thread's edge: whatever it is, the next beat may succeed
                 logger.warning("%s: no sign of life could be written (%s)", self._store.url, first_line(error))
+
+    def _beat(self) -> None:
+        with self._beating:
+            require_epoch(self._store, self.epoch)
+            self._require_own()
+            self._write(released=False)
+            fault_point("lease.renewed")
 
     def _require_own(self) -> None:
         """On a store that does not decide races, a slow competitor may have written over this epoch's object."""
