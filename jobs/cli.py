@@ -115,12 +115,13 @@ def convert(
         ),
     ] = False,
     decode_timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel.",
+            help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel; at "
+            "most half of --image-timeout (by default 120).",
             rich_help_panel=_RUNNING,
         ),
-    ] = 120.0,
+    ] = None,
     pixel_type: Annotated[str, typer.Option(help="half or float.", rich_help_panel=_OUTPUT)] = "half",
     compression: Annotated[
         str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.", rich_help_panel=_OUTPUT)
@@ -149,8 +150,8 @@ def convert(
         float, typer.Option(help="Close a shard at this many estimated megapixels.", rich_help_panel=_RUNNING)
     ] = 256.0,
     max_failure_rate: opt.MaxFailureRate = "50%",
-    image_timeout: opt.ImageTimeout = 600.0,
-    shard_timeout: opt.ShardTimeout = 7200.0,
+    image_timeout: opt.ImageTimeout = None,
+    shard_timeout: opt.ShardTimeout = None,
     lease_timeout: opt.LeaseTimeout = 180.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
@@ -179,7 +180,7 @@ def convert(
             "tile_px": tile_px,
             "memory_budget_bytes": opt.parse_bytes(memory_budget, "--memory-budget"),
         },
-        decode={"max_pixels": max_pixels, "isolate": isolate_decode, "timeout_s": decode_timeout},
+        decode={"max_pixels": max_pixels, "isolate": isolate_decode} | opt.given(timeout_s=decode_timeout),
         encode={
             "pixel_type": pixel_type,
             "compression": compression,
@@ -193,9 +194,8 @@ def convert(
             "num_workers": None if workers == "auto" else workers,
             "address": address,
             "max_failure_rate": opt.parse_share(max_failure_rate, "--max-failure-rate"),
-            "image_timeout_s": image_timeout,
-            "shard_timeout_s": shard_timeout,
             "lease_timeout_s": lease_timeout,
+            **opt.given(image_timeout_s=image_timeout, shard_timeout_s=shard_timeout),
         },
     )
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.

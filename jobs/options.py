@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -27,13 +28,15 @@ ImageTimeout = Annotated[
     float | None,
     typer.Option(
         "--image-timeout",
-        help="Seconds that one image may spend in one stage, and 30 more for each megapixel.",
+        help="Seconds that one image may spend in one stage, and 30 more for each megapixel (by default 600).",
         rich_help_panel="Running",
     ),
 ]
 ShardTimeout = Annotated[
     float | None,
-    typer.Option("--shard-timeout", help="Seconds that a worker may hold one shard.", rich_help_panel="Running"),
+    typer.Option(
+        "--shard-timeout", help="Seconds that a worker may hold one shard (by default 7200).", rich_help_panel="Running"
+    ),
 ]
 
 LeaseTimeout = Annotated[
@@ -199,6 +202,7 @@ _FLAGS = {
     "execution.lease_timeout_s": "--lease-timeout",
     "execution": "options",
 }
+_FIELD = re.compile(r"\b(?:decode|execution)\.[a-z_]+\b")
 
 
 def build(**parts: object) -> ConversionConfig:
@@ -207,6 +211,7 @@ def build(**parts: object) -> ConversionConfig:
         return build_config(**parts)
     except ConfigError as error:
         field, separator, text = str(error).partition(": ")
+        text = _FIELD.sub(lambda match: _FLAGS.get(match[0], match[0]), text)
         raise ConfigError(f"{_FLAGS.get(field, field)}{separator}{text}") from error
 
 

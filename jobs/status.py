@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.driver_lease import LeaseRecord, age_s, is_gone, read_lease
 from pipeline.job import JobRecord
+from pipeline.lease_record import LeaseRecord, read_lease
 from pipeline.manifest import committed_parts, open_manifest
 from pipeline.records import ConversionStatus
 from pipeline.sharding import read_plan_summaries
@@ -87,7 +87,7 @@ def _driver_state(lease: LeaseRecord | None) -> str:
         return "none"
     if lease.released:
         return "ended"
-    return "silent" if is_gone(lease) or age_s(lease) > lease.timeout_s else "running"
+    return "silent" if lease.is_gone or lease.age_s > lease.timeout_s else "running"
 
 
 def print_status(status: JobStatus) -> None:

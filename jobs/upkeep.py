@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -35,8 +35,8 @@ def compact(
     from jobs.tables import print_json
     from pipeline.manifest import compact as compact_manifest
 
-    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
-        done = compact_manifest(store)
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as (store, confirm):
+        done = compact_manifest(store, before_commit=confirm)
     if json:
         print_json({"destination": store.url, **asdict(done)})
     else:
@@ -70,8 +70,8 @@ def gc(
     if keep_revisions is not None and keep_revisions < 1:
         raise ConfigError(f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept")
     grace = opt.parse_duration(older_than, "--older-than")
-    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as store:
-        done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run)
+    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as (store, confirm):
+        done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run, before_step=confirm)
     if json:
         print_json({"destination": store.url, "num_deleted": done.num_deleted, **asdict(done)})
         return
@@ -81,22 +81,25 @@ def gc(
 
 
 @contextmanager
-def _opened(dst: str, endpoint_url: str | None, profile: str | None, region: str | None) -> Iterator[ObjectStore]:
+def _opened(
+    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
+) -> Iterator[tuple[ObjectStore, Callable[[], None]]]:
     """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
 
-    Raises DestinationInUseError where it does not and another driver is at work.
+    What comes with it raises LeaseLostError where another driver has taken over since: to be asked ahead of each step
+    that cannot be undone. Raises DestinationInUseError where it does not and another driver is at work.
     """
     store, record = open_destination(dst, endpoint_url, profile, region)
     store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     if record.store_weakness is None:
-        yield store
+        yield store, lambda: None
         return
     from jobs.convert import own_destination
     from jobs.progress import ConsoleReporter
     from pipeline.job import Job
 
-    with own_destination(Job(store, record), record.config.execution, ConsoleReporter()):
-        yield store
+    with own_destination(Job(store, record), record.config.execution, ConsoleReporter()) as lease:
+        yield store, lease.confirm
 
 
 def _compaction_line(done: Compaction) -> str:

@@ -154,14 +154,16 @@ class DecodeConfig(FrozenModel):
 
     `max_pixels` and `max_bytes` are checked before any pixel is decoded. JPEG and PNG are decoded within the worker,
     every other format in a child process; with `isolate`, they are too. A child has `timeout_s`, and
-    `timeout_s_per_megapixel` for each declared megapixel, to come to an end with one image.
+    `timeout_s_per_megapixel` for each declared megapixel, to come to an end with one image. Where it is not given,
+    `timeout_s` is shortened to half of a shorter `image_timeout_s`.
     """
 
     max_pixels: int = Field(256_000_000, ge=1)
     max_bytes: int = Field(2 * 2**30, ge=1)
     isolate: bool = False
     timeout_s: float = Field(120.0, gt=0, le=86_400)
-    timeout_s_per_megapixel: float = Field(2.0, ge=0, le=3600)
+    # Twice, for the second child that an image may need, this is what a stage is given in pipeline.flow.
+    timeout_s_per_megapixel: float = Field(2.0, ge=0, le=15)
 
 
 class EncodeConfig(FrozenModel):
@@ -276,12 +278,39 @@ class ConversionConfig(FrozenModel):
 
 
 def build_config(**parts: object) -> ConversionConfig:
-    """Validate and build a ConversionConfig; a ConfigError names the first offending option in one line."""
+    """Validate and build a ConversionConfig; a ConfigError names the first offending option in one line.
+
+    Deadlines of which one would make another void are refused, or fitted where they were not given. A ConversionConfig
+    that a job recorded is not looked at in this way: it can always be read.
+    """
     try:
-        return ConversionConfig.model_validate(parts)
+        return _with_fitting_deadlines(ConversionConfig.model_validate(parts))
     except ValidationError as error:
         where, what = first_fault(error)
         raise ConfigError(f"{where or 'options'}: {what}") from error
+
+
+def _with_fitting_deadlines(config: ConversionConfig) -> ConversionConfig:
+    """What ends less has to come first: a decoder's child before its worker, and an image before its shard."""
+    decode, execution = config.decode, config.execution
+    if "image_timeout_s" not in execution.model_fields_set:
+        image_s = min(execution.image_timeout_s, execution.shard_timeout_s / 2)
+        execution = execution.model_copy(update={"image_timeout_s": image_s})
+    image_s, shard_s = execution.image_timeout_s, execution.shard_timeout_s
+    if "timeout_s" not in decode.model_fields_set:
+        decode = decode.model_copy(update={"timeout_s": min(decode.timeout_s, image_s / 2)})
+    if image_s >= shard_s:
+        raise ConfigError(
+            f"execution.image_timeout_s: {image_s:g} s never pass, for execution.shard_timeout_s ends the worker "
+            f"after {shard_s:g} s; give less than that, or execution.shard_timeout_s more than {image_s:g}"
+        )
+    if 2 * decode.timeout_s > image_s:
+        raise ConfigError(
+            f"decode.timeout_s: {decode.timeout_s:g} s, twice where an image needs a second child, never pass, for "
+            f"execution.image_timeout_s ends the worker after {image_s:g} s; give at most {image_s / 2:g}, or "
+            f"execution.image_timeout_s at least {2 * decode.timeout_s:g}"
+        )
+    return config.model_copy(update={"decode": decode, "execution": execution})
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

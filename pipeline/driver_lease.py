@@ -10,85 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import re
-import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Self
-from uuid import uuid4
+from typing import Self
 
-import psutil
-from pydantic import AfterValidator, Field, ValidationError
-
-from pipeline.config import FrozenModel
 from pipeline.errors import (
     DestinationInUseError,
     HdrfleetError,
     LeaseLostError,
-    ManifestError,
     ObjectExistsError,
-    ObjectMissingError,
     first_line,
 )
 from pipeline.faults import fault_point
+from pipeline.lease_record import LeaseRecord, lease_key, newest_epoch, now, own_record, read_epoch, read_lease
 from pipeline.storage import ObjectStore
 
-LEASE_PREFIX = "_hdrfleet/lease"
-LEASE_SCHEMA_VERSION = 1
 # A holder writes this often within the time after which it counts as dead: it may miss several.
 _BEATS_PER_TIMEOUT = 6
 _WATCH_EVERY_S = 1.0
 # On a store that does not decide races, two creators of one epoch look again after both must have written.
 _SETTLE_S = 3.0
 logger = logging.getLogger(__name__)
-
-_KEY = re.compile(rf"{LEASE_PREFIX}/(\d{{6,}})\.json")
-
-
-def _require_time(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
-class LeaseRecord(FrozenModel):
-    """What a lease object says. `beat` counts the holder's rewrites; times are UTC in ISO 8601.
-
-    `host`, `boot`, `pid` and `process_started` name the holder's process, so that another one on the same machine can
-    tell that it is gone without waiting. Whoever watches from elsewhere waits for the holder's `timeout_s` at least.
-    """
-
-    schema_version: int = LEASE_SCHEMA_VERSION
-    epoch: int = Field(ge=1)
-    holder: str
-    host: str
-    boot: str
-    pid: int
-    process_started: str
-    timeout_s: float = Field(gt=0)
-    acquired_at: str
-    renewed_at: Annotated[str, AfterValidator(_require_time)]
-    beat: int = 0
-    released: bool = False
-
-    def describe(self) -> str:
-        """Who holds it, for a person."""
-        return f"{self.host}, process {self.pid}, since {self.acquired_at} (epoch {self.epoch})"
-
-
-def newest_epoch(store: ObjectStore) -> int:
-    """The highest epoch that any driver has had at this destination; 0 before the first."""
-    found = (_KEY.fullmatch(info.key) for info in store.list(LEASE_PREFIX))
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def read_lease(store: ObjectStore) -> LeaseRecord | None:
-    """The newest lease; None before the first. Raises ManifestError where it is unreadable."""
-    epoch = newest_epoch(store)
-    return _read(store, epoch) if epoch else None
 
 
 def require_epoch(store: ObjectStore, epoch: int) -> None:
@@ -114,6 +57,7 @@ class DriverLease:
         self._beat_every_s = timeout_s / _BEATS_PER_TIMEOUT
         self._ended = threading.Event()
         self._lost: LeaseLostError | None = None
+        self._beating = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="driver-lease", daemon=True)
 
     @property
@@ -126,6 +70,18 @@ class DriverLease:
         if self._lost is not None:
             raise self._lost
 
+    def confirm(self) -> None:
+        """Give a sign of life now, and raise LeaseLostError where another driver has taken over.
+
+        For what must not be done by a driver that slept: ask right before it. `check` tells what the last beat found.
+        Raises StorageError where the store cannot be asked.
+        """
+        try:
+            self._beat()
+        except LeaseLostError as error:
+            self._lost = error
+            raise
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -137,29 +93,35 @@ class DriverLease:
         with contextlib.suppress(HdrfleetError):
             if self._lost is None and not self._thread.is_alive() and newest_epoch(self._store) == self.epoch:
                 self._write(released=True)
+                fault_point("lease.released")
 
     def _keep(self) -> None:
         while not self._ended.wait(self._beat_every_s):
             try:
-                require_epoch(self._store, self.epoch)
-                self._require_own()
-                self._write(released=False)
+                self._beat()
             except LeaseLostError as error:
                 self._lost = error
                 return
             except Exception as error:  # noqa: BLE001  the thread's edge: whatever it is, the next beat may succeed
                 logger.warning("%s: no sign of life could be written (%s)", self._store.url, first_line(error))
 
+    def _beat(self) -> None:
+        with self._beating:
+            require_epoch(self._store, self.epoch)
+            self._require_own()
+            self._write(released=False)
+            fault_point("lease.renewed")
+
     def _require_own(self) -> None:
         """On a store that does not decide races, a slow competitor may have written over this epoch's object."""
-        there = _read(self._store, self.epoch)
+        there = read_epoch(self._store, self.epoch)
         if there is not None and there.holder != self._record.holder:
             raise LeaseLostError(f"{self._store.url}: another hdrfleet has the same epoch: {there.describe()}")
 
     def _write(self, *, released: bool) -> None:
-        update = {"beat": self._record.beat + 1, "renewed_at": _now(), "released": released}
+        update = {"beat": self._record.beat + 1, "renewed_at": now(), "released": released}
         self._record = self._record.model_copy(update=update)
-        self._store.replace(_key(self.epoch), self._record.model_dump_json().encode())
+        self._store.replace(lease_key(self.epoch), self._record.model_dump_json().encode())
 
 
 def acquire_lease(
@@ -178,15 +140,16 @@ def acquire_lease(
     races, so the winner is who is still named there a little later.
     """
     newest = read_lease(store)
-    if newest is not None and not newest.released and not is_gone(newest):
+    if newest is not None and not newest.released and not newest.is_gone:
         _watch(store, newest, timeout_s=timeout_s, on_wait=on_wait, clock=clock, sleep=sleep)
-    record = _own_record((newest.epoch if newest else 0) + 1, timeout_s)
-    key = _key(record.epoch)
+    record = own_record((newest.epoch if newest else 0) + 1, timeout_s)
+    key = lease_key(record.epoch)
     with contextlib.suppress(ObjectExistsError):  # a competitor's, or our own success whose answer was lost
         store.create(key, record.model_dump_json().encode())
+    fault_point("lease.claimed")
     if is_weak:
         sleep(_SETTLE_S)
-    there = _read(store, record.epoch)
+    there = read_epoch(store, record.epoch)
     if there is None or there.holder != record.holder:
         raise _in_use(store, there or record)
     fault_point("lease.created")
@@ -204,13 +167,13 @@ def _watch(
 ) -> None:
     """Return when the lease did not change for `timeout_s` or was released; raise when its holder lives."""
     timeout_s = max(timeout_s, seen.timeout_s)
-    if _is_fresh_here(seen):
+    if seen.is_fresh_here:
         raise _in_use(store, seen)
     on_wait(f"{store.url} was last run by {seen.describe()}; watching for {timeout_s:.0f} s whether it still does")
     deadline = clock() + timeout_s
     while clock() < deadline:
         sleep(min(_WATCH_EVERY_S, timeout_s / _BEATS_PER_TIMEOUT))
-        now = _read(store, seen.epoch)
+        now = read_epoch(store, seen.epoch)
         if now is None or now.released:
             return
         if now != seen:
@@ -221,78 +184,3 @@ def _in_use(store: ObjectStore, holder: LeaseRecord) -> DestinationInUseError:
     return DestinationInUseError(
         f"{store.url} is in use by another hdrfleet: {holder.describe()}; wait for it or stop it first"
     )
-
-
-def is_gone(record: LeaseRecord) -> bool:
-    """True when the holder was a process of this machine, since this boot, that is not there any more."""
-    if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
-        return False
-    try:
-        is_dead = psutil.Process(record.pid).status() == psutil.STATUS_ZOMBIE
-        return is_dead or _process_started(record.pid) != record.process_started
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
-def age_s(record: LeaseRecord) -> float:
-    """Seconds since the last sign of life, by this machine's clock."""
-    return (datetime.now(UTC) - datetime.fromisoformat(record.renewed_at)).total_seconds()
-
-
-def _is_fresh_here(record: LeaseRecord) -> bool:
-    """True when the holder is a process of this machine that is there and wrote a moment ago, by the same clock."""
-    if (record.host, record.boot) != (socket.gethostname(), _boot_id()):
-        return False
-    return 0 <= age_s(record) < record.timeout_s / 2
-
-
-def _own_record(epoch: int, timeout_s: float) -> LeaseRecord:
-    now = _now()
-    return LeaseRecord(
-        epoch=epoch,
-        holder=uuid4().hex,
-        host=socket.gethostname(),
-        boot=_boot_id(),
-        pid=os.getpid(),
-        process_started=_process_started(os.getpid()),
-        timeout_s=timeout_s,
-        acquired_at=now,
-        renewed_at=now,
-    )
-
-
-def _read(store: ObjectStore, epoch: int) -> LeaseRecord | None:
-    key = _key(epoch)
-    try:
-        return LeaseRecord.model_validate_json(store.read(key))
-    except ObjectMissingError:
-        return None
-    except ValidationError as error:
-        raise ManifestError(f"{store.url}/{key} is not a lease of this hdrfleet; upgrade, or delete it") from error
-
-
-def _boot_id() -> str:
-    """This boot of this machine and this namespace of process numbers: elsewhere the same pid is another process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  the target is no path
-    except OSError:
-        return f"{psutil.boot_time():.0f}"
-
-
-def _process_started(pid: int) -> str:
-    """When a process started, in clock ticks since the boot where the system says so: the wall clock may be set."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return f"{psutil.Process(pid).create_time():.2f}"
-
-
-def _key(epoch: int) -> str:
-    return f"{LEASE_PREFIX}/{epoch:06d}.json"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -19,7 +19,10 @@ from pathlib import Path
 
 POINTS: Mapping[str, str] = {
     "job.created": "job.json is there, nothing is planned",
+    "lease.claimed": "the next epoch of the lease is there, whoever created it has not looked whose it is",
     "lease.created": "the driver owns the destination",
+    "lease.renewed": "the driver has given another sign of life",
+    "lease.released": "the lease says that its driver has ended, the driver still runs",
     "plan.part_written": "a part of a plan is there, its plan.json is not",
     "plan.committed": "the plan is there, nothing of it is done",
     "shard.leased": "the driver has given a shard to a worker",

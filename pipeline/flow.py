@@ -59,7 +59,7 @@ class ByteBudget:
 
 
 # A stage of the largest images takes minutes on a CPU: 20 s a megapixel were never seen, 4 s were.
-_STAGE_S_PER_MEGAPIXEL = 30.0
+STAGE_S_PER_MEGAPIXEL = 30.0
 
 
 class StageWatch:
@@ -80,7 +80,7 @@ class StageWatch:
     def stage(self, source: str, num_pixels: int = 0) -> Iterator[None]:
         """Work on `source` within this context counts against its deadline."""
         token = object()
-        deadline = self._clock() + self._timeout_s + _STAGE_S_PER_MEGAPIXEL * num_pixels / 1e6
+        deadline = self._clock() + self._timeout_s + STAGE_S_PER_MEGAPIXEL * num_pixels / 1e6
         with self._lock:
             self._deadlines[token] = source, deadline
         try:

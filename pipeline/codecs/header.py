@@ -16,6 +16,9 @@ class ColorSpace(StrEnum):
     CMYK = "cmyk"
 
 
+# A larger profile is not parsed, whatever it holds: those of printers and scanners take 0.5 to 4 MiB.
+MAX_ICC_BYTES = 16 * 2**20
+
 # Transfer characteristics of ITU-T H.273 that mean HDR: 16 is PQ (SMPTE ST 2084), 18 is HLG (ARIB STD-B67).
 HDR_TRANSFERS = frozenset({16, 18})
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ImageCms
 
 from pipeline.codecs.exif import clean_text
-from pipeline.codecs.header import HDR_TRANSFERS, Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.codecs.header import HDR_TRANSFERS, MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
 
 _RELATIVE_COLORIMETRIC = 1  # lcms2.h INTENT_RELATIVE_COLORIMETRIC
 _BLACK_POINT_COMPENSATION = 0x2000  # cmsFLAGS_BLACKPOINTCOMPENSATION
@@ -61,8 +61,8 @@ class ColorPlan:
 def plan_color(header: LdrHeader) -> ColorPlan:
     """Choose the conversion for one file and try it on a small grid; a useless profile becomes a warning.
 
-    Warning codes: `icc_invalid`, `icc_mismatch` (the profile is for another colour space), `cmyk_without_profile`,
-    `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM), `already_hdr_transfer` (PQ or HLG).
+    Warning codes: `icc_invalid` (or of more than 16 MiB), `icc_mismatch` (the profile is for another colour space),
+    `cmyk_without_profile`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM), `already_hdr_transfer` (PQ or HLG).
     """
     space, warnings = header.color_space, []
     profile, description = None, None
@@ -128,7 +128,7 @@ def _srgb_profile() -> bytes:
 
 def _check_icc(icc: bytes, space: ColorSpace) -> tuple[bytes | None, str | None, str | None]:
     """Return (profile to apply or None, description, warning code or None)."""
-    if len(icc) < 132 or icc[36:40] != b"acsp" or icc[12:16] not in _USABLE_CLASSES:
+    if not 132 <= len(icc) <= MAX_ICC_BYTES or icc[36:40] != b"acsp" or icc[12:16] not in _USABLE_CLASSES:
         return None, None, "icc_invalid"
     description = _describe(icc)
     if _SIGNATURES.get(icc[16:20]) is not space:

@@ -11,11 +11,10 @@ import imagecodecs
 from numpy.typing import NDArray
 
 from pipeline.codecs.formats import PNG_SIGNATURE, ImageFormat
-from pipeline.codecs.header import Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.codecs.header import MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
 from pipeline.errors import CorruptImageError, TruncatedImageError
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
-_MAX_ICC_BYTES = 16 * 2**20
 _MAX_XMP_BYTES = 16 * 2**20
 
 # Colour type -> (mode, colour space, has an alpha channel, allowed bit depths); PNG 11.2.1, table 11.1.
@@ -149,7 +148,7 @@ def _read_iccp(body: bytes) -> bytes | None:
     _name, separator, rest = body.partition(b"\0")
     if not separator or rest[:1] != b"\0":
         return None
-    return _inflate(rest[1:], _MAX_ICC_BYTES)
+    return _inflate(rest[1:], MAX_ICC_BYTES)
 
 
 def _inflate(compressed: bytes, max_bytes: int) -> bytes | None:

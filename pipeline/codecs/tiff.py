@@ -12,12 +12,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader
+from pipeline.codecs.lzw import is_made_up
 from pipeline.codecs.samples import unassociate
 from pipeline.errors import AlreadyHdrError, CorruptImageError, TruncatedImageError, UnsupportedFormatError
 
@@ -29,7 +31,7 @@ _ORIENTATION = 274
 _CAMERA_RAW_PHOTOMETRICS = frozenset({32803, 34892})
 _LOG_LUV_PHOTOMETRICS = frozenset({32844, 32845})
 _UINT, _FLOATS = 1, frozenset({3, 6})
-_OLD_JPEG, _JPEG = 6, 7
+_LZW, _OLD_JPEG, _JPEG = 5, 6, 7
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
@@ -89,6 +91,8 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
         photometric = int(page.photometric)
         # (separate samples, depth, length, width, contiguous samples)
         raw: NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)
+        if page.compression == _LZW:
+            _require_whole_lzw(data, page)
         if raw.dtype == np.bool_:
             raw = raw.view(np.uint8)
         raw = raw[:, 0]
@@ -171,6 +175,30 @@ def _check_segments(data: bytes, page: tifffile.TiffPage) -> None:
             raise TruncatedImageError("TIFF ends before the end of a strip or tile")
         if page.compression == _JPEG and not data[offset : offset + count].rstrip(b"\0").endswith(b"\xff\xd9"):
             raise TruncatedImageError("TIFF with an unfinished JPEG strip or tile")
+
+
+def _require_whole_lzw(data: bytes, page: tifffile.TiffPage) -> None:
+    """Raise TruncatedImageError where a strip or tile that was decoded lacks codes that its pixels need."""
+    num_segments = math.prod(page.chunked)
+    segments = zip(page.dataoffsets[:num_segments], page.databytecounts[:num_segments], strict=True)
+    for index, (offset, count) in enumerate(segments):
+        strip = data[offset : offset + count]
+        if page.fillorder != 1:
+            strip = bytes(imagecodecs.bitorder_decode(strip))
+        if is_made_up(strip, _segment_bytes(page, index)):
+            raise TruncatedImageError("TIFF with an unfinished LZW strip or tile")
+
+
+def _segment_bytes(page: tifffile.TiffPage, index: int) -> int:
+    """Bytes that a strip or tile holds decoded: rows are filled up to whole bytes, the last strip may be shorter."""
+    num_samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    if page.is_tiled:
+        num_rows, num_columns = int(page.tilelength), int(page.tilewidth)
+    else:
+        num_strips = -(-page.imagelength // page.rowsperstrip)
+        num_rows = min(page.rowsperstrip, page.imagelength - index % num_strips * page.rowsperstrip)
+        num_columns = int(page.imagewidth)
+    return num_rows * (-(-num_columns * num_samples * int(page.bitspersample) // 8))
 
 
 def _extra_samples(page: tifffile.TiffPage, num_color: int) -> tuple[int, ...]:

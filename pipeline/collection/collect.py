@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,8 @@ from pipeline.storage import ObjectStore
 
 _NUM_THREADS = 16
 _NUM_EXAMPLES = 5
+# Deleted between two looks at whether the destination is still ours: seconds of work.
+_BATCH_KEYS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,16 @@ def collect(
     older_than: timedelta = timedelta(hours=1),
     dry_run: bool = False,
     now: datetime | None = None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Collection:
     """Delete what nothing needs and nothing has needed for `older_than`.
 
     With `keep_revisions`, outputs beyond the newest that many of each source are given up, but never the one of a
     current row; without, no output is given up. Outputs that an earlier collection gave up are deleted either way. Safe
-    beside running jobs, queries and compactions. Raises ValueError for `keep_revisions` below 1, ManifestError where
-    the manifest is not whole (nothing is deleted then), StorageError.
+    beside running jobs, queries and compactions, where the store decides races; `before_step` is asked before a
+    generation is committed and before every 256 deletions, and raises where it must not go on. Raises what that raises,
+    ValueError for `keep_revisions` below 1, ManifestError where the manifest is not whole (nothing is deleted then),
+    StorageError.
     """
     if keep_revisions is not None and keep_revisions < 1:
         msg = f"keep_revisions must be at least 1, not {keep_revisions}"
@@ -66,14 +71,14 @@ def collect(
         marked = find_superseded(store, keep_revisions, cutoff)
         num_marked = len(marked)
     elif keep_revisions is not None:
-        num_marked = mark_superseded(store, keep_revisions, cutoff, now)
+        num_marked = mark_superseded(store, keep_revisions, cutoff, now, before_step)
     # Only now, with the marks in place, is it known what nobody can still take up.
     outputs = sizes_of(store, marked | find_given_up(store))
     leftovers, plan_parts = find_leftovers(store, cutoff), find_plan_parts(store, cutoff)
     kinds = (sorted(outputs), leftovers.parts, leftovers.heads, leftovers.generation_files, plan_parts)
     if not dry_run:
         for keys in kinds:
-            _delete(store, keys)
+            _delete(store, keys, before_step)
     return Collection(
         is_dry_run=dry_run,
         num_marked=num_marked,
@@ -87,11 +92,13 @@ def collect(
     )
 
 
-def _delete(store: ObjectStore, keys: Iterable[str]) -> None:
+def _delete(store: ObjectStore, keys: Sequence[str], before_step: Callable[[], None]) -> None:
     def delete(key: str) -> None:
         store.delete(key)
         fault_point("collection.deleted", key)
 
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="collect") as pool:
-        for _ in pool.map(delete, keys):
-            pass
+        for start in range(0, len(keys), _BATCH_KEYS):
+            before_step()
+            for _ in pool.map(delete, keys[start : start + _BATCH_KEYS]):
+                pass

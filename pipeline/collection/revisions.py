@@ -56,11 +56,17 @@ _GIVEN_UP = """
 """
 
 
-def mark_superseded(store: ObjectStore, keep_revisions: int, cutoff: datetime, now: datetime) -> int:
+def mark_superseded(
+    store: ObjectStore,
+    keep_revisions: int,
+    cutoff: datetime,
+    now: datetime,
+    before_commit: Callable[[], None] = lambda: None,
+) -> int:
     """Commit a generation whose rows say `collected_at` of every superseded output; return how many that are.
 
     Superseded since `cutoff` or earlier. None is no new generation, and costs a few columns alone. Raises ManifestError
-    when other compactions were first again and again; StorageError.
+    when other compactions were first again and again; StorageError; what `before_commit` raises, ahead of the head.
     """
     if not find_superseded(store, keep_revisions, cutoff):
         return 0
@@ -69,7 +75,7 @@ def mark_superseded(store: ObjectStore, keep_revisions: int, cutoff: datetime, n
         outputs = _free(store, snapshot, _superseded(manifest, keep_revisions, cutoff))
         if not outputs:
             return 0
-        if commit_generation(store, snapshot, _with_marks(manifest.history, outputs, now)).won:
+        if commit_generation(store, snapshot, _with_marks(manifest.history, outputs, now), before_commit).won:
             return len(outputs)
     raise ManifestError(f"other compactions were first, {_MAX_RACES} times; run it again when they are done")
 

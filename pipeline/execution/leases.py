@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from pipeline.errors import WorkerLostError
+from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError
 from pipeline.execution.bisection import Bisection
 from pipeline.records import Shard
 
@@ -65,7 +65,7 @@ class LeaseBook:
         self._failures: Counter[_Identity] = Counter()
         self._losses: Counter[_Identity] = Counter()
         self._bisections: dict[_Identity, Bisection] = {}
-        self._given_up: dict[_Identity, str] = {}
+        self._given_up: dict[_Identity, str | StorageError] = {}
         self._num_given_up_in_a_row = 0
         self._num_lost_in_a_row = 0
         self._num_failed_in_a_row = 0
@@ -124,23 +124,23 @@ class LeaseBook:
         self.num_completed += 1
         return True
 
-    def give_back(self, lease: Lease, reason: str, *, delay_s: float = 0.0) -> None:
-        """Return a lease whose attempt failed, its worker being sound. Its shard is given up after `max_attempts`.
+    def give_back(self, lease: Lease, error: StorageError, *, delay_s: float = 0.0) -> None:
+        """Return a lease whose attempt failed for its store, its worker being sound; given up after `max_attempts`.
 
-        `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises
-        WorkerLostError when several shards in a row were given up, or so many attempts failed, and none succeeded in
-        between.
+        `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises the store's
+        error, with how often it was met, when several shards in a row were given up, or so many attempts failed, and
+        none succeeded in between.
         """
         if not self._end(lease):
             return
         self.num_given_back += 1
-        self._count_failure(lease, reason)
+        self._count_failure(error)
         self._failures[_identity(lease)] += 1
         num_failures = self._failures[_identity(lease)]
         if num_failures < self._max_attempts:
             self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1))
         else:
-            self._give_up(lease, reason)
+            self._give_up(lease, error)
 
     def lose(self, lease: Lease, code: str, reason: str, suspects: Collection[str] = ()) -> None:
         """Return a lease whose worker went down with it; `code` is that of the QuarantinedError that it would be.
@@ -172,22 +172,26 @@ class LeaseBook:
         return [lease for lease in self._outstanding.values() if lease.holder == holder]
 
     def raise_if_given_up(self) -> None:
-        """Raise WorkerLostError naming the shards that no attempt could finish; their work is not lost but undone."""
+        """Raise what the first shard that no attempt could finish was given up for; its work is not lost but undone.
+
+        The store's error where that failed, which is more than the workers did, else WorkerLostError.
+        """
         if not self._given_up:
             return
-        (plan, shard), reason = next(iter(self._given_up.items()))
+        (plan, shard), cause = next(iter(self._given_up.items()))
         others = f" and {len(self._given_up) - 1} more" if len(self._given_up) > 1 else ""
-        raise WorkerLostError(
-            f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times; the last time: {reason}. {_KEPT}"
-        )
+        failed = f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times"
+        if isinstance(cause, StorageError):
+            raise _said(cause, f"{failed} for its store") from cause
+        raise WorkerLostError(f"{failed}; the last time: {cause}. {_KEPT}")
 
-    def _count_failure(self, lease: Lease, reason: str) -> None:
+    def _count_failure(self, error: StorageError) -> None:
         self._num_failed_in_a_row += 1
         if self._num_failed_in_a_row >= self._hopeless_failures:
-            raise WorkerLostError(
-                f"{self._num_failed_in_a_row} attempts in a row failed and none succeeded in between, the last one at "
-                f"shard {lease.shard.shard} of plan {lease.shard.plan}: {reason}. {_KEPT}"
+            often = (
+                f"{self._num_failed_in_a_row} attempts in a row failed for their store and none succeeded in between"
             )
+            raise _said(error, often) from error
 
     def _count_loss(self, lease: Lease, reason: str) -> None:
         """A first loss says nothing: half of a cluster may go away at once."""
@@ -213,9 +217,9 @@ class LeaseBook:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         self._returned.append((due, replace(lease, shard=shard, attempt=lease.attempt + 1)))
 
-    def _give_up(self, lease: Lease, reason: str) -> None:
+    def _give_up(self, lease: Lease, cause: str | StorageError) -> None:
         self._forget(_identity(lease))
-        self._given_up[_identity(lease)] = reason
+        self._given_up[_identity(lease)] = cause
         self._num_given_up_in_a_row += 1
         if self._num_given_up_in_a_row >= _HOPELESS_SHARDS:
             self.raise_if_given_up()
@@ -223,6 +227,12 @@ class LeaseBook:
     def _forget(self, key: _Identity) -> None:
         for known in (self._failures, self._losses, self._bisections):
             known.pop(key, None)
+
+
+def _said(error: StorageError, often: str) -> HdrfleetError:
+    """The same error, whose text begins with the object that was asked for, saying how often it was met."""
+    kept = "" if isinstance(error, TransientStorageError) else f". {_KEPT}"  # of those the command says so itself
+    return type(error)(f"{error}; {often}{kept}")
 
 
 def _identity(lease: Lease) -> _Identity:

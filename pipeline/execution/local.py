@@ -123,7 +123,7 @@ class LocalExecutor:
                     book.complete(lease)
                     fault_point("shard.settled")
                 except StorageError as error:
-                    book.give_back(lease, f"{error.code}: {error}", delay_s=self._retry_delay_s)
+                    book.give_back(lease, error, delay_s=self._retry_delay_s)
                 except HdrfleetError:
                     raise
                 except Exception as error:  # noqa: BLE001  the shard's edge: unforeseen, so worth another attempt

@@ -9,17 +9,21 @@ from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import WorkerCrashError, WorkerOutOfMemoryError
 from pipeline.execution.base import Progress
 from pipeline.execution.leases import Lease
+from pipeline.execution.oom_kills import count_oom_kills, vanished_code
 from pipeline.execution.ray_session import WorkerResources
-from pipeline.execution.ray_worker import RayWorker
+from pipeline.execution.ray_worker import RayWorker, SignOfLife
 from pipeline.inference.memory import MALLOC_ENV
 
-# What Ray's memory monitor says of an actor that it ended. The kernel's own killer leaves no trace: Ray names it, among
-# other possibilities, for every process that vanished.
+# What Ray's memory monitor says of an actor that it ended. The kernel's own killer leaves no trace there: Ray names it,
+# among other possibilities, for every process that vanished.
 _OUT_OF_MEMORY_WORDS = ("low on memory", "memory monitor", "memory usage threshold")
+# A node that is there starts a task within a second or two; one that went away with its worker costs this once.
+_ASK_NODE_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -32,18 +36,23 @@ class ActorHandle:
     start_deadline: float
     is_ready: bool = False
     running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
-    progress: Progress = field(default_factory=Progress)
-    progress_ref: Any = None
-    progress_asked_at: float = 0.0
+    last_sign: SignOfLife = field(default_factory=SignOfLife)
+    sign_ref: Any = None
+    sign_asked_at: float = 0.0
 
-    def ask_progress(self) -> None:
-        """Ask for its counts; the answer is for `progress_ref`."""
-        self.progress_ref = self.actor.progress.remote()
-        self.progress_asked_at = monotonic()
+    @property
+    def progress(self) -> Progress:
+        """Its counts when it was last heard of."""
+        return self.last_sign.progress
+
+    def ask_sign(self) -> None:
+        """Ask how it is; the answer is for `sign_ref`."""
+        self.sign_ref = self.actor.sign_of_life.remote()
+        self.sign_asked_at = monotonic()
 
     def silent_s(self) -> float:
         """Seconds that it has owed an answer."""
-        return monotonic() - self.progress_asked_at if self.progress_ref is not None else 0.0
+        return monotonic() - self.sign_asked_at if self.sign_ref is not None else 0.0
 
 
 def spawn_actor(
@@ -66,6 +75,29 @@ def kill_actor(handle: ActorHandle) -> None:
     """Make sure that it is dead; it may be gone already, or Ray itself: then there is nothing left to kill."""
     with contextlib.suppress(RayError, ValueError, RuntimeError):
         ray.kill(handle.actor, no_restart=True)
+
+
+def death_code(handle: ActorHandle, error: Exception) -> str:
+    """As `loss_code`, for an actor that died: where Ray does not say of what, its node is asked.
+
+    The kernel's memory killer did it where it took a process of the actor's memory group after the last sign of life.
+    """
+    code, last = loss_code(error), handle.last_sign
+    if code != WorkerCrashError.code or last.num_oom_kills is None:
+        return code
+    return vanished_code(last.num_oom_kills, _ask_oom_kills(last.node_id))
+
+
+def _ask_oom_kills(node_id: str) -> int | None:
+    """What `count_oom_kills` says on a node; None where that is gone or does not answer in time."""
+    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(count_oom_kills)
+    try:
+        ref = ask.remote()
+        count: int | None = ray.get(ref, timeout=_ASK_NODE_TIMEOUT_S)
+    except (RayError, ValueError, RuntimeError):
+        return None
+    return count
 
 
 def loss_code(error: Exception) -> str:

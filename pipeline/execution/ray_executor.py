@@ -25,7 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
 from pipeline.execution.leases import Lease, LeaseBook
-from pipeline.execution.ray_actor import ActorHandle, kill_actor, loss_code, spawn_actor
+from pipeline.execution.ray_actor import ActorHandle, death_code, kill_actor, loss_code, spawn_actor
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.faults import fault_point
 from pipeline.records import Shard
@@ -132,15 +132,15 @@ class RayExecutor:
                 owners[worker.start_ref] = worker
                 continue
             owners.update(dict.fromkeys(worker.running, worker))
-            if worker.progress_ref is None:
-                worker.ask_progress()
+            if worker.sign_ref is None:
+                worker.ask_sign()
         if not owners:
             time.sleep(_POLL_S)  # no actor is wanted or allowed at the moment
             return []
         ray.wait(list(owners), num_returns=1, timeout=_POLL_S)
         # Settle everything that is ready: a start that was overlooked would look like a late one.
         ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
-        polls = {worker.progress_ref: worker for worker in self._workers.values() if worker.progress_ref}
+        polls = {worker.sign_ref: worker for worker in self._workers.values() if worker.sign_ref}
         if polls:
             polled, _ = ray.wait(list(polls), num_returns=len(polls), timeout=0)
             owners.update(polls)
@@ -160,15 +160,16 @@ class RayExecutor:
                 worker.running.pop(ref, None)
             return summary
         except RayError as error:  # the actor died, or its answer did not come in time
-            self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}", code=loss_code(error))
+            self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}", code=death_code(worker, error))
             return summary
         if lease:
             del worker.running[ref]
             book.complete(lease)
             fault_point("shard.settled")
             return summary.plus_shard(result)
-        if ref == worker.progress_ref:
-            worker.progress, worker.progress_ref = result, None
+        worker.last_sign = result
+        if ref == worker.sign_ref:
+            worker.sign_ref = None
         else:
             worker.is_ready = True
             self._was_ever_ready = True
@@ -187,7 +188,7 @@ class RayExecutor:
         if lease is None:
             self._lose(worker, book, reason)
         elif isinstance(cause, StorageError):
-            book.give_back(lease, reason, delay_s=RETRY_DELAY_S)
+            book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
         else:
             # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
             self._lose(worker, book, reason, code=loss_code(cause))

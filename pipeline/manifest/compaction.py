@@ -6,6 +6,7 @@ for a number the first head wins, and both hold every row that was committed whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,22 +40,26 @@ class Compaction:
     num_bytes: int
 
 
-def compact(store: ObjectStore) -> Compaction:
+def compact(store: ObjectStore, *, before_commit: Callable[[], None] = lambda: None) -> Compaction:
     """Merge the newest generation and the parts that it does not cover into the next one; nothing new is no work.
 
-    Rows are held in a temporary file, as for a query. Safe beside running jobs, queries and other compactions. Raises
-    ManifestError, and writes nothing, where the manifest cannot be read whole; DiskFullError; StorageError.
+    Rows are held in a temporary file, as for a query. Safe beside running jobs, queries and other compactions, where
+    the store decides races; `before_commit` raises where it must not go on. Raises ManifestError, and writes nothing,
+    where the manifest cannot be read whole; DiskFullError; StorageError.
     """
     snapshot, manifest = open_snapshot(store)
     if not snapshot.parts:
         return _nothing_new(snapshot)
-    return commit_generation(store, snapshot, manifest.history)
+    return commit_generation(store, snapshot, manifest.history, before_commit)
 
 
-def commit_generation(store: ObjectStore, snapshot: Snapshot, history: pa.Table) -> Compaction:
+def commit_generation(
+    store: ObjectStore, snapshot: Snapshot, history: pa.Table, before_commit: Callable[[], None] = lambda: None
+) -> Compaction:
     """Write `history`, all rows of `snapshot`, as the next generation, and its head last.
 
-    Raises ManifestError where rows are outside of what the snapshot covers; StorageError.
+    `before_commit` is asked right before the head. Raises what that raises; ManifestError where rows are outside of
+    what the snapshot covers; StorageError.
     """
     generation = snapshot.head.generation + 1 if snapshot.head else 1
     committed = snapshot.committed()
@@ -71,6 +76,7 @@ def commit_generation(store: ObjectStore, snapshot: Snapshot, history: pa.Table)
         collected=collected,
         covered={plan: shard_ranges(shards) for plan, shards in committed.items()},
     )
+    before_commit()
     won = _create(store, head)
     fault_point("head.created")
     return Compaction(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ PER_SHARD = ["shard.leased", "shard.settled", "part.ready", "part.created"]
 PER_IMAGE = ["image.fetched", "image.decoded", "image.inferred", "image.encoded", "output.created", "image.measured"]
 PER_FILE = ["file.written", "file.named"]
 EVERYWHERE = [(name, 1) for name in ONCE] + [(name, n) for name in PER_SHARD + PER_IMAGE for n in (1, 3)]
+# (point, at which pass, what else happens). A job of a fraction of a second has to wait for its first sign of life.
+STANDS_STILL = ",image.inferred=hang:2"
+ON_LEASE = [
+    ("lease.claimed", 1, ""),
+    ("lease.renewed", 1, STANDS_STILL),
+    ("lease.renewed", 3, STANDS_STILL),
+    ("lease.released", 1, ""),
+]
 ON_FILES = [(name, n) for name in PER_FILE for n in (*range(1, 8), 11, 15)]
 # One pass of each step is in the short tier, a few steps on moto; all of them, and Swift, are in the long one.
 SHORT_ON_FILES = {
@@ -40,6 +49,7 @@ SHORT_ON_FILES = {
     *((name, 3) for name in PER_SHARD + PER_IMAGE),
     *((name, 11) for name in PER_FILE),
 }
+SHORT_ON_LEASE = {("lease.renewed", 1, STANDS_STILL)}
 SHORT_ON_S3 = {("plan.part_written", 1), ("output.created", 3), ("part.ready", 1), ("part.created", 3)}
 # Eight creators race in the probe of the store, each with a file of its own.
 NUM_LEFTOVERS = 8
@@ -67,8 +77,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return Library(folder, inputs, comparable(rows))
 
 
-def crash_and_resume(library: Library, dst: str, reader: Reader, log: Path, fault: str) -> None:
-    code = forked("convert", library.folder, dst, *OPTIONS, log=log, faults=fault)
+def crash_and_resume(
+    library: Library, dst: str, reader: Reader, log: Path, fault: str, options: tuple[str, ...] = ()
+) -> None:
+    code = forked("convert", library.folder, dst, *OPTIONS, *options, log=log, faults=fault)
     assert code == -signal.SIGKILL, f"the step was not reached: {log.read_text()}"
     before, committed = reader.stamps(), {row["output"] for row in rows_in(reader)}
     code = forked("convert", library.folder, dst, *OPTIONS, log=log)
@@ -98,10 +110,11 @@ def test_every_point_is_in_the_matrix() -> None:
     elsewhere = {"upload.started", "upload.sent"}
     elsewhere |= {"generation.written", "head.created", "collection.deleted"}  # integration/test_incremental_runs.py
     elsewhere |= {"distrust.recorded"}  # integration/test_distrusted_outputs.py
-    assert set(POINTS) == {*ONCE, *PER_SHARD, *PER_IMAGE, *PER_FILE, *elsewhere}
+    on_lease = {name for name, _, _ in ON_LEASE}
+    assert set(POINTS) == {*ONCE, *on_lease, *PER_SHARD, *PER_IMAGE, *PER_FILE, *elsewhere}
 
 
-def _tiers(steps: list[tuple[str, int]], short: set[tuple[str, int]]) -> list[Any]:
+def _tiers(steps: Sequence[tuple[Any, ...]], short: Collection[tuple[Any, ...]]) -> list[Any]:
     return [pytest.param(*step, marks=() if step in short else pytest.mark.long) for step in steps]
 
 
@@ -116,6 +129,37 @@ def test_files(library: Library, tmp_path: Path, point: str, passes: int) -> Non
 def test_s3(library: Library, s3_bucket: Any, tmp_path: Path, point: str, passes: int) -> None:
     reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
     crash_and_resume(library, f"{s3_bucket.url}/out", reader, tmp_path / "log", f"{point}=kill:{passes}")
+
+
+def leases(reader: Reader) -> dict[int, Any]:
+    """What the objects of the lease say, by epoch."""
+    keys = sorted(key for key in reader.stamps() if key.startswith("_hdrfleet/lease/"))
+    return {record["epoch"]: record for record in (json.loads(reader.read(key)) for key in keys)}
+
+
+def crash_on_lease(library: Library, dst: str, reader: Reader, log: Path, fault: str) -> None:
+    # The first sign of life comes after a sixth of this time. The next driver of the same machine does not wait for it.
+    is_renewed = fault.startswith("lease.renewed")
+    crash_and_resume(library, dst, reader, log, fault, ("--lease-timeout", "0.3") if is_renewed else ())
+    found = leases(reader)
+    assert sorted(found) == [1, 2, 3], "one epoch for each run"
+    assert [found[epoch]["released"] for epoch in found] == [fault.startswith("lease.released"), True, True]
+    if is_renewed:
+        assert found[1]["beat"] == int(fault.partition(",")[0].rpartition(":")[2])
+
+
+@pytest.mark.parametrize(("point", "passes", "besides"), _tiers(ON_LEASE, SHORT_ON_LEASE))
+def test_lease_on_files(library: Library, tmp_path: Path, point: str, passes: int, besides: str) -> None:
+    dst = tmp_path / "out"
+    crash_on_lease(library, str(dst), Folder(dst), tmp_path / "log", f"{point}=kill:{passes}{besides}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize(("point", "passes", "besides"), ON_LEASE)
+def test_lease_on_s3(library: Library, s3_bucket: Any, tmp_path: Path, point: str, passes: int, besides: str) -> None:
+    reader, dst = Bucket(s3_bucket.client, s3_bucket.name, "out/"), f"{s3_bucket.url}/out"
+    crash_on_lease(library, dst, reader, tmp_path / "log", f"{point}=kill:{passes}{besides}")
 
 
 @pytest.mark.long

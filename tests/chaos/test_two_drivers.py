@@ -102,6 +102,41 @@ def test_a_driver_that_froze_finds_that_it_was_taken_over(tmp_path: Path) -> Non
     assert len({row["worker"] for row in rows}) <= 2
 
 
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    "command",
+    [("compact",), pytest.param(("gc", "--keep-revisions", "1", "--older-than", "0"), marks=pytest.mark.long)],
+)
+def test_upkeep_that_froze_on_a_weak_store_finds_that_it_was_taken_over(tmp_path: Path, command: Any) -> None:
+    """It is stopped when the files of a generation are there, and wakes up when another driver has been at work."""
+    folder, dst, log = tmp_path / "photos", tmp_path / "out", tmp_path / "log"
+    folder.mkdir()
+    convert = ("convert", folder, dst, *OPTIONS, "--lease-timeout", "3")
+    for seed in (0, 1):
+        (folder / "a.jpg").write_bytes(jpeg(picture(24, 32, seed=seed)))
+        assert forked(*convert, log=log) == 0, log.read_text()
+    job = dst / "_hdrfleet/job.json"
+    job.write_text(json.dumps({**json.loads(job.read_text()), "store_weakness": "several creators won"}))
+    frozen_log = tmp_path / "frozen.log"
+    frozen = start_forked(command[0], dst, *command[1:], log=frozen_log, faults="generation.written=stop")
+    assert frozen.pid is not None
+    try:
+        wait_until(lambda: _is_stopped(frozen.pid), "the command is frozen")
+        time.sleep(2)  # for longer than half of the lease's time it counts as alive
+        assert forked(*convert, log=log) == 0, log.read_text()
+        before = Folder(dst).stamps()
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert ended(frozen, frozen_log) == DIED, frozen_log.read_text()
+    finally:
+        frozen.kill()
+        frozen.join(20)
+    assert frozen_log.read_text().strip().endswith("[lease_lost]")
+    assert Folder(dst).stamps() == before, "a zombie changed something"
+    assert not [key for key in before if key.startswith("manifest/head/")]
+    assert forked(command[0], dst, *command[1:], log=log) == 0, log.read_text()
+    assert [key for key in Folder(dst).stamps() if key.startswith("manifest/head/")]
+
+
 def _is_stopped(pid: int | None) -> bool:
     return f"{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]}".split()[0] == "T"
 

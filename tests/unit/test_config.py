@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.config import ConversionConfig, build_config
 from pipeline.errors import ConfigError
+from pipeline.flow import STAGE_S_PER_MEGAPIXEL
 
 
 def config(**parts: object) -> ConversionConfig:
@@ -73,3 +74,37 @@ def test_the_pixel_digest_covers_what_changes_pixels_and_nothing_else(
 def test_a_config_survives_json() -> None:
     original = config(encode={"compression": "dwaa:15", "exposure_ev": -1.5}, inference={"tile_px": 256})
     assert ConversionConfig.model_validate_json(original.model_dump_json()) == original
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"decode": {"timeout_s": 301}}, "decode.timeout_s: 301 s, .* at most 300, or .*image_timeout_s at least 602"),
+        ({"decode": {"timeout_s": 40}, "execution": {"image_timeout_s": 79}}, "give at most 39.5, or"),
+        ({"decode": {"timeout_s": 40}, "execution": {"shard_timeout_s": 100}}, "ends the worker after 50 s"),
+        ({"execution": {"image_timeout_s": 7200}}, "image_timeout_s: 7200 s .* give less .* more than 7200"),
+        ({"execution": {"image_timeout_s": 9, "shard_timeout_s": 8}}, "shard_timeout_s ends the worker after 8 s"),
+        ({"decode": {"timeout_s_per_megapixel": 16}}, "less than or equal to 15"),
+    ],
+)
+def test_a_deadline_that_another_one_makes_void_is_refused(parts: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        config(**parts)
+
+
+def test_deadlines_that_were_not_given_follow_a_shorter_one() -> None:
+    assert (config().execution.shard_timeout_s, config().execution.image_timeout_s) == (7200, 600)
+    assert config().decode.timeout_s == 120
+    assert config(execution={"image_timeout_s": 60}).decode.timeout_s == 30
+    short = config(execution={"shard_timeout_s": 100})
+    assert (short.execution.image_timeout_s, short.decode.timeout_s) == (50, 25)
+    largest = config(decode={"timeout_s": 300, "timeout_s_per_megapixel": 15})
+    assert 2 * largest.decode.timeout_s_per_megapixel <= STAGE_S_PER_MEGAPIXEL
+
+
+def test_a_recorded_config_with_void_deadlines_can_be_read() -> None:
+    recorded = config().model_dump(mode="json")
+    recorded["decode"]["timeout_s"] = 600
+    assert ConversionConfig.model_validate(recorded).decode.timeout_s == 600
+    with pytest.raises(ConfigError, match="at least 1200"):
+        build_config(**recorded)

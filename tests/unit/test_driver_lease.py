@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import driver_lease
 from pipeline.config import StorageConfig
-from pipeline.driver_lease import LeaseRecord, acquire_lease, newest_epoch, read_lease, require_epoch
+from pipeline.driver_lease import acquire_lease, require_epoch
 from pipeline.errors import DestinationInUseError, LeaseLostError, ManifestError, TransientStorageError
+from pipeline.lease_record import LeaseRecord, newest_epoch, read_lease
 from pipeline.storage import ObjectStore, open_store
 
 
@@ -241,3 +242,30 @@ def test_a_competitor_that_wrote_over_ones_own_epoch_is_noticed(store: ObjectSto
         lease._thread.join(30)
         with pytest.raises(LeaseLostError, match="same epoch: another-host"):
             lease.check()
+
+
+def test_a_holder_that_asks_before_a_step_gives_a_sign_of_life_and_sees_a_later_epoch(store: ObjectStore) -> None:
+    with own(store) as lease:
+        lease.confirm()
+        record = read_lease(store)
+        assert record is not None
+        assert record.beat == 1
+        put(store, elsewhere(lease.epoch + 1))
+        with pytest.raises(LeaseLostError, match="taken over"):
+            lease.confirm()
+        with pytest.raises(LeaseLostError, match="taken over"):
+            lease.check()
+    own_epoch = LeaseRecord.model_validate_json(store.read("_hdrfleet/lease/000001.json"))
+    assert (own_epoch.beat, own_epoch.released) == (1, False), "who lost it writes nothing more"
+
+
+def test_a_step_waits_for_a_store_that_cannot_be_asked(store: ObjectStore) -> None:
+    def silent(key: str, data: bytes) -> object:
+        raise TransientStorageError("no answer")
+
+    with own(store) as lease:
+        store.replace, replace = silent, store.replace  # type: ignore[method-assign]
+        with pytest.raises(TransientStorageError):
+            lease.confirm()
+        store.replace = replace  # type: ignore[method-assign]
+        lease.check()

@@ -23,6 +23,7 @@ from ldr_samples import (
 )
 from PIL import ImageCms
 
+from pipeline.codecs.header import MAX_ICC_BYTES
 from pipeline.codecs.icc import naive_cmyk_to_rgb
 from pipeline.codecs.ldr import LdrImage, decode_ldr
 from pipeline.config import DecodeConfig
@@ -39,6 +40,9 @@ def decode(data: bytes) -> LdrImage:
 
 def rgb_profile(primaries: tuple[float, ...], gamma: float) -> bytes:
     return bytes(imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=primaries, gamma=gamma))
+
+
+LOSSLESS = {"webp": {"lossless": True}}
 
 
 def png_with_icc(pixels: np.ndarray, icc: bytes) -> bytes:
@@ -177,6 +181,17 @@ def test_broken_profiles_warn_and_pixels_count_as_srgb(name: str) -> None:
     image = decode(png_with_icc(RGB, broken_profiles()[name]))
     assert image.info.warnings == ("icc_invalid",)
     assert np.array_equal(image.pixels, RGB)
+
+
+@pytest.mark.parametrize(("num_bytes", "is_used"), [(MAX_ICC_BYTES, True), (MAX_ICC_BYTES + 4, False)])
+@pytest.mark.parametrize("kind", ["tiff", "png", "webp"])
+def test_a_profile_that_is_too_large_is_not_parsed(kind: str, num_bytes: int, is_used: bool) -> None:
+    profile = rgb_profile(ADOBE_PRIMARIES, 563 / 256)
+    large = struct.pack(">I", num_bytes) + profile[4:].ljust(num_bytes - 4, b"\0")
+    data = png_with_icc(RGB, large) if kind == "png" else save(RGB, kind, icc_profile=large, **LOSSLESS.get(kind, {}))
+    image = decode(data)
+    assert image.info.warnings == (() if is_used else ("icc_invalid",))
+    assert np.array_equal(image.pixels, decode(png_with_icc(RGB, profile)).pixels if is_used else RGB)
 
 
 def test_damaged_iccp_stream() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from jobs.options import parse_duration
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.collection import Collection, collect
 from pipeline.collection.revisions import _superseded
-from pipeline.errors import ConfigError, ManifestError, TransientStorageError
+from pipeline.errors import ConfigError, LeaseLostError, ManifestError, TransientStorageError
 from pipeline.manifest import Manifest, compact, open_manifest, part_key
+from pipeline.manifest.head import newest_head
 from pipeline.outputs import OutputStore
 from pipeline.records import ImageTask
 
@@ -415,3 +417,44 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--older-than"):
         parse_duration(text, "--older-than")
+
+
+class Owner:
+    """Owns the destination for so many questions, and knows what was done between them."""
+
+    def __init__(self, world: World, num_answers: int) -> None:
+        self.num_left = num_answers
+        self.done: list[tuple[str, str]] = []
+        world.store.before = lambda operation, key: self.done.append((operation, key))
+
+    def confirm(self) -> None:
+        self.num_left -= 1
+        if self.num_left < 0:
+            raise LeaseLostError("taken over")
+        self.done.append(("confirm", ""))
+
+
+def test_a_collection_asks_before_its_head_and_before_every_few_deletions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pipeline.collection.collect"], "_BATCH_KEYS", 2)
+    owner = Owner(world, 100)
+    done = collect(world.store, keep_revisions=1, older_than=NOTHING, before_step=owner.confirm)
+    assert done.num_outputs == 3
+    steps = [operation for operation, key in owner.done if operation != "read" and "/gen-" not in key]
+    assert steps[:6] == ["confirm", "create", "confirm", "delete", "delete", "confirm"]
+    batches = " ".join(steps).split("confirm")
+    assert all(batch.count("delete") <= 2 for batch in batches)
+
+
+def test_a_collection_that_lost_the_destination_commits_and_deletes_nothing_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pipeline.collection.collect"], "_BATCH_KEYS", 2)
+    before = world.images()
+    for num_answers, num_deleted in ((0, 0), (1, 0), (1, 2)):
+        owner = Owner(world, num_answers)
+        with pytest.raises(LeaseLostError):
+            collect(world.store, keep_revisions=1, older_than=NOTHING, before_step=owner.confirm)
+        assert (newest_head(world.store) is not None) == (num_answers > 0)
+        assert len(before) - len(world.images()) == num_deleted

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import WorkerLostError
+from pipeline.errors import TransientStorageError, WorkerLostError
 from pipeline.execution.bisection import Bisection
 from pipeline.execution.leases import LeaseBook
 from pipeline.records import ImageTask, Quarantine, Shard
@@ -141,7 +141,7 @@ def test_a_store_that_fails_under_a_probe_costs_no_image() -> None:
     probe = book.take("a")
     assert probe is not None
     assert probe.shard.is_probe
-    book.give_back(probe, "storage_unavailable")
+    book.give_back(probe, TransientStorageError("no answer"))
     again = book.take("b")
     assert again is not None
     assert again.shard == probe.shard

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import WorkerLostError
+from pipeline.errors import StorageError, TransientStorageError
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.records import Shard
+
+NO_ANSWER = TransientStorageError("s3://b/out/x: no answer")
 
 
 def shards(count: int) -> Iterator[Shard]:
@@ -50,7 +52,7 @@ def test_shards_are_drawn_only_as_they_are_leased() -> None:
 def test_a_returned_lease_goes_to_the_next_taker_with_a_higher_attempt() -> None:
     book = LeaseBook(shards(2), 3)
     first = take(book, "dead")
-    book.give_back(first, "lost")
+    book.give_back(first, NO_ANSWER)
     again = take(book, "alive")
     assert (again.shard, again.attempt, again.holder) == (first.shard, 2, "alive")
 
@@ -58,10 +60,10 @@ def test_a_returned_lease_goes_to_the_next_taker_with_a_higher_attempt() -> None
 def test_a_zombie_cannot_complete_or_return_a_lease_that_moved_on() -> None:
     book = LeaseBook(shards(1), 3)
     zombie = take(book, "zombie")
-    book.give_back(zombie, "lost")
+    book.give_back(zombie, NO_ANSWER)
     current = take(book, "next")
     assert not book.complete(zombie)
-    book.give_back(zombie, "again")
+    book.give_back(zombie, NO_ANSWER)
     assert book.num_given_back == 1
     assert book.complete(current)
 
@@ -70,17 +72,19 @@ def test_a_shard_that_keeps_failing_is_given_up_after_the_others_are_done() -> N
     book = LeaseBook(shards(3), 2)
     while (lease := book.take("w")) is not None:
         if lease.shard.shard == 1:
-            book.give_back(lease, "storage_unavailable: no answer")
+            book.give_back(lease, NO_ANSWER)
         else:
             book.complete(lease)
     assert book.is_finished
     assert book.num_completed == 2
-    with pytest.raises(WorkerLostError, match=r"shard 1 of plan 1 failed 2 times.*no answer"):
+    with pytest.raises(
+        TransientStorageError, match=r"s3://b/out/x: no answer; shard 1 of plan 1 failed 2 times for its store$"
+    ):
         book.raise_if_given_up()
 
 
-def give_up(book: LeaseBook, reason: str = "broken") -> None:
-    book.give_back(take(book), reason)
+def give_up(book: LeaseBook) -> None:
+    book.give_back(take(book), NO_ANSWER)
 
 
 def test_a_job_in_which_nothing_works_ends_early() -> None:
@@ -88,8 +92,8 @@ def test_a_job_in_which_nothing_works_ends_early() -> None:
     give_up(book)
     give_up(book)
     third = take(book)
-    with pytest.raises(WorkerLostError, match="and 2 more"):
-        book.give_back(third, "broken")
+    with pytest.raises(TransientStorageError, match="and 2 more"):
+        book.give_back(third, NO_ANSWER)
 
 
 def test_what_broke_after_a_success_ends_early_as_well() -> None:
@@ -100,8 +104,8 @@ def test_what_broke_after_a_success_ends_early_as_well() -> None:
     give_up(book)
     give_up(book)
     sixth = take(book)
-    with pytest.raises(WorkerLostError, match="and 4 more"):
-        book.give_back(sixth, "broken")
+    with pytest.raises(TransientStorageError, match="and 4 more"):
+        book.give_back(sixth, NO_ANSWER)
 
 
 def test_a_delayed_retry_waits_for_its_time_and_longer_each_time() -> None:
@@ -110,7 +114,7 @@ def test_a_delayed_retry_waits_for_its_time_and_longer_each_time() -> None:
     for attempt, delay_s in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0), (5, 32.0), (6, 60.0)):
         lease = take(book)
         assert lease.attempt == attempt
-        book.give_back(lease, "no answer", delay_s=2.0)
+        book.give_back(lease, NO_ANSWER, delay_s=2.0)
         now[0] += delay_s - 0.1
         assert book.take("w") is None
         assert not book.is_finished
@@ -154,7 +158,7 @@ def test_whatever_fails_nothing_is_lost_and_nothing_is_done_twice(data: st.DataO
             assert book.complete(lease)
             completed.append(lease.shard.shard)
         else:
-            book.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))), "fault")
+            book.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))), NO_ANSWER)
         assert book.num_outstanding == len(held)
     while not book.is_finished:
         while (lease := book.take(f"end {len(held)}")) is not None:
@@ -186,10 +190,10 @@ def test_a_store_that_is_gone_ends_the_job_early_however_many_shards_there_are()
     assert now[0] <= 15 * 60
 
 
-def _failure(book: LeaseBook, lease: Lease) -> WorkerLostError | None:
+def _failure(book: LeaseBook, lease: Lease) -> TransientStorageError | None:
     try:
-        book.give_back(lease, "no answer", delay_s=5)
-    except WorkerLostError as error:
+        book.give_back(lease, NO_ANSWER, delay_s=5)
+    except TransientStorageError as error:
         return error
     return None
 
@@ -203,5 +207,13 @@ def test_while_a_store_fails_no_new_shard_is_begun() -> None:
         now[0] += 100
         if lease is not None:
             tried.add(lease.shard.shard)
-            book.give_back(lease, "no answer", delay_s=5)
+            book.give_back(lease, NO_ANSWER, delay_s=5)
     assert len(tried) <= 3
+
+
+def test_what_no_retry_mends_keeps_its_class_and_says_that_work_is_kept() -> None:
+    book = LeaseBook(shards(1), 1)
+    book.give_back(take(book), StorageError("s3://b/out/x: strange"))
+    with pytest.raises(StorageError, match=r"s3://b/out/x: strange; shard 0 .* Committed shards are kept") as caught:
+        book.raise_if_given_up()
+    assert caught.value.code == "storage_failed"
