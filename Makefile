@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The fuzzer is in no constraints: it has wheels for some versions of Python and some machines only.
+ATHERIS := atheris>=3.0,<3.2
+FUZZ := .cache/fuzz
+FUZZ_S ?= 300
 
-.PHONY: help install demo test test-long check format clean
+.PHONY: help install demo test test-long fuzz check format clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -23,8 +27,17 @@ demo: $(STAMP)  ## convert generated photographs and show the result
 test: $(STAMP)  ## run the tests, with coverage of pipeline/
 	$(BIN)/python -m pytest -m 'not long' --cov --cov-report=term --cov-fail-under=90
 
-test-long: $(STAMP)  ## run the long tiers as well
+test-long: $(STAMP)  ## run the long tiers as well, and fuzz
 	$(BIN)/python -m pytest
+	$(MAKE) fuzz
+
+fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S seconds (300)
+	@mkdir -p $(FUZZ)/corpus
+	@if [ -d $(FUZZ)/env/atheris ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --only-binary :all: --target $(FUZZ)/env '$(ATHERIS)'; \
+	then PYTHONPATH=$(FUZZ)/env:.:tests/unit/codecs $(BIN)/python tests/fuzz/atheris_decode.py $(FUZZ)/corpus \
+		-artifact_prefix=$(FUZZ)/ -max_total_time=$(FUZZ_S) -max_len=8000 -timeout=60 -rss_limit_mb=4096 -verbosity=0; \
+	else echo 'fuzz: skipped, for there is no wheel of $(ATHERIS) for this Python and machine'; fi
 
 check: $(STAMP)  ## format, lint, types, import contracts, unit tests
 	$(BIN)/ruff format --check .
