@@ -2,9 +2,9 @@
 
     make fuzz FUZZ_S=3600
 
-installs atheris beside the environment, and keeps the corpus and what it finds in .cache/fuzz. An empty corpus is filled
-with one small file of every kind. Anything but an image or an ImageError is a finding: run this file again with the
-one that it wrote as its only argument.
+installs atheris beside the environment, and keeps the corpus and what it finds in .cache/fuzz. An empty corpus is
+filled with one small file of every kind. Anything but an image or an ImageError is a finding: run this file again with
+the one that it wrote as its only argument.
 """
 
 from __future__ import annotations
