@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own.
 UNIT_TESTS := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 8
+# The fuzzer is in no constraints: it has wheels for some versions of Python and some machines only.
+ATHERIS := atheris>=3.0,<3.2
+FUZZ := .cache/fuzz
+FUZZ_S ?= 300
 
-.PHONY: help install demo test test-long check format clean
+.PHONY: help install demo test test-long fuzz check format clean
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -26,9 +30,18 @@ test: $(STAMP)  ## run the tests, with coverage of pipeline/
 	$(UNIT_TESTS) -m 'not long' --cov --cov-report=
 	$(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
 
-test-long: $(STAMP)  ## run the long tiers as well; goes on where it was stopped
+test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
 	$(UNIT_TESTS)
 	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu --resume .cache/test-long
+	$(MAKE) fuzz
+
+fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S seconds (300)
+	@mkdir -p $(FUZZ)/corpus
+	@if [ -d $(FUZZ)/env/atheris ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --only-binary :all: --target $(FUZZ)/env '$(ATHERIS)'; \
+	then PYTHONPATH=$(FUZZ)/env:.:tests/unit/codecs $(BIN)/python tests/fuzz/atheris_decode.py $(FUZZ)/corpus \
+		-artifact_prefix=$(FUZZ)/ -max_total_time=$(FUZZ_S) -max_len=8000 -timeout=60 -rss_limit_mb=4096 -verbosity=0; \
+	else echo 'fuzz: skipped, for there is no wheel of $(ATHERIS) for this Python and machine'; fi
 
 check: $(STAMP)  ## format, lint, types, import contracts, unit tests
 	$(BIN)/ruff format --check .

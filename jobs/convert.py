@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from jobs.outcome import ConversionOutcome, list_failures
 from jobs.progress import Reporter, Watch, plural
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig, ExecutionConfig, SourceConfig
@@ -30,8 +27,7 @@ from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
 from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, open_job, read_job
-from pipeline.manifest import SUMMARY_COLUMNS, Manifest, ManifestSummary, open_manifest, summarise
-from pipeline.records import ConversionStatus
+from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
 from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
 from pipeline.storage import open_store
 from pipeline.storage.probe import probe_store
@@ -41,45 +37,7 @@ if TYPE_CHECKING:
     from pipeline.models.checkpoint import LoadedWeights
 
 
-@dataclass(frozen=True, slots=True)
-class ConversionOutcome:
-    """What a run did and what the destination now holds."""
-
-    destination: str
-    job_id: str
-    did_work: bool
-    num_planned: int
-    num_ignored: int
-    num_vanished: int
-    vanished_examples: tuple[str, ...]
-    seconds: float
-    run: RunSummary
-    manifest: ManifestSummary
-    failures: pa.Table
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every image is converted, 3 when some failed."""
-        return 3 if set(self.manifest.num_by_status) - {ConversionStatus.OK.value} else 0
-
-    def headline(self) -> str:
-        """One line for a person."""
-        if self.did_work:
-            return f"{plural(self.num_planned, 'image')} in {self.seconds:.1f} s to {self.destination}"
-        if self.failures.num_rows:
-            failed = plural(self.failures.num_rows, "image")
-            return f"nothing to do: in {self.destination}, {failed} failed before and did not change since"
-        return f"nothing to do: {self.destination} is complete"
-
-    def to_json(self) -> dict[str, object]:
-        """Values that `json.dumps` takes."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["run"] = asdict(self.run)
-        values["failures"] = self.failures.to_pylist()
-        values["manifest"] = self.manifest.to_json()
-        values["exit_code"] = self.exit_code
-        return values
-
+__all__ = ["ConversionOutcome", "Extend", "own_destination", "require_few_failures", "run_conversion"]
 
 Extend = Callable[[Job, SourceListing], PlannedWork | None]
 """Decides what is planned once earlier plans are finished."""
@@ -282,13 +240,6 @@ def _nothing_started(what: str, wrap: type[UsageError]) -> Iterator[None]:
 def _announce(work: PlannedWork, num_images: int) -> str:
     verb = "carrying on with" if work.done else "converting"
     return f"plan {work.plan.plan}: {verb} {plural(num_images, 'image')} in {plural(work.num_shards, 'shard')}"
-
-
-def list_failures(manifest: Manifest) -> pa.Table:
-    """The current rows that are not `ok`: source, error_code, error_message, by source."""
-    current = manifest.current
-    failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
-    return failed.select(["source", "error_code", "error_message"]).sort_by("source")
 
 
 def _check_source_options(source: SourceConfig, listing: SourceListing) -> None:

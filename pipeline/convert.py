@@ -40,7 +40,8 @@ class ShardConverter:
     Owns its threads and the decoder's processes (`close` ends them), not the stores or the engine. `source_is_there`
     is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
     stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
-    `before_commit` raises when this process may not commit any more.
+    `before_commit` raises when this process may not commit any more. `decoders_bytes` is what all children of the
+    decoder together may take (a single image that declares more passes alone); by default as much as a queue.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ShardConverter:
         provenance: Provenance,
         source_is_there: Callable[[], bool] = lambda: True,
         before_commit: Callable[[], None] = lambda: None,
+        decoders_bytes: int | None = None,
     ) -> None:
         self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
         self._destination = destination
@@ -64,6 +66,7 @@ class ShardConverter:
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
         self._fetched_budget = ByteBudget(execution.queue_bytes)
+        self._children_budget = ByteBudget(execution.queue_bytes if decoders_bytes is None else decoders_bytes)
         self._decoded_budget = ByteBudget(execution.queue_bytes)
         self._output_budget = ByteBudget(execution.queue_bytes)
         self._watch = StageWatch(execution.image_timeout_s)
@@ -150,15 +153,17 @@ class ShardConverter:
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 fault_point("image.fetched", task.source)
                 with ExitStack() as stack:
-                    with self._watch.stage(task.source):
+                    with self._children_budget.hold(self._decoder.child_bytes(data)), self._watch.stage(task.source):
                         image = stack.enter_context(self._decoder.open(data))
                     info = image.info
                     draft.held_bytes = self._decoded_budget.acquire(estimate_decoded_bytes(info))
-                    start = perf_counter()
-                    with self._watch.stage(task.source, info.width * info.height):
-                        draft.ldr = image.decode()
-                        fault_point("image.decoded", task.source)
-                    draft.clock("decode", start)
+                    # Last, and for the decoding alone: whoever holds it waits for nothing else.
+                    with self._children_budget.hold(image.child_bytes):
+                        start = perf_counter()
+                        with self._watch.stage(task.source, info.width * info.height):
+                            draft.ldr = image.decode()
+                            fault_point("image.decoded", task.source)
+                        draft.clock("decode", start)
             if adopt or task.revision > 1:
                 draft.existing = self._output.find(draft, first_revision)
         except ImageError as error:

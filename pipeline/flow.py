@@ -18,7 +18,7 @@ class ByteBudget:
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
+        self._capacity = max(1, capacity_bytes)  # without room, one at a time
         self._used = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -29,7 +29,9 @@ class ByteBudget:
         return self._used
 
     def acquire(self, num_bytes: int) -> int:
-        """Wait for one's turn and for room; return the bytes to release later."""
+        """Wait for one's turn and for room; return the bytes to release later. None need no turn."""
+        if not num_bytes:
+            return 0
         num_bytes = min(num_bytes, self._capacity)
         ticket = object()
         with self._changed:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 import pipeline
 from pipeline.config import ConversionConfig
@@ -20,14 +17,13 @@ from pipeline.errors import (
     ManifestError,
     ObjectDeniedError,
     ObjectExistsError,
-    ObjectMissingError,
     SourceChangedError,
     SourceDeniedError,
     SourceMissingError,
 )
 from pipeline.faults import fault_point
+from pipeline.job_record import JOB_KEY, JOB_SCHEMA_VERSION, JobRecord, read_job, require_same, to_record
 from pipeline.manifest import committed_parts, open_manifest
-from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
     PlanSummary,
@@ -39,33 +35,13 @@ from pipeline.sharding import (
     read_plan_summaries,
     write_plan,
 )
-from pipeline.sharding.locations import listed_name
-from pipeline.storage import ObjectStore, redact_url
+from pipeline.storage import ObjectStore
 
-JOB_KEY = "_hdrfleet/job.json"
-JOB_SCHEMA_VERSION = 1
+__all__ = ["Job", "JobRecord", "PlannedWork", "open_job", "read_job"]
+
 # Failures that say nothing about the image itself: the next run takes such a source up again if it is listed.
 RETRIED_CODES = frozenset({SourceMissingError.code, SourceDeniedError.code, SourceChangedError.code})
 _NO_ETAG = "\0"  # differs from every etag
-
-
-class JobRecord(BaseModel):
-    """What job.json holds: created once, never changed. No credential has a field here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int
-    job_id: str
-    created_at: str
-    software_version: str
-    source_root: str
-    weights_name: str
-    weights_sha256: str
-    has_conditional_create: bool
-    store_weakness: str | None
-    pixel_fields: dict[str, object]
-    pixel_digest: str
-    config: ConversionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +182,7 @@ def open_job(
         store_weakness=store_weakness,
         pixel_fields=config.pixel_fields(),
         pixel_digest=config.pixel_digest(),
-        config=_to_record(config),
+        config=to_record(config),
     )
     existing = read_job(store)
     if existing is None:
@@ -220,60 +196,5 @@ def open_job(
             raise DestinationError(f"cannot write to {store.url}: {error}") from error
     if existing is None:
         raise ManifestError(f"{store.url}: {JOB_KEY} appeared and vanished; is something else deleting here?")
-    _require_same(existing, record, store.url)
+    require_same(existing, record, store.url)
     return Job(store, existing.model_copy(update={"config": config}))
-
-
-def read_job(store: ObjectStore) -> JobRecord | None:
-    """The job recorded at a destination, or None. Raises ManifestError when job.json is unreadable or newer."""
-    try:
-        raw = json.loads(store.read(JOB_KEY))
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > JOB_SCHEMA_VERSION:
-            raise ManifestError(f"{store.url} was written by a newer hdrfleet; upgrade this one")
-        return JobRecord.model_validate(raw)
-    except ObjectMissingError:
-        return None
-    except (ValueError, ValidationError) as error:
-        raise ManifestError(f"{store.url}/{JOB_KEY} is not a job record") from error
-
-
-def _to_record(config: ConversionConfig) -> ConversionConfig:
-    """The configuration to write down: signed URLs lose their query strings, paths become absolute."""
-    weights = config.model.weights
-    return config.model_copy(
-        update={
-            "source": config.source.model_copy(update={"url": _recorded_url(config.source.url)}),
-            "destination": config.destination.model_copy(update={"url": redact_url(config.destination.url)}),
-            "model": config.model.model_copy(
-                update={"weights": weights if weights in BUILT_IN_WEIGHTS else _recorded_url(weights)}
-            ),
-        }
-    )
-
-
-def _recorded_url(url: str) -> str:
-    """A URL without a query, or a local path as another working directory would name it. A glob's `?` is no query."""
-    if "://" in url:
-        named = listed_name(url)
-        return named if "?" in named else redact_url(named)
-    return str(Path(url).expanduser().absolute()) + ("/" if url.endswith("/") else "")
-
-
-def _require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:
-    differences = [
-        f"{name} is {existing.pixel_fields.get(name)!r} there and {value!r} here"
-        for name, value in wanted.pixel_fields.items()
-        if existing.pixel_fields.get(name) != value
-    ]
-    if existing.weights_sha256 != wanted.weights_sha256:
-        differences.append(
-            f"weights are {existing.weights_name} ({existing.weights_sha256[:12]}) there "
-            f"and {wanted.weights_name} ({wanted.weights_sha256[:12]}) here"
-        )
-    if existing.source_root != wanted.source_root:
-        differences.append(f"the source root is {existing.source_root} there and {wanted.source_root} here")
-    if differences:
-        raise DestinationError(
-            f"{url} belongs to another job: {'; '.join(differences)}. Use another destination or the same options"
-        )

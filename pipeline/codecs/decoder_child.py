@@ -22,19 +22,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.codecs.decoder_wire import SharedMemory, pixel_arrays, receive_message, send_message
+from pipeline.codecs.decoder_wire import (
+    SharedMemory,
+    pixel_arrays,
+    private_bytes_allowed,
+    receive_message,
+    send_message,
+)
 from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
 from pipeline.config import DecodeConfig
 from pipeline.errors import ImageError
 from pipeline.records import LdrInfo
 
 FAULTS_VARIABLE = "HDRFLEET_DECODER_FAULTS"
-
-# What a decoder may take beyond its libraries: so much in any case, and so many times the file and its pixels. A still
-# image takes 1 to 3 times its pixels, an animated WebP 7.3 times.
-_HEADROOM_BYTES = 256 * 2**20
-_TIMES_FILE = 4
-_TIMES_PIXELS = 12
 
 
 def main() -> None:
@@ -70,15 +70,14 @@ class _Server:
         """Read the header, and decode if it is asked for. A probe always comes before its decode."""
         limits = DecodeConfig(max_bytes=request["max_bytes"], max_pixels=request["max_pixels"])
         num_bytes = request["num_bytes"]
-        allowed_bytes = self._base_bytes + _HEADROOM_BYTES + _TIMES_FILE * num_bytes
         try:
-            _limit_memory(allowed_bytes)
+            _limit_memory(self._base_bytes + private_bytes_allowed(num_bytes))
             if self._number != request["number"]:
                 self._number, self._data = request["number"], self._memories["file"].buffer[:num_bytes]
             info = probe_ldr(self._data, limits)
             if not request["wants_pixels"]:
                 return {"info": asdict(info)}
-            _limit_memory(allowed_bytes + _TIMES_PIXELS * estimate_decoded_bytes(info))
+            _limit_memory(self._base_bytes + private_bytes_allowed(num_bytes, estimate_decoded_bytes(info)))
             _commit_fault(self._data)
             return _hand_over(decode_ldr(self._data, limits), self._memories["pixels"], info)
         except MemoryError:

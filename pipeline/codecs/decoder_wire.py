@@ -25,12 +25,28 @@ from pipeline.records import LdrInfo
 
 Message = dict[str, Any]
 
+# What a decoder may take beyond its libraries: so much in any case, and so many times the file and its pixels. A still
+# image takes 1 to 3 times its pixels, an animated WebP 7.3 times.
+_HEADROOM_BYTES = 256 * 2**20
+_TIMES_FILE = 4
+_TIMES_PIXELS = 12
+
 _LENGTH_BYTES = 4
 _MAX_MESSAGE_BYTES = 2**26
 _MAX_FDS = 2
 # 32 megapixels of 8 bits: larger images pay for fresh pages, and their memory is not held between images.
 _KEPT_BYTES = 128 * 2**20
 _LEAST_BYTES = 2**20
+
+
+def private_bytes_allowed(file_bytes: int, pixels_bytes: int = 0) -> int:
+    """Private memory that a child may take for one image, beyond its libraries; without pixels, for its header."""
+    return _HEADROOM_BYTES + _TIMES_FILE * file_bytes + _TIMES_PIXELS * pixels_bytes
+
+
+def bytes_with_child(file_bytes: int, pixels_bytes: int = 0) -> int:
+    """What one image can take beside the worker's own copies: the child's memory, and what both share."""
+    return private_bytes_allowed(file_bytes, pixels_bytes) + file_bytes + pixels_bytes
 
 
 def send_message(connection: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from pipeline.codecs.decoder_process import DecoderProcess
+from pipeline.codecs.decoder_wire import bytes_with_child
 from pipeline.codecs.formats import ImageFormat, sniff_format
-from pipeline.codecs.ldr import LdrImage, decode_ldr, probe_ldr
+from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
 from pipeline.config import DecodeConfig
 from pipeline.errors import (
     DecoderCrashError,
@@ -40,6 +41,11 @@ class OpenedImage(Protocol):
         """What `probe_ldr` says of it."""
         ...
 
+    @property
+    def child_bytes(self) -> int:
+        """What `decode` can take outside of this process and in memory that is shared; 0 where it decodes here."""
+        ...
+
     def decode(self) -> LdrImage:
         """What `decode_ldr` makes of it."""
         ...
@@ -56,6 +62,10 @@ class ImageDecoder:
         self._config = config
         self._pool = DecoderPool()
 
+    def child_bytes(self, data: bytes) -> int:
+        """What `open` can take outside of this process and in memory that is shared; 0 where it reads here."""
+        return bytes_with_child(len(data)) if self._is_for_child(data) else 0
+
     @contextmanager
     def open(self, data: bytes) -> Iterator[OpenedImage]:
         """Read the header. This and `decode` raise the errors of `decode_ldr`, and those of a child.
@@ -63,14 +73,17 @@ class ImageDecoder:
         Those are DecoderCrashError, DecoderOutOfMemoryError and DecoderHangError for the image, WorkerLostError where
         no child can be started, and InterruptedJobError after `close`.
         """
-        kind = sniff_format(data)
-        is_readable = kind is not None and len(data) <= self._config.max_bytes
-        if is_readable and (self._config.isolate or kind not in _IN_PROCESS):
-            image = _ChildsImage(self._pool, self._config, data, str(kind))
+        if self._is_for_child(data):
+            image = _ChildsImage(self._pool, self._config, data, str(sniff_format(data)))
             with image:
                 yield image
         else:
             yield _OwnImage(data, self._config)
+
+    def _is_for_child(self, data: bytes) -> bool:
+        kind = sniff_format(data)
+        is_readable = kind is not None and len(data) <= self._config.max_bytes
+        return is_readable and (self._config.isolate or kind not in _IN_PROCESS)
 
     def close(self) -> None:
         """End the children, within seconds. May be called more than once, and from another thread."""
@@ -78,6 +91,8 @@ class ImageDecoder:
 
 
 class _OwnImage:
+    child_bytes = 0
+
     def __init__(self, data: bytes, config: DecodeConfig) -> None:
         self._data = data
         self._config = config
@@ -108,6 +123,10 @@ class _ChildsImage:
         if self._child is not None:
             self._pool.give_back(self._child)
             self._child = None
+
+    @property
+    def child_bytes(self) -> int:
+        return bytes_with_child(len(self._data), estimate_decoded_bytes(self.info))
 
     def decode(self) -> LdrImage:
         return self._try(lambda child: child.decode(self._kind, self._config, self.info))

@@ -12,7 +12,7 @@ from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
-from pipeline.inference.memory import retain_freed_memory
+from pipeline.inference.memory import decoders_budget_bytes, retain_freed_memory
 from pipeline.models.checkpoint import LoadedWeights, build_network, load_weights
 from pipeline.records import Provenance, Shard, ShardResult
 from pipeline.sharding import source_is_there, source_store
@@ -35,6 +35,7 @@ class Worker:
             config=config,
             source_is_there=partial(source_is_there, config.source),
             before_commit=partial(require_epoch, destination, spec.epoch),
+            decoders_bytes=decoders_budget_bytes(spec.num_workers_on_node),
             provenance=Provenance(
                 software_version=pipeline.__version__,
                 weights_name=weights.name,

@@ -26,6 +26,8 @@ CUDA_BYTES_PER_PIXEL = {"fp32": 1792, "bf16": 1024, "fp16": 1024}
 # The rest is for decoded and encoded images in flight, the result, and whatever else runs there.
 CPU_BUDGET_FRACTION = 0.5
 CUDA_BUDGET_FRACTION = 0.85
+# All decoder children of a worker together: what they may take, which is several times what they do take.
+DECODERS_FRACTION = 0.25
 
 # For the environment of a process that starts, for example Ray's runtime_env: glibc then keeps freed memory instead of
 # returning it and faulting it in again for every tensor. One arena, because threads' own arenas cannot hold blocks
@@ -64,8 +66,20 @@ def cpu_budget_bytes(num_workers: int = 1, *, root: Path = Path("/")) -> int:
     Half of what is available: the least of the system's available memory and what is left below each cgroup limit.
     `root` is where /proc and /sys are looked for.
     """
-    available = min((psutil.virtual_memory().available, *cgroup_headrooms(root)))
-    return int(available * CPU_BUDGET_FRACTION) // num_workers
+    return int(_available_bytes(root) * CPU_BUDGET_FRACTION) // num_workers
+
+
+def decoders_budget_bytes(num_workers: int = 1, *, root: Path = Path("/")) -> int:
+    """Return the bytes that the decoder's child processes of one of `num_workers` workers of this node may take.
+
+    A quarter of what is available, as for `cpu_budget_bytes`.
+    """
+    return int(_available_bytes(root) * DECODERS_FRACTION) // num_workers
+
+
+def _available_bytes(root: Path) -> int:
+    available: int = psutil.virtual_memory().available
+    return min((available, *cgroup_headrooms(root)))
 
 
 def cuda_budget_bytes(free_bytes: int, num_workers: int = 1) -> int:

@@ -1,8 +1,10 @@
-"""Coverage-guided fuzzing of the decoder's Python part: containers, EXIF, profiles. Needs `pip install atheris`.
+"""Coverage-guided fuzzing of the decoder's Python part: containers, EXIF, profiles, LZW.
 
-    PYTHONPATH=.:tests/unit/codecs python tests/fuzz/atheris_decode.py CORPUS -max_total_time=600 -max_len=8000
+    make fuzz FUZZ_S=3600
 
-An empty CORPUS folder is filled with one small file of every kind. Anything but an image or an ImageError is a finding.
+installs atheris beside the environment, and keeps the corpus and what it finds in .cache/fuzz. An empty corpus is
+filled with one small file of every kind. Anything but an image or an ImageError is a finding: run this file again with
+the one that it wrote as its only argument.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ def decode_one(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    fill(next(Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")))
+    first = next(Path(argument) for argument in sys.argv[1:] if not argument.startswith("-"))
+    if not first.is_file():
+        fill(first)
     atheris.Setup(sys.argv, decode_one)
     atheris.Fuzz()

@@ -13,18 +13,24 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import psutil
 import pytest
 from commands import wait_until
+from fakes import FakeEngine
 from photographs import jpeg, picture, png, tiff
 from poison import CODE_BY_FAULT, FAULTS, poison_jpeg, poison_tiff
 
+from pipeline.codecs.decoder_process import DecoderProcess
+from pipeline.codecs.decoder_wire import bytes_with_child, private_bytes_allowed
 from pipeline.codecs.isolation import ImageDecoder
 from pipeline.codecs.ldr import LdrImage, decode_ldr
-from pipeline.config import DecodeConfig
+from pipeline.config import DecodeConfig, StorageConfig, build_config
+from pipeline.convert import ShardConverter
 from pipeline.errors import (
     AlreadyHdrError,
     CorruptImageError,
@@ -36,6 +42,8 @@ from pipeline.errors import (
     UnsupportedFormatError,
     WorkerLostError,
 )
+from pipeline.records import ImageTask, Provenance, Shard
+from pipeline.storage import open_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "codecs"))
 from ldr_samples import all_formats, save_tiff
@@ -249,8 +257,11 @@ def is_asleep(process: psutil.Process) -> bool:
 PARENT = """
 import sys, threading
 from pathlib import Path
+from pipeline.codecs.decoder_process import DecoderProcess
+from pipeline.codecs.decoder_wire import bytes_with_child, private_bytes_allowed
 from pipeline.codecs.isolation import ImageDecoder
-from pipeline.config import DecodeConfig
+from pipeline.config import DecodeConfig, StorageConfig, build_config
+from pipeline.convert import ShardConverter
 decoder = ImageDecoder(DecodeConfig(isolate=True))
 def work(path):
     with decoder.open(Path(path).read_bytes()) as image:
@@ -351,3 +362,71 @@ def test_waiting_is_measured_for_the_image_alone(decoder: ImageDecoder) -> None:
         time.sleep(1.5)
         assert_same(image.decode(), decode_ldr(SAMPLES["tiff"], ALL))
     quick.close()
+
+
+class Crowd:
+    """How many children decode at once; `wanted` of them wait for each other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
+        self.most, self._now, self._lock = 0, 0, threading.Lock()
+        barrier, decode = threading.Barrier(wanted), DecoderProcess.decode
+
+        def counted(child: DecoderProcess, *arguments: object) -> LdrImage:
+            with self._lock:
+                self._now += 1
+                self.most = max(self.most, self._now)
+            try:
+                barrier.wait(60)
+                return decode(child, *arguments)  # type: ignore[arg-type]
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        monkeypatch.setattr(DecoderProcess, "decode", counted)
+
+
+@pytest.mark.parametrize(("num_at_once", "room"), [(3, 3.5), (2, 2.5), (1, 1.5), (1, 0.0)])
+def test_children_together_take_no_more_than_the_worker_may(
+    monkeypatch: pytest.MonkeyPatch, num_at_once: int, room: float
+) -> None:
+    """Room for so many images, and more threads that would decode them; a file that is decoded here waits for none."""
+    pixels = picture(90, 120)
+    data = tiff(pixels)
+    one_image = bytes_with_child(len(data), pixels.nbytes)
+    crowd = Crowd(monkeypatch, num_at_once)
+    with closing(ImageDecoder(DecodeConfig())) as decoder:
+        assert decoder.child_bytes(data) == bytes_with_child(len(data))
+        assert decoder.child_bytes(jpeg(pixels)) == 0
+        with decoder.open(data) as image:
+            assert image.child_bytes == one_image
+    source = open_store(f"memory://{uuid4().hex}", StorageConfig())
+    infos = [source.create(f"{index}.tif", data) for index in range(6)]
+    config = build_config(
+        source={"url": "s"}, destination={"url": "d"}, execution={"num_decode_threads": 4, "num_encode_threads": 1}
+    )
+    converter = ShardConverter(
+        source=source,
+        destination=open_store(f"memory://{uuid4().hex}", StorageConfig()),
+        engine=FakeEngine(),
+        config=config,
+        provenance=Provenance("0", "fake", "f" * 64, config.pixel_digest(), "w", "n"),
+        decoders_bytes=int(room * one_image),
+    )
+    tasks = tuple(ImageTask(info.key, info.key, info.size_bytes, info.etag) for info in infos)
+    try:
+        result = converter.run(Shard(1, 0, tasks))
+    finally:
+        converter.close()
+    assert (result.num_ok, result.num_failed) == (6, 0)
+    assert crowd.most == num_at_once
+
+
+def test_the_childs_limit_is_what_is_counted_for_it(decoder: ImageDecoder) -> None:
+    data = tiff(picture(90, 120))
+    with decoder.open(data) as image:
+        image.decode()
+        (child,) = children()
+        limit = int(Path(f"/proc/{child.pid}/limits").read_text().partition("Max data size")[2].split()[0])
+        base = limit - private_bytes_allowed(len(data), picture(90, 120).nbytes)
+        assert 0 < base < 2**31, "what its libraries take"
+        assert image.child_bytes > limit - base

@@ -97,3 +97,23 @@ def test_each_stage_has_the_whole_time_and_a_failed_one_is_over() -> None:
             raise RuntimeError
     now[0] += 100
     assert watch.overdue() == ()
+
+
+def test_what_takes_nothing_waits_for_nothing() -> None:
+    budget = ByteBudget(10)
+    budget.acquire(10)
+    assert budget.acquire(0) == 0
+    assert budget.used_bytes == 10
+
+
+def test_without_any_room_one_item_passes_at_a_time() -> None:
+    budget = ByteBudget(0)
+    held = budget.acquire(1000)
+    assert held == budget.used_bytes == 1
+    entered = threading.Event()
+    thread = threading.Thread(target=lambda: (budget.acquire(1000), entered.set()))
+    thread.start()
+    assert not entered.wait(0.05)
+    budget.release(held)
+    thread.join(10)
+    assert entered.is_set()

@@ -32,6 +32,7 @@ def test_without_cgroups_the_systems_memory_counts(system: Path) -> None:
     assert list(memory.cgroup_headrooms(system)) == []
     assert memory.cpu_budget_bytes(root=system) == 8 * GIB
     assert memory.cpu_budget_bytes(4, root=system) == 2 * GIB
+    assert memory.decoders_budget_bytes(4, root=system) == GIB
 
 
 def test_v2_takes_the_tightest_limit_up_the_tree(system: Path) -> None:
@@ -67,6 +68,7 @@ def test_a_group_over_its_limit_has_nothing_left(system: Path) -> None:
     write(system, "sys/fs/cgroup/memory.max", f"{GIB}\n")
     write(system, "sys/fs/cgroup/memory.current", f"{2 * GIB}\n")
     assert list(memory.cgroup_headrooms(system)) == [0]
+    assert memory.decoders_budget_bytes(root=system) == 0
 
 
 def test_pixels_follow_from_bytes() -> None:
