@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -15,8 +15,8 @@ from pipeline.config import StorageConfig
 from pipeline.errors import ConfigError, ObjectMissingError, WorkerLostError, first_line
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification.findings import Finding
+from pipeline.verification.ledger import ExpectedOutput
 from pipeline.verification.objects import check_contents
-from pipeline.verification.rows import ExpectedOutput
 
 _BATCH_OUTPUTS = 64
 # Reading is repeatable: Ray may run a lost task again. A batch that takes longer than this has a store that hangs.
@@ -30,7 +30,7 @@ _Checked = tuple[list[int], list[Finding], list[str], str]
 
 
 def check_on_ray(
-    store: ObjectStore, outputs: list[ExpectedOutput], *, storage: StorageConfig, on_done: Callable[[int], None]
+    store: ObjectStore, outputs: Iterable[ExpectedOutput], *, storage: StorageConfig, on_done: Callable[[int], None]
 ) -> Iterator[Finding]:
     """Yield what `check_contents` does, from tasks of one core each. Ray is connected; `storage` opens `store` there.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.errors import ObjectMissingError, StorageError, VerifyError
@@ -12,45 +13,26 @@ from pipeline.manifest.parts import MANIFEST_PREFIX
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, FindingCode
-from pipeline.verification.rows import ExpectedOutput
+from pipeline.verification.ledger import ExpectedOutput, Ledger
 
-_HASH_SPACE = 2**64
 _OUR_FOLDERS = ("_hdrfleet", OUTPUT_FOLDER, MANIFEST_PREFIX)
 
 
-def list_objects(store: ObjectStore) -> dict[str, int]:
-    """Return the size in bytes of every object below images/, by key.
-
-    List before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
-    """
-    return {info.key: info.size_bytes for info in store.list(OUTPUT_FOLDER)}
-
-
-def check_listing(
-    store: ObjectStore,
-    listed: Mapping[str, int],
-    outputs: Mapping[str, ExpectedOutput],
-    replaced: Container[str],
-    collected: Container[str] = (),
-) -> Iterator[Finding]:
+def check_listing(store: ObjectStore, ledger: Ledger) -> Iterator[Finding]:
     """Compare the listing with the rows: sizes, missing objects, orphans, and what killed writers left behind.
 
-    `replaced` are outputs that a repair made anew: they may be there or not. `collected` ones should not be there any
-    more. What looks missing, or is there although it was collected, is looked at again.
+    What looks missing, or is there although it was collected, is looked at again.
     """
-    for key, size_bytes in listed.items():
-        expected = outputs.get(key)
-        if expected is not None and size_bytes != expected.num_bytes:
-            text = f"{size_bytes} bytes; its row says {expected.num_bytes}"
-            yield Finding("output_size", key, text, expected.source)
-        elif expected is None and key not in replaced:
-            if key not in collected:
-                yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
-            elif _is_there(store, key):
-                yield Finding("orphan", key, "its rows say that it was collected; the next gc deletes it")
-    for key in sorted(outputs.keys() - listed.keys()):
+    for key, size_bytes, expected_bytes, source in ledger.other_sizes():
+        yield Finding("output_size", key, f"{size_bytes} bytes; its row says {expected_bytes}", source)
+    for key, was_collected in ledger.unnamed():
+        if not was_collected:
+            yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
+        elif _is_there(store, key):
+            yield Finding("orphan", key, "its rows say that it was collected; the next gc deletes it")
+    for key, source in ledger.unlisted():
         if not _is_there(store, key):
-            yield Finding("output_missing", key, "its row is there, the object is not", outputs[key].source)
+            yield Finding("output_missing", key, "its row is there, the object is not", source)
     for folder in _OUR_FOLDERS:
         for key in store.unfinished(folder):
             yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
@@ -64,14 +46,9 @@ def _is_there(store: ObjectStore, key: str) -> bool:
     return True
 
 
-def is_sampled(key: str, share: float) -> bool:
-    """Tell whether an output belongs to the sample: a fixed `share`, 0 to 1, by a hash of its key."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * _HASH_SPACE
-
-
 def check_contents(
     store: ObjectStore,
-    outputs: list[ExpectedOutput],
+    outputs: Iterable[ExpectedOutput],
     *,
     num_threads: int,
     on_done: Callable[[int], None],
@@ -95,8 +72,9 @@ def check_contents(
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-objects") as pool:
         # In rounds, or a million futures would hold a million rows.
-        for start in range(0, len(outputs), 64 * num_threads):
-            for num_bytes, findings in pool.map(check, outputs[start : start + 64 * num_threads]):
+        waiting = iter(outputs)
+        while batch := list(islice(waiting, 64 * num_threads)):
+            for num_bytes, findings in pool.map(check, batch):
                 on_done(num_bytes)
                 yield from findings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pipeline.sharding.plan import PLAN_PREFIX, plan_number
 from pipeline.storage import ObjectStore
 from pipeline.verification.compacted import CompactedRows
 from pipeline.verification.findings import Finding, FindingCode
+from pipeline.verification.ledger import Ledger
 
 _COLUMNS = (
     *("source", "status", "error_code", "output", "output_bytes", "output_sha256", "width", "height", "has_alpha"),
@@ -32,72 +32,35 @@ _COLUMNS = (
 _OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height", "source_sha256")
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedOutput:
-    """What `ok` rows say of one EXR. `source` and `plan` are those of the latest row that names it."""
-
-    key: str
-    num_bytes: int
-    sha256: str
-    width: int
-    height: int
-    has_alpha: bool
-    source_sha256: str
-    pixel_digest: str
-    weights_sha256: str
-    source: str = field(compare=False)
-    plan: int = field(compare=False)
-
-
 @dataclass(slots=True)
 class RowCheck:
-    """What the plans and parts of a destination hold, and what is wrong with them.
+    """What is wrong with the plans and parts of a destination; their rows go into `ledger`.
 
-    `outputs` are by key; rows that share one, such as those of a source that was touched without a change, agree.
-    `replaced` are the keys of outputs that a repair made anew: whatever they are, nothing current rests on them.
-    `distrusted` are those that a repair found bad, made anew or not. `collected` are those that rows say were given up.
-    Without `is_readable` nothing of this is known.
+    Without `is_readable` nothing is known of the rows.
     """
 
+    ledger: Ledger
     num_plans: int = 0
     num_rows: int = 0
-    outputs: dict[str, ExpectedOutput] = field(default_factory=dict)
-    replaced: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
-    repaired_at: dict[str, int] = field(default_factory=dict)
-    distrusted: set[str] = field(default_factory=set)
-    trusted_at: dict[str, int] = field(default_factory=dict)
-    collected: set[str] = field(default_factory=set)
-    current_collected: dict[str, str] = field(default_factory=dict)
     is_readable: bool = True
 
     def add(self, code: FindingCode, key: str, message: str, *, source: str | None = None, part: str = "") -> None:
         """Note a finding."""
         self.findings.append(Finding(code, key, message, source, part or None))
 
-    def note_repair(self, source: str, output: str, shard: Shard) -> None:
-        """Take note of an `ok` row; plans come in ascending order."""
-        if not shard.adopts_earlier:
-            self.repaired_at[source] = shard.plan
-        if output in self.distrusted:
-            self.trusted_at[source] = 0
-        elif source in self.trusted_at:
-            self.trusted_at[source] = shard.plan
-
-    def set_replaced_apart(self) -> None:
-        """Move outputs that only rows before a successful repair of their source name to `replaced`.
-
-        A distrusted one is replaced as soon as a later row of its source names another, by whatever command.
-        """
-        for key, output in list(self.outputs.items()):
-            settled_at = self.trusted_at if key in self.distrusted else self.repaired_at
-            if output.plan < max(settled_at.get(output.source, 0), self.repaired_at.get(output.source, 0)):
-                self.replaced.add(key)
-                del self.outputs[key]
+    def settle(self) -> None:
+        """Find what only shows when all rows are known."""
+        self.ledger.settle()
+        for output, source, part in self.ledger.contradicted():
+            text = f"{part}: another row says otherwise of {output}"
+            self.add("row_contradictory", source, text, source=source, part=part)
+        for source, output in self.ledger.current_collected():
+            self.add("row_contradictory", source, f"its current output {output} was collected", source=source)
 
 
-def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCheck:
-    """Compare every plan with its parts, or with the generation that stands for them.
+def check_rows(store: ObjectStore, record: JobRecord, num_threads: int, ledger: Ledger) -> RowCheck:
+    """Compare every plan with its parts, or with the generation that stands for them, and settle `ledger`.
 
     Begins again, a bounded number of times, where a collection removed what was listed. Raises StorageError and
     SystemicError where the store cannot be read.
@@ -107,12 +70,13 @@ def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCh
         try:
             snapshot = take_snapshot(store)
         except ManifestError as error:
-            check = RowCheck(is_readable=False)
+            check = RowCheck(ledger, is_readable=False)
             check.add("head_damaged", HEAD_PREFIX, str(error))
             return check
         is_settled = snapshot == before  # what is missing is so for good
         try:
-            return _check_rows(store, record, snapshot, num_threads, missing_is_damage=is_settled)
+            ledger.forget()
+            return _check_rows(store, record, snapshot, num_threads, ledger, missing_is_damage=is_settled)
         except ObjectMissingError:
             if is_settled:
                 raise
@@ -121,11 +85,17 @@ def check_rows(store: ObjectStore, record: JobRecord, num_threads: int) -> RowCh
 
 
 def _check_rows(
-    store: ObjectStore, record: JobRecord, snapshot: Snapshot, num_threads: int, *, missing_is_damage: bool
+    store: ObjectStore,
+    record: JobRecord,
+    snapshot: Snapshot,
+    num_threads: int,
+    ledger: Ledger,
+    *,
+    missing_is_damage: bool,
 ) -> RowCheck:
-    check, committed = RowCheck(), snapshot.committed()
+    check, committed = RowCheck(ledger), snapshot.committed()
     try:
-        check.distrusted = read_distrusted(store)
+        ledger.distrust(read_distrusted(store))
     except ManifestError as error:
         check.add("distrust_damaged", DISTRUST_PREFIX, str(error))
     compacted = (
@@ -151,9 +121,7 @@ def _check_rows(
         check.add("head_damaged", head_key(compacted.head.generation), text)
     if snapshot.head and snapshot.head.collected:
         _check_collected(store, snapshot.head, check, missing_is_damage=missing_is_damage)
-    for source, key in check.current_collected.items():
-        check.add("row_contradictory", source, f"its current output {key} was collected", source=source)
-    check.set_replaced_apart()
+    check.settle()
     return check
 
 
@@ -244,11 +212,14 @@ def _check_shard(shard: Shard, rows: pa.Table, key: str, record: JobRecord, chec
             check.add("row_unplanned", source, f"in {key}, but not planned there", source=source, part=key)
         elif count > planned[source]:
             check.add("row_twice", source, f"{count} rows in {key}", source=source, part=key)
-    for row in rows.to_pylist():
-        _check_row(row, shard, key, record, check)
+    consistent = [_check_row(row, key, record, check) for row in rows.to_pylist()]
+    if not all(consistent):
+        rows = rows.filter(pa.array(consistent))
+    check.ledger.note(rows, plan=shard.plan, adopts_earlier=shard.adopts_earlier, part=key)
 
 
-def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, check: RowCheck) -> None:
+def _check_row(row: dict[str, Any], key: str, record: JobRecord, check: RowCheck) -> bool:
+    """Whether the row says clearly what became of its image; what is wrong with it by itself is noted."""
     source = row["source"]
 
     def contradict(text: str) -> None:
@@ -258,32 +229,10 @@ def _check_row(row: dict[str, Any], shard: Shard, key: str, record: JobRecord, c
     has_output = [row[name] is not None for name in _OUTPUT_COLUMNS]
     if is_ok != (row["error_code"] is None) or not (all(has_output) if is_ok else not any(has_output[:3])):
         contradict(f"status {row['status']}, error {row['error_code']}, output {row['output']}")
-        return
-    check.current_collected.pop(source, None)
-    if not is_ok:
-        if row["collected_at"] is not None:
-            contradict("collected without an output")
-        return
-    check.note_repair(source, row["output"], shard)
-    if row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest:
+        return False
+    if not is_ok and row["collected_at"] is not None:
+        contradict("collected without an output")
+        return False
+    if is_ok and (row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest):
         contradict("made with other weights or options than job.json names")
-    if row["collected_at"] is not None:
-        check.collected.add(row["output"])
-        check.current_collected[source] = row["output"]
-        return
-    expected = ExpectedOutput(
-        key=row["output"],
-        num_bytes=row["output_bytes"],
-        sha256=row["output_sha256"],
-        width=row["width"],
-        height=row["height"],
-        has_alpha=bool(row["has_alpha"]),
-        source_sha256=row["source_sha256"],
-        pixel_digest=sys.intern(row["pixel_digest"]),
-        weights_sha256=sys.intern(row["weights_sha256"]),
-        source=source,
-        plan=shard.plan,
-    )
-    if check.outputs.get(expected.key, expected) != expected:
-        contradict(f"another row says otherwise of {expected.key}")
-    check.outputs[expected.key] = expected
+    return True

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
 from pipeline.job import JobRecord
+from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, VerifyReport
-from pipeline.verification.objects import check_contents, check_listing, is_sampled, list_objects
-from pipeline.verification.rows import ExpectedOutput, check_rows
+from pipeline.verification.ledger import ExpectedOutput, open_ledger
+from pipeline.verification.objects import check_contents, check_listing
+from pipeline.verification.rows import check_rows
 
 OnProgress = Callable[[int, int], None]
 _ROW_THREADS = 16
@@ -20,7 +22,7 @@ class CheckOutputs(Protocol):
     """Reads, hashes and decodes outputs, here or on other machines, as `check_contents` does."""
 
     def __call__(
-        self, store: ObjectStore, outputs: list[ExpectedOutput], *, on_done: Callable[[int], None]
+        self, store: ObjectStore, outputs: Iterable[ExpectedOutput], *, on_done: Callable[[int], None]
     ) -> Iterator[Finding]:
         """Yield what is wrong with `outputs`; `on_done` gets the bytes of each."""
         ...
@@ -43,32 +45,35 @@ def verify_destination(
     outputs is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets how many of these are done, and
     of how many. Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a
     repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a
-    conversion runs, its unfinished work is reported as such. Raises ValueError for a share outside 0..1, StorageError
-    and SystemicError where the store cannot be read.
+    conversion runs, its unfinished work is reported as such. Rows and listing are compared in a database in TMPDIR.
+    Raises ValueError for a share outside 0..1, StorageError and SystemicError where the store cannot be read,
+    DiskFullError where TMPDIR is full.
     """
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
-    listed = list_objects(store)
-    rows = check_rows(store, record, _ROW_THREADS)
-    findings = [*rows.findings]
-    if rows.is_readable:
-        findings.extend(check_listing(store, listed, rows.outputs, rows.replaced, rows.collected))
-    sample = [output for key, output in sorted(rows.outputs.items()) if is_sampled(key, share)]
-    num_done = num_bytes_read = 0
+    with open_ledger() as ledger:
+        # Listed before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
+        ledger.note_listing(store.list(OUTPUT_FOLDER))
+        rows = check_rows(store, record, _ROW_THREADS, ledger)
+        findings = [*rows.findings]
+        if rows.is_readable:
+            findings.extend(check_listing(store, ledger))
+        num_sampled = ledger.num_outputs(share)
+        num_done = num_bytes_read = 0
 
-    def on_done(num_bytes: int) -> None:
-        nonlocal num_done, num_bytes_read
-        num_done, num_bytes_read = num_done + 1, num_bytes_read + num_bytes
-        on_progress(num_done, len(sample))
+        def on_done(num_bytes: int) -> None:
+            nonlocal num_done, num_bytes_read
+            num_done, num_bytes_read = num_done + 1, num_bytes_read + num_bytes
+            on_progress(num_done, num_sampled)
 
-    findings.extend(check_outputs(store, sample, on_done=on_done))
-    return VerifyReport(
-        destination=store.url,
-        num_plans=rows.num_plans,
-        num_rows=rows.num_rows,
-        num_outputs=len(rows.outputs),
-        num_decoded=len(sample),
-        num_bytes_read=num_bytes_read,
-        findings=tuple(findings),
-    )
+        findings.extend(check_outputs(store, ledger.sample(share), on_done=on_done))
+        return VerifyReport(
+            destination=store.url,
+            num_plans=rows.num_plans,
+            num_rows=rows.num_rows,
+            num_outputs=ledger.num_outputs(),
+            num_decoded=num_sampled,
+            num_bytes_read=num_bytes_read,
+            findings=tuple(findings),
+        )

@@ -98,7 +98,7 @@ def test_a_node_that_does_not_see_the_destination_is_no_proof(
     from pipeline.config import StorageConfig
     from pipeline.errors import ConfigError
     from pipeline.storage import open_store
-    from pipeline.verification.rows import ExpectedOutput
+    from pipeline.verification.ledger import ExpectedOutput
 
     class Elsewhere:
         """The driver's view: the same files, under a URL that leads nowhere on the nodes."""

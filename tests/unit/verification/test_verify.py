@@ -29,7 +29,6 @@ from pipeline.sharding import open_source
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification import VerifyReport, verify_destination
 from pipeline.verification.findings import FINDING_CODES
-from pipeline.verification.objects import is_sampled
 
 WEIGHTS = "f" * 64
 SHARD = 1  # of the first plan: images that all convert
@@ -305,15 +304,6 @@ def test_a_damaged_plan_is_found(destination: Path, pattern: str) -> None:
     (damaged,) = (destination / "_hdrfleet/plan/2").glob(pattern)
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert codes(destination)["_hdrfleet/plan/2"] == "plan_damaged"
-
-
-def test_the_sample_is_fixed_and_of_the_share_that_was_asked_for() -> None:
-    keys = [f"images/{number}.jpg.exr" for number in range(4000)]
-    sampled = [key for key in keys if is_sampled(key, 0.1)]
-    assert len(sampled) == pytest.approx(400, abs=80)
-    assert set(sampled) < {key for key in keys if is_sampled(key, 0.3)}
-    assert all(is_sampled(key, 1.0) for key in keys)
-    assert not any(is_sampled(key, 0.0) for key in keys)
 
 
 def test_progress_counts_the_sample(destination: Path) -> None:
