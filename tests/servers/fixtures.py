@@ -9,15 +9,19 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers.expiring_keys import ExpiringKeys, MotoKeys, SwiftKeys, s3_client
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWIFT_SCRIPT = REPOSITORY / "tests" / "servers" / "swift-s3"
@@ -72,6 +76,8 @@ def moto_server() -> Iterator[S3Server]:
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    assert server._server is not None
+    server._server.app = _one_condition_at_a_time(server._server.app)
     host, port = server.get_host_and_port()
     yield S3Server("moto", f"http://{host}:{port}", "moto-access-key", "moto-secret-key", "us-east-1", False)
     server.stop()
@@ -162,6 +168,17 @@ def expiring_keys(request: pytest.FixtureRequest) -> Iterator[ExpiringKeys]:
         keys = SwiftKeys(SWIFT_SCRIPT, SWIFT_VENV, folder, _free_ports(1), client, users)
     yield keys
     keys.close()
+
+
+def _one_condition_at_a_time(app: WSGIApplication) -> WSGIApplication:
+    """S3 decides races of conditional PUTs; moto looks first and writes then, and two threads of it may both win."""
+    lock = threading.Lock()
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with lock if "HTTP_IF_NONE_MATCH" in environ else contextlib.nullcontext():
+            return app(environ, start_response)
+
+    return call
 
 
 def _install_swift() -> None:
