@@ -1,0 +1,146 @@
+"""The options of a conversion, for every command that makes one or asks what one would be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import options as opt
+from jobs.option_groups import DestinationStorage, SourceStorage
+
+if TYPE_CHECKING:
+    from pipeline.config import ConversionConfig
+
+_INFERENCE = "Inference"
+_OUTPUT = "Output"
+_RUNNING = "Running"
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SRC", help="Folder, s3:// prefix, glob, list (.txt .csv .parquet) or S3 Inventory."),
+]
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL prefix for the EXRs and the manifest.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionOptions:
+    """What is converted and how; where it runs and how its stores are reached are options of their own."""
+
+    weights: Annotated[
+        str,
+        typer.Option(help="'default', 'identity' (a plain decode), or a .pth or .safetensors HDRUNet checkpoint."),
+    ] = "default"
+    include: Annotated[list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")] = (
+        None
+    )
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out names that match; repeatable.")] = None
+    limit: Annotated[int | None, typer.Option(help="Consider only the first this many images of SRC.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = "auto"
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, fp32, bf16 or fp16; auto is fp16 on a GPU.", rich_help_panel=_INFERENCE),
+    ] = "auto"
+    tile_px: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of a tile in pixels, a multiple of 4 (by default from the memory budget).",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = None
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for the network per worker, such as 4G (by default from the cgroup or the card).",
+            rich_help_panel=_INFERENCE,
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
+    ] = 256_000_000
+    isolate_decode: Annotated[
+        bool,
+        typer.Option(
+            "--isolate-decode",
+            help="Decode JPEG and PNG, too, in a child process that may crash.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = False
+    decode_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which a child process that decodes one image is ended, and 2 more per megapixel; at "
+            "most half of --image-timeout (by default 120).",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None
+    pixel_type: Annotated[str, typer.Option(help="half or float.", rich_help_panel=_OUTPUT)] = "half"
+    compression: Annotated[
+        str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.", rich_help_panel=_OUTPUT)
+    ] = "zip"
+    exposure: Annotated[float, typer.Option(help="Multiply linear values by 2**EV.", rich_help_panel=_OUTPUT)] = 0.0
+    keep_gps: Annotated[
+        bool, typer.Option("--keep-gps", help="Write the capture position into the EXR.", rich_help_panel=_OUTPUT)
+    ] = False
+    verify: Annotated[
+        str, typer.Option(help="Decode what was encoded: off, sample (1 in 20) or all.", rich_help_panel=_OUTPUT)
+    ] = "sample"
+    workers: Annotated[
+        str,
+        typer.Option(help="Number of workers, or auto: one per GPU, or one per CPU node.", rich_help_panel=_RUNNING),
+    ] = "auto"
+    shard_images: Annotated[
+        int, typer.Option(help="Images per shard, the unit of commit.", rich_help_panel=_RUNNING)
+    ] = 64
+    shard_megapixels: Annotated[
+        float, typer.Option(help="Close a shard at this many estimated megapixels.", rich_help_panel=_RUNNING)
+    ] = 256.0
+    max_failure_rate: opt.MaxFailureRate = "50%"
+    image_timeout: opt.ImageTimeout = None
+    shard_timeout: opt.ShardTimeout = None
+    lease_timeout: opt.LeaseTimeout = 180.0
+
+    def config(
+        self,
+        src: str,
+        dst: str,
+        source_storage: SourceStorage,
+        destination_storage: DestinationStorage,
+        **how: object,
+    ) -> ConversionConfig:
+        """The configuration; `how` are fields of its ExecutionConfig. Raises ConfigError, in words of the options."""
+        return opt.build(
+            source={
+                "url": src,
+                "include": self.include or (),
+                "exclude": self.exclude or (),
+                "limit": self.limit,
+                "storage": source_storage.as_fields(),
+            },
+            destination={"url": opt.absolute(dst), "storage": destination_storage.as_fields()},
+            model={"weights": self.weights},
+            inference={
+                "device": self.device,
+                "precision": self.precision,
+                "tile_px": self.tile_px,
+                "memory_budget_bytes": opt.parse_bytes(self.memory_budget, "--memory-budget"),
+            },
+            decode={"max_pixels": self.max_pixels, "isolate": self.isolate_decode}
+            | opt.given(timeout_s=self.decode_timeout),
+            encode={
+                "pixel_type": self.pixel_type,
+                "compression": self.compression,
+                "exposure_ev": self.exposure,
+                "keep_gps": self.keep_gps,
+                "verify": self.verify,
+            },
+            sharding={"max_images": self.shard_images, "max_megapixels": self.shard_megapixels},
+            execution={
+                **how,
+                "num_workers": None if self.workers == "auto" else self.workers,
+                "max_failure_rate": opt.parse_share(self.max_failure_rate, "--max-failure-rate"),
+                "lease_timeout_s": self.lease_timeout,
+                **opt.given(image_timeout_s=self.image_timeout, shard_timeout_s=self.shard_timeout),
+            },
+        )
