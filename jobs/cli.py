@@ -16,6 +16,7 @@ from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
 from jobs.maintenance import repair, retry, verify
 from jobs.signals import stopping_on_signals
+from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
 from jobs.upkeep import compact, gc
 from pipeline.errors import (
@@ -44,7 +45,8 @@ app.add_typer(weights_app, name="weights")
 app.command()(convert)
 app.command()(evaluate)
 app.command()(train)
-for command in (verify, retry, repair, compact, gc):
+app.command("jobs")(list_jobs)
+for command in (submit, logs, stop, verify, retry, repair, compact, gc):
     app.command()(command)
 
 

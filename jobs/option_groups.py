@@ -173,3 +173,24 @@ class RecordedOptions:
                 lease_timeout=self.lease_timeout,
             ),
         }
+
+
+def arguments_of(group: object) -> list[str]:
+    """What a user would write for a filled group: the options that differ from their defaults, in order."""
+    kind = type(group)
+    hints = get_type_hints(kind, include_extras=True)
+    arguments: list[str] = []
+    for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, by the contract
+        value = getattr(group, field.name)
+        if value is None or value == field.default:
+            continue
+        info = next(iter(hints[field.name].__metadata__))
+        # Where a default has its place outside of Annotated, Typer keeps the first name in the default's.
+        names = [name for name in (info.default, *info.param_decls) if isinstance(name, str) and name.startswith("--")]
+        flag, _, opposite = (names[0] if names else f"--{field.name.replace('_', '-')}").partition("/")
+        if isinstance(value, bool):
+            arguments.append(flag if value else opposite)
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            arguments.extend(f"{flag}={item}" for item in values)
+    return arguments

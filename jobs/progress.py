@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipeline.execution.base import Progress as Counts
 
 _PLAIN_EVERY_S = 5.0
+_PLAIN_LATER_EVERY_S = 30.0  # from the second minute on: jobs of days are kept in logs
 
 
 class Reporter(Protocol):
@@ -106,8 +107,8 @@ class _Lines:
     def __call__(self, counts: Counts) -> None:
         if monotonic() < self._next:
             return
-        self._next = monotonic() + _PLAIN_EVERY_S
         elapsed_s = monotonic() - self._start
+        self._next = monotonic() + (_PLAIN_EVERY_S if elapsed_s < 60 else _PLAIN_LATER_EVERY_S)
         left_s = (self._num_images - counts.num_images) * elapsed_s / max(1, counts.num_images)
         left = f", about {left_s:.0f} s left" if counts.num_images else ""
         self._console.print(

@@ -38,7 +38,7 @@ def _finite(value: Any) -> Any:
 
 def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | None = None) -> None:
     """Print the figures a person asks for first, and up to five `failures` (rows of the manifest) by name."""
-    console = _console()
+    console = fitting_console()
     console.print(title, style="bold", markup=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -54,7 +54,7 @@ def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | Non
             console.print(f"        and {failures.num_rows - _NUM_FAILURES_SHOWN:,} more", markup=False)
 
 
-def _console() -> Console:
+def fitting_console() -> Console:
     """Wraps on a terminal; when piped, lines are as long as they are, so that grep finds whole names."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
@@ -106,7 +106,7 @@ def print_arrow(table: pa.Table, style: str) -> None:
 
 def _print_rows(table: pa.Table) -> None:
     """A table where it fits the terminal, else one block per row with a line per column."""
-    console = _console()
+    console = fitting_console()
     cells = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
     names = table.column_names
     widths = [max(map(len, [name, *column])) for name, column in zip(names, zip(*cells, strict=True), strict=False)]

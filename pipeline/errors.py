@@ -10,6 +10,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── WeightsError               bad_weights
     │   ├── SceneError                 bad_scene
     │   ├── DestinationInUseError      destination_in_use
+    │   ├── JobServerError             job_server
     │   └── QueryError                 bad_query
     ├── ImageError                     costs one manifest row; `code` becomes its error_code
     │   ├── SourceMissingError         source_missing
@@ -105,6 +106,12 @@ class DestinationInUseError(UsageError):
     """Another driver owns the destination and is alive."""
 
     code = "destination_in_use"
+
+
+class JobServerError(UsageError):
+    """A Ray cluster's job server cannot be reached, refuses us, or knows no such job."""
+
+    code = "job_server"
 
 
 class QueryError(UsageError):

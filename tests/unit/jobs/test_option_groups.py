@@ -11,7 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.option_groups import RecordedOptions, SourceStorage, grouped
+from jobs.conversion_options import ConversionOptions
+from jobs.option_groups import RecordedOptions, SourceStorage, arguments_of, grouped
 from jobs.options import parse_bytes
 from jobs.retry import recorded_config
 from pipeline.config import build_config
@@ -101,3 +102,14 @@ def test_only_what_was_given_replaces_a_recorded_option() -> None:
         "decode": {"isolate": False},
         "execution": {"executor": "local", "num_workers": None, "address": None, "image_timeout_s": 9.0},
     }
+
+
+def test_a_filled_group_is_written_as_its_user_would() -> None:
+    options = ConversionOptions(include=["*.jpg", "a b"], isolate_decode=True, limit=3, max_failure_rate="10%")
+    storage = SourceStorage(src_endpoint_url="http://127.0.0.1:1", src_anonymous=False, src_attempts=2)
+    written = [*arguments_of(options), *arguments_of(storage)]
+    assert written == [
+        *("--include=*.jpg", "--include=a b", "--limit=3", "--isolate-decode", "--max-failure-rate=10%"),
+        *("--src-endpoint-url=http://127.0.0.1:1", "--no-src-anonymous", "--src-attempts=2"),
+    ]
+    assert arguments_of(ConversionOptions()) == []

@@ -1,0 +1,254 @@
+"""Conversions as jobs of a Ray cluster: submitted once, found again by DST, followed and stopped.
+
+Ray's job server is spoken to through its own client (`ray.job_submission`), whose requests get time limits here. What
+is sent is a command line, and the project's code unless the image's copy is to be used; never a credential: workers
+take theirs from the machines they run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.errors import JobServerError, first_line
+
+POLL_S = 2.0
+_TIMEOUT_S = (10.0, 60.0)  # to connect, and of silence
+_CLUSTER_START_S = 120.0
+_URL = re.compile(r"https?://[^/@\s]+/?")
+_ID = re.compile(r"hdrfleet-[0-9a-f]{12}-\d+")
+_ACTIVE = frozenset({"PENDING", "RUNNING"})
+_CODE = ("pipeline", "jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedJob:
+    """One run of a conversion on a cluster, as its job server tells. Times are Unix seconds; None where not yet."""
+
+    id: str
+    src: str
+    dst: str
+    status: str
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    message: str | None
+    command_sha256: str
+    version: str
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.status in _ACTIVE
+
+    @property
+    def run(self) -> int:
+        """Its number among the jobs of its destination, from 1."""
+        return int(self.id.rpartition("-")[2])
+
+
+def job_id(dst: str, run: int) -> str:
+    """The id of the `run`-th job (1, 2, ...) for a destination: the same from every machine."""
+    return f"hdrfleet-{hashlib.sha256(dst.rstrip('/').encode()).hexdigest()[:12]}-{run}"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether this is an id that `job_id` makes, and not a DST."""
+    return _ID.fullmatch(text) is not None
+
+
+class JobServer:
+    """The job server of the cluster whose dashboard is at `address`, http://HOST:8265.
+
+    Every method raises JobServerError where the server does not answer, refuses the token, or knows no such job.
+    """
+
+    def __init__(self, address: str) -> None:
+        if not _URL.fullmatch(address):
+            raise JobServerError(f"{address!r} is no address of a job server; give http://HOST:8265 of its dashboard")
+        self.address = address.rstrip("/")
+        with self._errors():
+            self._client = _bounded_client(self.address)
+
+    def submit(
+        self, src: str, dst: str, arguments: Sequence[str], *, weights: Path | None = None, use_image: bool = False
+    ) -> tuple[SubmittedJob, bool]:
+        """Start `hdrfleet convert` with these arguments on the cluster, unless such a job waits or runs already.
+
+        Returns the job, and whether it is a new one. `weights`, a local file, is sent along as `arguments` name it.
+        Raises JobServerError as well where a job with other arguments is at work on that DST.
+        """
+        digest = hashlib.sha256("\0".join((pipeline.__version__, *arguments)).encode()).hexdigest()
+        for _ in range(3):  # somebody else may submit between the look and the submission
+            runs = self._runs(dst)
+            last = runs[-1] if runs else None
+            if last and last.is_active:
+                if last.command_sha256 != digest:
+                    raise JobServerError(
+                        f"{last.id} is at work on {dst} with other options; stop it first (`hdrfleet stop {last.id}`)"
+                    )
+                return last, False
+            new = job_id(dst, last.run + 1 if last else 1)
+            metadata = {
+                "hdrfleet_src": src,
+                "hdrfleet_dst": dst,
+                "hdrfleet_version": pipeline.__version__,
+                "hdrfleet_command_sha256": digest,
+            }
+            command = ["python", "-m", "jobs.supervise", "convert", *arguments]
+            with self._errors(), _package(weights, use_image=use_image) as environment:
+                try:
+                    self._send(
+                        entrypoint=shlex.join(command), submission_id=new, runtime_env=environment, metadata=metadata
+                    )
+                except RuntimeError:
+                    if any(run.id == new for run in self._runs(dst)):
+                        continue
+                    raise
+            return self.find(new), True
+        raise JobServerError(f"others submit jobs for {dst} at the same time; look with `hdrfleet jobs`")
+
+    def all_jobs(self) -> list[SubmittedJob]:
+        """Every conversion that the server remembers, the latest first."""
+        with self._errors():
+            details = self._client.list_jobs()
+        jobs = [_job(entry) for entry in details if entry.submission_id and is_job_id(entry.submission_id)]
+        return sorted(jobs, key=lambda job: job.started_at or 0.0, reverse=True)
+
+    def find(self, id_or_dst: str) -> SubmittedJob:
+        """The job of this id, or the latest of this DST."""
+        if is_job_id(id_or_dst):
+            with self._errors():
+                return _job(self._client.get_job_info(id_or_dst))
+        runs = self._runs(id_or_dst)
+        if not runs:
+            raise JobServerError(f"no job for {id_or_dst} on this cluster; `hdrfleet jobs` lists those there are")
+        return runs[-1]
+
+    def logs(self, job: SubmittedJob) -> str:
+        """What the job's driver has written so far."""
+        with self._errors():
+            text: str = self._client.get_job_logs(job.id)
+        return text
+
+    def follow(self, job: SubmittedJob, write: Callable[[str], object]) -> SubmittedJob:
+        """Hand on what the job's driver writes, from its beginning, until the job has ended; return it as it ended."""
+
+        async def hand_on() -> None:
+            async for text in self._client.tail_job_logs(job.id):
+                write(text)
+
+        with self._errors():
+            asyncio.run(hand_on())
+        while (now := self.find(job.id)).is_active:  # the log's end and the job's are not one moment
+            time.sleep(POLL_S)
+        return now
+
+    def stop(self, job: SubmittedJob, timeout_s: float = 60.0) -> SubmittedJob:
+        """End a job and wait for its end; what it has committed stays. One that has ended is returned as it is."""
+        if job.is_active:
+            with self._errors():
+                self._client.stop_job(job.id)
+        deadline = time.monotonic() + timeout_s
+        while (now := self.find(job.id)).is_active:
+            if time.monotonic() > deadline:
+                raise JobServerError(f"{job.id} has not ended within {timeout_s:g} s; try again")
+            time.sleep(min(POLL_S, 0.5))
+        return now
+
+    def _send(self, **request: Any) -> None:
+        """Submit, and wait for the part of a cluster that starts jobs where that has not started itself."""
+        deadline = time.monotonic() + _CLUSTER_START_S
+        while True:
+            try:
+                self._client.submit_job(**request)
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return
+
+    def _runs(self, dst: str) -> list[SubmittedJob]:
+        first = job_id(dst, 1).rpartition("-")[0]
+        runs = [job for job in self.all_jobs() if job.id.rpartition("-")[0] == first]
+        return sorted(runs, key=lambda job: job.run)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        import aiohttp
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            raise JobServerError(
+                f"{self.address} refused us: {first_line(error)}; set RAY_AUTH_MODE=token and the cluster's token in "
+                "RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
+            ) from error
+        except (RuntimeError, ValueError, OSError, requests.RequestException, aiohttp.ClientError) as error:
+            raise JobServerError(f"{self.address}: {first_line(error)}") from error
+
+
+def _bounded_client(address: str) -> Any:
+    """Ray's client, whose requests would otherwise wait for ever."""
+    import logging
+
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they set their own when they are imported
+
+    class BoundedClient(JobSubmissionClient):  # type: ignore[misc]  # untyped
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, **{"timeout": _TIMEOUT_S, **options})
+
+    return BoundedClient(address)
+
+
+@contextlib.contextmanager
+def _package(weights: Path | None, *, use_image: bool) -> Iterator[dict[str, Any]]:
+    """The job's runtime environment: this package's code and the weights, copied together, unless the image has both.
+
+    Ray names what is sent by its content, so that a second submission sends nothing.
+    """
+    if use_image and weights is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="hdrfleet-submit-") as name:
+        folder = Path(name)
+        if not use_image:
+            for package in _CODE:
+                source = Path(pipeline.__file__).resolve().parents[1] / package
+                shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        if weights is not None:
+            shutil.copy(weights, folder / weights.name)
+        yield {"working_dir": name}
+
+
+def _job(details: Any) -> SubmittedJob:
+    metadata = details.metadata or {}
+    return SubmittedJob(
+        id=details.submission_id,
+        src=metadata.get("hdrfleet_src", ""),
+        dst=metadata.get("hdrfleet_dst", ""),
+        status=str(getattr(details.status, "value", details.status)),
+        started_at=details.start_time / 1000 if details.start_time else None,
+        ended_at=details.end_time / 1000 if details.end_time else None,
+        exit_code=details.driver_exit_code,
+        message=details.message,
+        command_sha256=metadata.get("hdrfleet_command_sha256", ""),
+        version=metadata.get("hdrfleet_version", ""),
+    )
