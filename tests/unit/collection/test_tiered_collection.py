@@ -135,7 +135,7 @@ def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: 
             collect(trial.store, keep_revisions=1, older_than=NOTHING)
             break
         except TransientStorageError:
-            num_steps += 1
+            num_steps += 2  # every other one: this takes seconds
         trial.store.before = lambda _operation, _key: None
         assert [{**row, "collected_at": None} for row in trial.rows()] == without_marks
         assert {code for code, _ in trial.findings(share=0.0)} <= {"orphan"}
