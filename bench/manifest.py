@@ -35,7 +35,7 @@ from pipeline.records import (
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
 
 _QUERY = "SELECT error_code, count(*), avg(stops_gained_clipped) FROM manifest GROUP BY ALL"
-_PROVENANCE = Provenance("bench", "default", "a" * 64, "b" * 64, "worker-1", "node-1")
+PROVENANCE = Provenance("bench", "default", "a" * 64, "b" * 64, "worker-1", "node-1")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -104,7 +104,7 @@ def write_parts(store: ObjectStore, num_parts: int, num_images: int) -> None:
     rng = random.Random(0)  # noqa: S311 - made-up rows
     for shard in range(num_parts):
         results = [result(rng, shard * num_images + index) for index in range(num_images)]
-        commit_part(store, results, Shard(1, shard, tuple(r.task for r in results)), 1, _PROVENANCE)
+        commit_part(store, results, Shard(1, shard, tuple(r.task for r in results)), 1, PROVENANCE)
 
 
 def result(rng: random.Random, index: int) -> ImageResult:

@@ -100,7 +100,7 @@ def write_destination(folder: str, num_rows: int) -> None:
         created_at=_NOW.isoformat(),
         software_version="bench",
         num_rows=num_rows,
-        files=files,
+        files=tuple(files),
         covered={1: ((0, num_shards - 1),)},
     )
     store.create(head_key(1), head.model_dump_json().encode())

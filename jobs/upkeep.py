@@ -113,7 +113,13 @@ def _compaction_line(done: Compaction) -> str:
             "nothing, and gc deletes them"
         )
     rows, files = plural(done.num_rows, "row"), plural(done.num_files, "file")
-    return f"generation {done.generation}: {rows} in {files}, {plural(done.num_merged, 'part')} merged"
+    merged = f"{plural(done.num_merged, 'part')} merged"
+    kept = (
+        f", {done.num_rows - done.num_written:,} of the rows left as they were"
+        if done.num_written < done.num_rows
+        else ""
+    )
+    return f"generation {done.generation}: {rows} in {files}, {merged}{kept}"
 
 
 def _collection_line(done: Collection) -> str:

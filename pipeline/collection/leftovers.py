@@ -8,13 +8,23 @@ that is not committed yet may still be named.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.errors import ObjectMissingError
 from pipeline.manifest.generation import check_files
-from pipeline.manifest.head import MAX_LOOKS, generation_number, head_key, list_heads, read_head
-from pipeline.manifest.parts import MANIFEST_PREFIX
+from pipeline.manifest.head import (
+    MAX_LOOKS,
+    GenerationFile,
+    Head,
+    generation_number,
+    head_key,
+    list_heads,
+    read_head,
+)
+from pipeline.manifest.parts import MANIFEST_PREFIX, PartRef
 from pipeline.manifest.snapshot import take_snapshot
 from pipeline.sharding import plan_folder, read_plan_summaries
 from pipeline.sharding.plan import PLAN_PREFIX
@@ -35,8 +45,8 @@ class Leftovers:
 def find_leftovers(store: ObjectStore, cutoff: datetime) -> Leftovers:
     """Find what the head that was committed at `cutoff` or before made superfluous.
 
-    Everything that the newest head names is read first: nothing goes for a generation that is not whole. Raises
-    ManifestError where it is not, StorageError.
+    The files of the newest head that hold the rows instead are read first: nothing goes for a file that is not whole.
+    Raises ManifestError where one is not, StorageError.
     """
     for _ in range(MAX_LOOKS - 1):
         try:
@@ -57,16 +67,33 @@ def _find_leftovers(store: ObjectStore, cutoff: datetime) -> Leftovers:
         return Leftovers()
     kept = {number: read_head(store, number) for number in heads if number >= settled}
     named = {key for head in kept.values() for key in head.file_keys()}
-    parts = [ref.key for ref in take_snapshot(store).tombstones if kept[settled].covers(ref.plan, ref.shard)]
+    parts = [ref for ref in take_snapshot(store).tombstones if kept[settled].covers(ref.plan, ref.shard)]
     files = [
         info.key
         for info in store.list(MANIFEST_PREFIX)
         if (number := generation_number(info.key)) is not None and number <= settled and info.key not in named
     ]
-    found = Leftovers(tuple(parts), tuple(head_key(number) for number in heads if number < settled), tuple(files))
+    found = Leftovers(
+        tuple(ref.key for ref in parts), tuple(head_key(number) for number in heads if number < settled), tuple(files)
+    )
     if found != Leftovers():
-        check_files(store, kept[max(kept)])
+        newest = kept[max(kept)]
+        check_files(store, newest, _standing_in(newest, kept.get(min(heads)) or read_head(store, min(heads)), parts))
     return found
+
+
+def _standing_in(newest: Head, oldest: Head, parts: Sequence[PartRef]) -> list[GenerationFile]:
+    """Those files of `newest` that alone hold rows of what is to be deleted: of `parts`, or of another file.
+
+    A file that the oldest head names too replaced no other file since, and was read when the parts of its shards went.
+    """
+    known = {file.key for file in oldest.files}
+    keys = sorted((part.plan, part.shard) for part in parts)
+    return [
+        file
+        for file in newest.files
+        if file.key not in known or bisect_right(keys, file.last) > bisect_left(keys, file.first)
+    ]
 
 
 def find_plan_parts(store: ObjectStore, cutoff: datetime) -> tuple[str, ...]:

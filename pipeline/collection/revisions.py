@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ManifestError, SystemicError, first_line
-from pipeline.manifest.compaction import commit_generation
+from pipeline.manifest.compaction import commit_marked
 from pipeline.manifest.head import newest_head
 from pipeline.manifest.reader import Manifest, open_snapshot
 from pipeline.manifest.schema import SCHEMA
@@ -75,7 +75,8 @@ def mark_superseded(
         outputs = _free(store, snapshot, _superseded(manifest, keep_revisions, cutoff))
         if not outputs:
             return 0
-        if commit_generation(store, snapshot, _with_marks(manifest.history, outputs, now), before_commit).won:
+        history, is_marked = _with_marks(manifest.history, outputs, now)
+        if commit_marked(store, snapshot, history, is_marked, before_commit).won:
             return len(outputs)
     raise ManifestError(f"other compactions were first, {_MAX_RACES} times; run it again when they are done")
 
@@ -146,10 +147,11 @@ def _names_in_work(store: ObjectStore, snapshot: Snapshot, is_wanted: Callable[[
                     yield name
 
 
-def _with_marks(history: pa.Table, outputs: set[str], now: datetime) -> pa.Table:
+def _with_marks(history: pa.Table, outputs: set[str], now: datetime) -> tuple[pa.Table, pa.ChunkedArray]:
+    """The rows with marks, and which rows got one."""
     field = SCHEMA.field("collected_at")
     marks = pc.and_(
         pc.is_in(history["output"], pa.array(sorted(outputs), pa.string())), pc.is_null(history["collected_at"])
     )
     column = pc.if_else(marks, pa.scalar(now, field.type), history["collected_at"])
-    return history.set_column(history.schema.get_field_index(field.name), field, column)
+    return history.set_column(history.schema.get_field_index(field.name), field, column), marks

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,13 +21,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, ObjectExistsError, first_line
+from pipeline.manifest import tiers
 from pipeline.manifest.head import CollectedFile, GenerationFile, Head, generation_folder, read_named
 from pipeline.manifest.parts import check_version, conformed
 from pipeline.manifest.schema import META_SCHEMA_VERSION, SCHEMA, SCHEMA_VERSION
 from pipeline.storage.base import ObjectStore
 
 MAX_GROUP_ROWS = 16_384
-MAX_FILE_ROWS = 131_072  # some tens of MB, which are in memory while a file is written or read
 _MAX_COLLECTED_ROWS = 1_000_000
 _NUM_FILES_AHEAD = 2
 _SHA_CHARS = 12
@@ -51,13 +52,14 @@ def unpacked(key: int) -> tuple[int, int]:
     return key >> 32, key & 0xFFFF_FFFF
 
 
-def write_files(store: ObjectStore, generation: int, history: pa.Table) -> tuple[GenerationFile, ...]:
-    """Write all rows of `history`, which is ordered by plan and shard, as files of the generation.
+def write_files(store: ObjectStore, generation: int, history: pa.Table, first_index: int = 0) -> list[GenerationFile]:
+    """Write all rows of `history`, which is ordered by plan and shard, as files of the generation, of about one size.
 
-    One file is in memory at a time. Files are named by content, so that two writers of one generation cannot clash.
+    One file is in memory at a time. Files are named by number, from `first_index` on, and by content, so that two
+    writers of one generation cannot clash.
     """
     files: list[GenerationFile] = []
-    for start, stop in _spans(shard_keys(history), MAX_FILE_ROWS):
+    for start, stop in _even_spans(shard_keys(history)):
         rows = history.slice(start, stop - start)
         keys = shard_keys(rows)
         sink = io.BytesIO()
@@ -65,7 +67,7 @@ def write_files(store: ObjectStore, generation: int, history: pa.Table) -> tuple
             for first, last in _spans(keys, MAX_GROUP_ROWS):
                 writer.write_table(rows.slice(first, last - first).combine_chunks(), row_group_size=last - first)
             writer.add_key_value_metadata({META_SCHEMA_VERSION: str(SCHEMA_VERSION).encode()})
-        key, sha256, num_bytes = _create(store, generation, "part", len(files), sink.getvalue())
+        key, sha256, num_bytes = _create(store, generation, "part", first_index + len(files), sink.getvalue())
         files.append(
             GenerationFile(
                 key=key,
@@ -76,7 +78,7 @@ def write_files(store: ObjectStore, generation: int, history: pa.Table) -> tuple
                 last=unpacked(int(keys[-1])),
             )
         )
-    return tuple(files)
+    return files
 
 
 def write_collected(store: ObjectStore, generation: int, history: pa.Table) -> tuple[CollectedFile, ...]:
@@ -98,21 +100,24 @@ def read_collected(store: ObjectStore, head: Head) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], pa.string())
 
 
-def iterate_rows(store: ObjectStore, head: Head, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the generation's rows, a row group at a time, with `columns` and at least `plan` and `shard`.
+def iterate_rows(store: ObjectStore, files: Sequence[GenerationFile], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the rows of a generation's files, a row group at a time, with `columns` and at least `plan` and `shard`.
 
     A bounded number of files is read ahead. Raises ManifestError for a damaged file, ObjectMissingError.
     """
     wanted = [*columns, *(name for name in _SHARD_COLUMNS if name not in columns)]
-    for file, data in _read_ahead(store, head):
+    for file, data in _read_ahead(store, files):
         opened = open_file(data, file)
         for group in range(opened.num_row_groups):
             yield _read_group(opened, group, wanted, file.key)
 
 
-def check_files(store: ObjectStore, head: Head) -> None:
-    """Read every file that the head names. Raises ManifestError for a damaged one, ObjectMissingError."""
-    for file, data in _read_ahead(store, head):
+def check_files(store: ObjectStore, head: Head, files: Sequence[GenerationFile]) -> None:
+    """Read `files` of those that the head names, and what it says was collected.
+
+    Raises ManifestError for a damaged one, ObjectMissingError.
+    """
+    for file, data in _read_ahead(store, files):
         open_file(data, file)
     read_collected(store, head)
 
@@ -143,9 +148,9 @@ class GenerationReader:
 
     def file_of(self, plan: int, shard: int) -> GenerationFile:
         """The file that holds the shard. Raises ManifestError where none does."""
-        for file in self.head.files:
-            if file.first <= (plan, shard) <= file.last:
-                return file
+        index = bisect_right(self.head.files, (plan, shard), key=lambda file: file.first) - 1
+        if index >= 0 and (plan, shard) <= self.head.files[index].last:
+            return self.head.files[index]
         raise ManifestError(f"generation {self.head.generation} covers shard {shard} of plan {plan} without its rows")
 
     def _load(self, plan: int, shard: int) -> None:
@@ -188,11 +193,11 @@ def _read_group(opened: pq.ParquetFile, group: int, wanted: Sequence[str], key: 
     return conformed(rows, wanted, key)
 
 
-def _read_ahead(store: ObjectStore, head: Head) -> Iterator[tuple[GenerationFile, bytes]]:
+def _read_ahead(store: ObjectStore, files: Sequence[GenerationFile]) -> Iterator[tuple[GenerationFile, bytes]]:
     pending: deque[tuple[GenerationFile, Future[bytes]]] = deque()
     with ThreadPoolExecutor(_NUM_FILES_AHEAD, thread_name_prefix="generation-read") as pool:
         try:
-            for file in head.files:
+            for file in files:
                 pending.append((file, pool.submit(read_named, store, file)))
                 if len(pending) > _NUM_FILES_AHEAD:
                     oldest, future = pending.popleft()
@@ -202,6 +207,14 @@ def _read_ahead(store: ObjectStore, head: Head) -> Iterator[tuple[GenerationFile
                 yield oldest, future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _even_spans(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cut sorted rows into as few files as hold them, none much smaller than the others."""
+    num_files = max(1, -(-len(keys) // tiers.MAX_FILE_ROWS))
+    bounds = np.flatnonzero(np.diff(keys, prepend=-1, append=-1))
+    largest_shard = int(np.max(np.diff(bounds), initial=0))
+    return _spans(keys, min(tiers.MAX_FILE_ROWS, -(-len(keys) // num_files) + largest_shard))
 
 
 def _spans(keys: NDArray[np.int64], max_rows: int) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Heads: `manifest/head/<g>.json` commits generation `g` and says which shards its files stand for.
 
-A generation holds all rows that were committed when it was made. Heads are created, never overwritten; the highest one
-counts. Files of `manifest/gen-<g>/` that no head names mean nothing.
+A generation holds all rows that were committed when it was made, in files of its own and in those of earlier ones that
+needed no change. Heads are created, never overwritten; the highest one counts. Files of `manifest/gen-<g>/` that no
+head names mean nothing.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class CollectedFile(FrozenModel):
 class Head(FrozenModel):
     """What `head/<g>.json` says. `created_at` is UTC in ISO 8601.
 
-    `covered` holds inclusive ranges of shards by plan, ascending: the parts of these shards are in the files, and
-    whatever lies at their keys counts no longer. `collected` names the outputs that no attempt may adopt or make anew.
+    `files` ascend and do not overlap. `covered` holds inclusive ranges of shards by plan, ascending: the parts of these
+    shards are in the files, and whatever lies at their keys counts no longer. `collected` names the outputs that no
+    attempt may adopt or make anew.
     """
 
     schema_version: int = HEAD_SCHEMA_VERSION
@@ -74,6 +76,19 @@ class Head(FrozenModel):
     def covered_shards(self, plan: int) -> set[int]:
         """The shards of one plan that it covers."""
         return {shard for first, last in self.covered.get(plan, ()) for shard in range(first, last + 1)}
+
+    def covered_between(self, first: tuple[int, int], last: tuple[int, int]) -> set[tuple[int, int]]:
+        """The covered (plan, shard) from `first` to `last`, both included: those whose rows such a file holds."""
+        return {
+            (plan, shard)
+            for plan, spans in self.covered.items()
+            if first[0] <= plan <= last[0]
+            for start, stop in spans
+            for shard in range(
+                max(start, first[1]) if plan == first[0] else start,
+                min(stop, last[1]) + 1 if plan == last[0] else stop + 1,
+            )
+        }
 
 
 def head_key(generation: int) -> str:

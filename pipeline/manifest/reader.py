@@ -8,7 +8,7 @@ touches is never paged in, and a query pays for the objects once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
@@ -96,18 +96,28 @@ def open_snapshot(
             num_looks += 1
             if num_looks > MAX_LOOKS or snapshot == listed_before:
                 raise
-    _require_unique(history)
+    require_unique(history)
     return snapshot, Manifest(history)
 
 
 def _ordered_rows(store: ObjectStore, snapshot: Snapshot, columns: list[str], num_threads: int) -> Iterator[pa.Table]:
     """Yield all rows by plan, shard and position: parts that the head does not cover lie between its shards."""
-    waiting = deque(snapshot.parts)
-    parts = _read_parts(store, snapshot.parts, columns, num_threads)
-    for table in iterate_rows(store, snapshot.head, columns) if snapshot.head else ():
+    groups = iterate_rows(store, snapshot.head.files, columns) if snapshot.head else iter(())
+    keys = [(part.plan, part.shard) for part in snapshot.parts]
+    return interleaved(groups, keys, read_parts(store, snapshot.parts, columns, num_threads), columns)
+
+
+def interleaved(
+    groups: Iterable[pa.Table], part_keys: Iterable[tuple[int, int]], parts: Iterator[pa.Table], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield `columns` of the rows of both by plan and shard. `groups` are sorted and have `plan` and `shard`;
+    `part_keys` are plan and shard of each of `parts`, and none is in `groups`.
+    """
+    waiting = deque(part_keys)
+    for table in groups:
         keys, start = shard_keys(table), 0
         rows = table.select(columns)
-        while waiting and (key := shard_key(waiting[0].plan, waiting[0].shard)) < keys[-1]:
+        while waiting and (key := shard_key(*waiting[0])) < keys[-1]:
             stop = int(np.searchsorted(keys, key))
             if stop > start:
                 yield rows.slice(start, stop - start)
@@ -118,8 +128,8 @@ def _ordered_rows(store: ObjectStore, snapshot: Snapshot, columns: list[str], nu
     yield from parts
 
 
-def _read_parts(
-    store: ObjectStore, refs: Sequence[PartRef], columns: list[str], num_threads: int
+def read_parts(
+    store: ObjectStore, refs: Sequence[PartRef], columns: Sequence[str], num_threads: int = 16
 ) -> Iterator[pa.Table]:
     """Yield the parts' rows in the order of `refs`, reading ahead by a bounded number of parts."""
 
@@ -147,7 +157,8 @@ def _filtered(table: pa.Table, keep: NDArray[np.bool_]) -> Iterator[pa.Table]:
         start = stop
 
 
-def _require_unique(history: pa.Table) -> None:
+def require_unique(history: pa.Table) -> None:
+    """Raise ManifestError unless each source has one row in each plan."""
     counts = history.select(_KEY_COLUMNS).group_by(list(_KEY_COLUMNS)).aggregate([([], "count_all")])
     if counts.num_rows == history.num_rows:
         return

@@ -22,7 +22,7 @@ from photographs import jpeg, picture, write_library
 from pipeline.config import StorageConfig
 from pipeline.driver_lease import acquire_lease
 from pipeline.job import read_job
-from pipeline.manifest import compact, open_manifest, part_key, run_query
+from pipeline.manifest import compact, open_manifest, part_key, run_query, tiers
 from pipeline.manifest.head import list_heads, newest_head
 from pipeline.manifest.snapshot import take_snapshot
 from pipeline.storage import ObjectStore, open_store
@@ -178,7 +178,13 @@ def test_a_library_that_changes_is_followed_compacted_and_collected(
 
 
 @pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
-def test_compactors_queries_and_commits_run_beside_each_other(photos: Path, dst: str) -> None:
+@pytest.mark.parametrize("file_rows", [131_072, 4])
+def test_compactors_queries_and_commits_run_beside_each_other(
+    photos: Path, dst: str, file_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files of a few rows as well, so that heads share them with heads that collections remove."""
+    for name, value in (("MAX_FILE_ROWS", file_rows), ("FULL_ROWS", file_rows // 4), ("SMALL_ROWS", file_rows // 32)):
+        monkeypatch.setattr(tiers, name, value)
     assert convert(photos, dst, "-q") == 0
     expected = raw_rows(open_store(dst, StorageConfig()))
     stop = threading.Event()

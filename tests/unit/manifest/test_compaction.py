@@ -21,6 +21,7 @@ from pipeline.manifest import (
     generation,
     open_manifest,
     part_key,
+    tiers,
 )
 from pipeline.manifest.generation import GenerationReader
 from pipeline.manifest.head import MAX_LOOKS, Head, head_key, newest_head, shard_ranges
@@ -170,7 +171,7 @@ def test_nothing_new_is_no_work(store: HookedStore) -> None:
 
 
 def test_files_and_row_groups_hold_whole_shards(store: HookedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "MAX_FILE_ROWS", 6)
+    monkeypatch.setattr(tiers, "MAX_FILE_ROWS", 6)
     monkeypatch.setattr(generation, "MAX_GROUP_ROWS", 3)
     commit(store, *(f"many/{n}.jpg" for n in range(8)), plan=11, shard=0)
     commit(store, "late.jpg", plan=11, shard=1)
