@@ -108,17 +108,22 @@ def query(
 
 @app.command()
 def status(
-    dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
+    dst: Annotated[str, typer.Argument(metavar="DST|ID", help="Destination of a conversion, or a submitted job's id.")],
     json: opt.Json = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Where the job was submitted to, for an id."),
+    ] = None,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
     region: opt.Region = None,
 ) -> None:
-    """Say how far a job is, from what its destination records; needs no cluster."""
+    """Say how far a job is, from what its destination records; needs no cluster where DST is given."""
     from jobs.status import job_status, print_status
+    from jobs.submission import destination_of
     from jobs.tables import print_json
 
-    report = job_status(*open_destination(dst, endpoint_url, profile, region))
+    report = job_status(*open_destination(destination_of(dst, address), endpoint_url, profile, region))
     if json:
         print_json(report.to_json())
     else:

@@ -68,6 +68,15 @@ def is_job_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def destination_of(id_or_dst: str, address: str | None) -> str:
+    """The DST that is meant. Raises JobServerError for an id without an `address`, and for one not known there."""
+    if not is_job_id(id_or_dst):
+        return id_or_dst
+    if address is None:
+        raise JobServerError(f"{id_or_dst} is a job's id; give --address of its cluster, or the job's DST")
+    return JobServer(address).find(id_or_dst).dst
+
+
 class JobServer:
     """The job server of the cluster whose dashboard is at `address`, http://HOST:8265.
 

@@ -114,6 +114,8 @@ def test_one_job_however_often_it_is_submitted_and_its_killed_driver_is_started_
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "the driver was killed by signal 9; it is started again" in followed.stdout
     assert_whole(bucket)
+    status = run("status", job["id"], "--json", env={"AWS_ENDPOINT_URL": bucket.server.endpoint_url})
+    assert json.loads(status.stdout)["num_ok"] == NUM_PHOTOS, status.stderr
     listed = run("jobs").stdout
     assert job["id"] in listed
     assert "done" in listed
@@ -121,6 +123,7 @@ def test_one_job_however_often_it_is_submitted_and_its_killed_driver_is_started_
     assert bucket.server.secret_key not in run("logs", job["id"]).stdout + json.dumps(job) + listed
 
 
+@pytest.mark.long
 def test_a_job_that_was_stopped_is_resumed_by_the_next(run: Callable[..., Any], bucket: Any) -> None:
     conversion = ("submit", f"{bucket.url}/in", f"{bucket.url}/out/", *OPTIONS)
     first = json.loads(run(*conversion, "--json").stdout)
