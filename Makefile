@@ -30,11 +30,12 @@ test-long: $(STAMP)  ## run the long tiers as well; goes on where it was stopped
 	$(UNIT_TESTS)
 	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu --resume .cache/test-long
 
-check: $(STAMP)  ## format, lint, types, import contracts, unit tests
+check: $(STAMP)  ## format, lint, types, import contracts, cluster files, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hdrfleet cluster validate ray_cluster.yaml infra
 	$(UNIT_TESTS)
 
 format: $(STAMP)  ## rewrite the code in the project's format
