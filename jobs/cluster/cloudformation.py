@@ -24,18 +24,19 @@ def is_template(document: Any) -> bool:
 
 def check_template(template: dict[str, Any], path: Path) -> tuple[list[Finding], list[str]]:
     """Return what cfn-lint and our own checks find in the template at `path`, and whether cfn-lint was there."""
-    findings = [*_lint(path)] if has_linter() else []
     notes = (
         [] if has_linter() else ["cfn-lint is not installed, so only what is open was looked for; pip install cfn-lint"]
     )
+    return [*(_lint(path) if has_linter() else ()), *find_open(template)], notes
+
+
+def find_open(template: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what a template opens to everybody, rights that are too wide, and buckets that keep unfinished uploads."""
     for name, parameter in mapping(template.get("Parameters")).items():
         if mapping(parameter).get("Default") in _EVERYBODY:
-            findings.append(
-                Finding(at("Parameters", name, "Default"), "open_security_group", "lets the whole world in")
-            )
+            yield Finding(at("Parameters", name, "Default"), "open_security_group", "lets the whole world in")
     for name, resource in mapping(template.get("Resources")).items():
-        findings += _check_resource(at("Resources", name, "Properties"), mapping(resource))
-    return findings, notes
+        yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
 
 
 def has_linter() -> bool:

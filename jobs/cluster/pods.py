@@ -79,7 +79,7 @@ def check_resources(place: str, resources: dict[str, Any]) -> Iterator[Finding]:
             "gpu_unsatisfiable",
             "differs from the limit, or has none: Kubernetes refuses that",
         )
-    if GPU in limits and number(limits[GPU], -1) % 1 != 0:
+    if GPU in limits and number(limits[GPU], 0.5) % 1 != 0:
         yield Finding(at(place, "limits", GPU), "gpu_unsatisfiable", f"{limits[GPU]!r} is no whole number of GPUs")
 
 
