@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 # What Ray 2.60 reads of `provider`, for every cloud and for AWS (ray/autoscaler/_private).
@@ -127,7 +127,7 @@ def _open_rules(place: str, group: Any) -> Iterator[Finding]:
     for index, rule in enumerate(listing(mapping(group).get("IpPermissions"))):
         for ranges, key in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6")):
             for number_of, each in enumerate(listing(mapping(rule).get(ranges))):
-                if mapping(each).get(key) in _EVERYBODY:
+                if one_of(mapping(each).get(key), _EVERYBODY):
                     yield Finding(
                         at(place, "IpPermissions", index, ranges, number_of, key),
                         "open_security_group",

@@ -68,6 +68,11 @@ def reach(value: Any, *keys: str) -> Any:
     return value
 
 
+def one_of(value: Any, names: frozenset[str]) -> bool:
+    """Whether `value` is one of these names; it may be anything else, unhashable included."""
+    return isinstance(value, str) and value in names
+
+
 def number(value: Any, default: float = 0.0) -> float:
     """`value` as a number where it is one, or text that spells one; else `default`."""
     try:

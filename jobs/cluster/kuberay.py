@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 
@@ -99,9 +99,9 @@ def _check_head(place: str, head: dict[str, Any]) -> Iterator[Finding]:
     yield from check_pod(at(place, "template", "spec"), pod, needs_api=True)
     yield from _check_restart(at(place, "template", "spec"), pod)
     for name in ("serviceType", "enableIngress"):
-        if head.get(name) in _PUBLIC or head.get(name) is True:
+        if one_of(head.get(name), _PUBLIC) or head.get(name) is True:
             yield Finding(at(place, name), "public_port", "opens the dashboard and the Jobs API beyond the cluster")
-    if reach(head, "headService", "spec", "type") in _PUBLIC:
+    if one_of(reach(head, "headService", "spec", "type"), _PUBLIC):
         yield Finding(at(place, "headService", "spec", "type"), "public_port", "opens the head beyond the cluster")
     if gpus_of(pod) > 0 or number(reach(head, "rayStartParams", "num-gpus")) > 0:
         yield Finding(at(place, "rayStartParams", "num-gpus"), "head_gpu", "the head offers a GPU; only workers should")

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.cluster.crd import ObjectSchema, check_object
 from jobs.cluster.documents import parse_documents, read_text
-from jobs.cluster.findings import Finding, mapping, reach
+from jobs.cluster.findings import Finding, mapping, one_of, reach
 from jobs.cluster.kuberay import check_ray_object
 from jobs.cluster.plain_kinds import check_plain_object
 
@@ -49,7 +49,7 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
     by_schema = check_object(value, schemas)
     if by_schema is not None:
         findings += by_schema
-    if value["kind"] in _RAY_KINDS:
+    if one_of(value["kind"], _RAY_KINDS):
         if by_schema is None:
             notes.append("structure not checked; give the cluster's own schema with --crd")
         return findings + list(check_ray_object(value)), notes

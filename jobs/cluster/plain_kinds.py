@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
@@ -51,7 +51,7 @@ def _check_rule(place: str, rule: dict[str, Any], peers: str) -> Iterator[Findin
         yield from unknown_keys(at(where, "ipBlock"), mapping(mapping(peer).get("ipBlock")), ("cidr", "except"))
         for name in ("podSelector", "namespaceSelector"):
             yield from unknown_keys(at(where, name), mapping(mapping(peer).get(name)), _SELECTOR)
-        if peers == "from" and reach(peer, "ipBlock", "cidr") in _EVERYBODY:
+        if peers == "from" and one_of(reach(peer, "ipBlock", "cidr"), _EVERYBODY):
             yield Finding(at(where, "ipBlock", "cidr"), "open_network", "lets the whole world in")
         if peers == "from" and mapping(peer).get("namespaceSelector") == {} and "podSelector" not in peer:
             yield Finding(at(where, "namespaceSelector"), "open_network", "lets in every pod of every namespace")
@@ -70,7 +70,7 @@ def _check_service_account(value: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _check_service(value: dict[str, Any]) -> Iterator[Finding]:
-    if reach(value, "spec", "type") in _PUBLIC:
+    if one_of(reach(value, "spec", "type"), _PUBLIC):
         yield Finding(
             "spec.type", "public_port", "opens the service beyond the cluster; use ClusterIP and port-forward"
         )

@@ -75,6 +75,7 @@ def test_json_holds_all_of_it(
         ("missing.yaml", None, "does not exist"),
         ("broken.yaml", b"a: b: c\n", "line 1"),
         ("twice.yaml", b"a: 1\nb: 2\na: 3\n", "line 3: the key 'a' occurs twice"),
+        ("number.yaml", b"a: 1\n7: 3\n", "line 2: the key 7 is no text: quote it"),
         ("loop.yaml", b"a: &a [*a]\n", "line 1: found unconstructable recursive node"),
         ("bomb.yaml", BOMB, "refers to itself"),
         ("binary.yaml", b"\xff\xfe\x00", "is no text file"),
@@ -82,7 +83,7 @@ def test_json_holds_all_of_it(
         ("other.yaml", b"hello: world\n", "is nothing that is known here"),
         ("empty.yaml", b"", "is nothing that is known here"),
     ],
-    ids=["missing", "syntax", "key twice", "loop", "bomb", "binary", "python", "other", "empty"],
+    ids=["missing", "syntax", "key twice", "number", "loop", "bomb", "binary", "python", "other", "empty"],
 )
 def test_what_cannot_be_checked_exits_with_2(
     name: str,
