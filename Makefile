@@ -43,11 +43,12 @@ fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S second
 		-artifact_prefix=$(FUZZ)/ -max_total_time=$(FUZZ_S) -max_len=8000 -timeout=60 -rss_limit_mb=4096 -verbosity=0; \
 	else echo 'fuzz: skipped, for there is no wheel of $(ATHERIS) for this Python and machine'; fi
 
-check: $(STAMP)  ## format, lint, types, import contracts, unit tests
+check: $(STAMP)  ## format, lint, types, import contracts, cluster files, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hdrfleet cluster validate ray_cluster.yaml infra
 	$(UNIT_TESTS)
 
 format: $(STAMP)  ## rewrite the code in the project's format

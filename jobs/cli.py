@@ -11,6 +11,7 @@ import typer
 
 import pipeline
 from jobs import options as opt
+from jobs.cluster.command import app as cluster_app
 from jobs.convert_command import convert
 from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
+app.add_typer(cluster_app, name="cluster")
 app.command()(convert)
 app.command()(evaluate)
 app.command()(train)

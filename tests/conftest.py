@@ -27,9 +27,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_folder() -> Path:
+    """The folder of test data that is not part of the repository; it need not be there."""
+    return Path(os.environ.get("HDRFLEET_TEST_DATA", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared_folder: Path) -> Path:
     """The folder of real photographs and HDR images that is not part of the repository."""
-    root = Path(os.environ.get("HDRFLEET_TEST_DATA", REPOSITORY.parent / "shared"))
+    root = shared_folder
     if not (root / "photos" / "index.csv").is_file():
         pytest.skip(f"no real test images at {root}; set HDRFLEET_TEST_DATA to a folder that holds photos/index.csv")
     return root

@@ -1,0 +1,1 @@
+"""Checks of the files that describe a cluster, offline: for Ray's launcher, KubeRay, CloudFormation and Docker."""

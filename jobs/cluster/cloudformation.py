@@ -1,0 +1,112 @@
+"""CloudFormation templates: cfn-lint, where it is installed, and what is open to everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster.findings import Finding, at, leaves, listing, mapping, one_of, reach
+
+_EVERYBODY = frozenset({"0.0.0.0/0", "::/0"})
+_BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+_CIDR_KEYS = ("CidrIp", "CidrIpv6")
+_POLICY_KEYS = ("PolicyDocument", "AssumeRolePolicyDocument")
+
+
+def is_template(document: Any) -> bool:
+    """Whether a document is a CloudFormation template."""
+    return "AWSTemplateFormatVersion" in mapping(document) or (
+        isinstance(mapping(document).get("Resources"), dict)
+        and any(str(mapping(each).get("Type", "")).startswith("AWS::") for each in document["Resources"].values())
+    )
+
+
+def check_template(template: dict[str, Any], path: Path) -> tuple[list[Finding], list[str]]:
+    """Return what cfn-lint and our own checks find in the template at `path`, and whether cfn-lint was there."""
+    notes = (
+        [] if has_linter() else ["cfn-lint is not installed, so only what is open was looked for; pip install cfn-lint"]
+    )
+    return [*(_lint(path) if has_linter() else ()), *find_open(template)], notes
+
+
+def find_open(template: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what a template opens to everybody, rights that are too wide, and buckets that keep unfinished uploads."""
+    for name, parameter in mapping(template.get("Parameters")).items():
+        if one_of(mapping(parameter).get("Default"), _EVERYBODY):
+            yield Finding(at("Parameters", name, "Default"), "open_security_group", "lets the whole world in")
+    for name, resource in mapping(template.get("Resources")).items():
+        yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
+
+
+def has_linter() -> bool:
+    """Whether cfn-lint is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("cfnlint") is not None
+
+
+def _lint(path: Path) -> Iterator[Finding]:
+    from cfnlint.api import lint_file
+
+    for match in lint_file(path):
+        keys = getattr(match, "path", None) or ()
+        place = at("", *(key if isinstance(key, int) else str(key) for key in keys)) or f"line {match.linenumber}"
+        yield Finding(place, f"cfn_{match.rule.id}", str(match.message))
+
+
+def _check_resource(place: str, resource: dict[str, Any]) -> Iterator[Finding]:
+    properties = mapping(resource.get("Properties"))
+    for where, value in leaves(properties, place):
+        if one_of(value, _EVERYBODY) and where.rpartition(".")[2] in _CIDR_KEYS and "Egress" not in where:
+            yield Finding(where, "open_security_group", "lets the whole world in; name your own network")
+    if resource.get("Type") == "AWS::S3::Bucket":
+        yield from _check_bucket(place, properties)
+    for where, statement in _statements(place, properties):
+        yield from _check_statement(where, statement)
+
+
+def _check_bucket(place: str, bucket: dict[str, Any]) -> Iterator[Finding]:
+    for name in _BLOCKS:
+        if reach(bucket, "PublicAccessBlockConfiguration", name) is not True:
+            yield Finding(at(place, "PublicAccessBlockConfiguration", name), "open_bucket", "is not true")
+    if not bucket.get("BucketEncryption"):
+        yield Finding(at(place, "BucketEncryption"), "open_bucket", "is not set: say how objects are encrypted")
+    rules = listing(reach(bucket, "LifecycleConfiguration", "Rules"))
+    if not any("AbortIncompleteMultipartUpload" in mapping(rule) for rule in rules):
+        yield Finding(
+            at(place, "LifecycleConfiguration", "Rules"),
+            "unfinished_uploads",
+            "no rule has AbortIncompleteMultipartUpload: uploads of killed processes are paid for until somebody looks",
+        )
+
+
+def _statements(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each statement of the policies anywhere below `value`, with its place."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _statements(at(place, index), item)
+    for key, item in mapping(value).items():
+        where = at(place, str(key))
+        if key in _POLICY_KEYS:
+            for index, statement in enumerate(listing(mapping(item).get("Statement"))):
+                yield at(where, "Statement", index), mapping(statement)
+        else:
+            yield from _statements(where, item)
+
+
+def _check_statement(place: str, statement: dict[str, Any]) -> Iterator[Finding]:
+    if statement.get("Effect") != "Allow":
+        return
+    actions, resources = _texts(statement.get("Action")), _texts(statement.get("Resource"))
+    if any(action == "*" or action.endswith(":*") for action in actions):
+        yield Finding(at(place, "Action"), "broad_role", "allows every action of a service; name those that are needed")
+    writes = [each for each in actions if not each.partition(":")[2].startswith(("Describe", "Get", "List"))]
+    if "*" in resources and (writes or any(each.startswith("s3:") for each in actions)):
+        yield Finding(at(place, "Resource"), "broad_role", f"{', '.join(actions)} on everything; name the resources")
+    if statement.get("Principal") in ("*", {"AWS": "*"}):
+        yield Finding(at(place, "Principal"), "broad_role", "allows everybody")
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]

@@ -1,0 +1,93 @@
+"""What a check has to say, and where: values that all checks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault: the path of keys to it (`docker.image`, `spec[0].from`; empty: all), a stable code, and words."""
+
+    place: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What was found in one file. `notes` say what could not be checked."""
+
+    file: str
+    kind: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values."""
+        found = [{"place": each.place, "code": each.code, "message": each.message} for each in self.findings]
+        return {"file": self.file, "kind": self.kind, "findings": found, "notes": list(self.notes)}
+
+
+def at(place: str, *keys: str | int) -> str:
+    """The place below `place` that `keys` lead to: `at("a", "b", 0)` is `a.b[0]`."""
+    for key in keys:
+        if isinstance(key, int):
+            place += f"[{key}]"
+        elif _PLAIN_KEY.fullmatch(key):
+            place += f".{key}" if place else key
+        else:
+            place += f'["{key}"]'
+    return place
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is a mapping, else an empty one: the shape itself is for a schema to judge."""
+    return value if isinstance(value, dict) else {}
+
+
+def listing(value: Any) -> list[Any]:
+    """`value` where it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def reach(value: Any, *keys: str) -> Any:
+    """What `keys` lead to through mappings, or None."""
+    for key in keys:
+        value = mapping(value).get(key)
+    return value
+
+
+def one_of(value: Any, names: frozenset[str]) -> bool:
+    """Whether `value` is one of these names; it may be anything else, unhashable included."""
+    return isinstance(value, str) and value in names
+
+
+def number(value: Any, default: float = 0.0) -> float:
+    """`value` as a number where it is one, or text that spells one; else `default`."""
+    try:
+        return default if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value that is neither mapping nor list, with its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, at(place, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from leaves(item, at(place, index))
+    else:
+        yield place, value

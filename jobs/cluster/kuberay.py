@@ -1,0 +1,136 @@
+"""KubeRay's objects: what its operator accepts and hdrfleet does not want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
+from jobs.cluster.images import check_ray_version
+from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
+
+_PUBLIC = frozenset({"LoadBalancer", "NodePort"})
+_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what is wrong with a RayCluster or a RayJob."""
+    spec = mapping(value.get("spec"))
+    if value.get("kind") == "RayCluster":
+        yield from check_cluster_spec("spec", spec)
+        return
+    yield from _check_job(value, spec)
+    if "clusterSelector" not in spec:
+        yield from check_cluster_spec("spec.rayClusterSpec", mapping(spec.get("rayClusterSpec")))
+
+
+def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
+    if not spec.get("entrypoint"):
+        yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
+    if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
+        yield Finding(
+            "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
+        )
+    if spec.get("shutdownAfterJobFinishes") is not True and "clusterSelector" not in spec:
+        suspends = (
+            " Kueue cannot suspend the job either." if _QUEUE in mapping(reach(value, "metadata", "labels")) else ""
+        )
+        yield Finding(
+            "spec.shutdownAfterJobFinishes", "cluster_stays", f"is not true: the cluster stays, and costs.{suspends}"
+        )
+    submitter = mapping(reach(spec, "submitterPodTemplate", "spec"))
+    place = "spec.submitterPodTemplate.spec"
+    if submitter:
+        yield from check_pod(place, submitter)
+    elif spec.get("submissionMode", "K8sJobMode") == "K8sJobMode":
+        yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
+
+
+def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what is wrong with the RayCluster spec at `place`."""
+    yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
+    if reach(spec, "authOptions", "mode") != "token":
+        yield Finding(
+            at(place, "authOptions", "mode"),
+            "no_token",
+            "is not 'token': whoever reaches a port of the cluster runs code in it",
+        )
+    yield from _check_autoscaler(place, spec)
+    yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
+    groups = listing(spec.get("workerGroupSpecs"))
+    usable = 0
+    for index, group in enumerate(groups):
+        where = at(place, "workerGroupSpecs", index)
+        faults = list(_check_gpus(where, mapping(group)))
+        yield from faults
+        yield from _check_group(where, mapping(group))
+        pod = mapping(reach(group, "template", "spec"))
+        usable += not faults and gpus_of(pod) >= 1 and number(group.get("maxReplicas")) >= 1
+    if not usable:
+        yield Finding(
+            at(place, "workerGroupSpecs"),
+            "gpu_unsatisfiable",
+            "no group can start a pod with a GPU, and each worker asks for one",
+        )
+
+
+def _check_autoscaler(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
+    options = mapping(spec.get("autoscalerOptions"))
+    where = at(place, "autoscalerOptions")
+    if spec.get("enableInTreeAutoscaling") is not True:
+        yield Finding(at(place, "enableInTreeAutoscaling"), "no_autoscaler", "is not true: workers neither come nor go")
+        return
+    if options.get("version") != "v2":
+        yield Finding(at(where, "version"), "autoscaler_v1", "is not 'v2': v1 does not come down again")
+    # KubeRay's own limits stand where the file has none; a security context of its own it has not.
+    yield from check_security(
+        at(where, "securityContext"), mapping(options.get("securityContext")), _pod_security(spec)
+    )
+    if "resources" in options:
+        yield from check_resources(at(where, "resources"), mapping(options["resources"]))
+
+
+def _pod_security(spec: dict[str, Any]) -> dict[str, Any]:
+    return mapping(reach(spec, "headGroupSpec", "template", "spec", "securityContext"))
+
+
+def _check_head(place: str, head: dict[str, Any]) -> Iterator[Finding]:
+    pod = mapping(reach(head, "template", "spec"))
+    yield from check_pod(at(place, "template", "spec"), pod, needs_api=True)
+    yield from _check_restart(at(place, "template", "spec"), pod)
+    for name in ("serviceType", "enableIngress"):
+        if one_of(head.get(name), _PUBLIC) or head.get(name) is True:
+            yield Finding(at(place, name), "public_port", "opens the dashboard and the Jobs API beyond the cluster")
+    if one_of(reach(head, "headService", "spec", "type"), _PUBLIC):
+        yield Finding(at(place, "headService", "spec", "type"), "public_port", "opens the head beyond the cluster")
+    if gpus_of(pod) > 0 or number(reach(head, "rayStartParams", "num-gpus")) > 0:
+        yield Finding(at(place, "rayStartParams", "num-gpus"), "head_gpu", "the head offers a GPU; only workers should")
+    if str(reach(head, "rayStartParams", "num-cpus")) != "0":
+        yield Finding(
+            at(place, "rayStartParams", "num-cpus"), "head_cpu", 'is not "0": work is placed beside the control plane'
+        )
+
+
+def _check_restart(place: str, pod: dict[str, Any]) -> Iterator[Finding]:
+    if pod.get("restartPolicy", "Never") != "Never":
+        yield Finding(at(place, "restartPolicy"), "restart_policy", "must be Never or left out with autoscaler v2")
+
+
+def _check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
+    pod = mapping(reach(group, "template", "spec"))
+    yield from check_pod(at(place, "template", "spec"), pod)
+    yield from _check_restart(at(place, "template", "spec"), pod)
+    lowest, highest = number(group.get("minReplicas")), number(group.get("maxReplicas"))
+    if not lowest <= number(group.get("replicas"), lowest) <= highest:
+        yield Finding(at(place, "replicas"), "max_workers", "minReplicas, replicas and maxReplicas do not ascend")
+
+
+def _check_gpus(place: str, group: dict[str, Any]) -> Iterator[Finding]:
+    """What Ray is told to offer must be what Kubernetes gives the pod."""
+    has, told = gpus_of(mapping(reach(group, "template", "spec"))), reach(group, "rayStartParams", "num-gpus")
+    if told is not None and number(told, -1) != has:
+        yield Finding(
+            at(place, "rayStartParams", "num-gpus"),
+            "gpu_unsatisfiable",
+            f"Ray offers {told} GPU, and the pod is limited to {has:g}: set both to the same number",
+        )

@@ -1,0 +1,87 @@
+"""A file of Kubernetes manifests, document by document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster.crd import ObjectSchema, check_object
+from jobs.cluster.documents import parse_documents, read_text
+from jobs.cluster.findings import Finding, mapping, one_of, reach
+from jobs.cluster.kuberay import check_ray_object
+from jobs.cluster.plain_kinds import check_plain_object
+
+_RAY_KINDS = frozenset({"RayCluster", "RayJob"})
+_PATCH_OF = "hdrfleet/patch-of"
+
+
+def is_kubernetes(document: Any) -> bool:
+    """Whether a document is a Kubernetes object."""
+    return {"apiVersion", "kind"} <= mapping(document).keys()
+
+
+def check_kubernetes(
+    documents: list[dict[str, Any]], schemas: list[ObjectSchema], folder: Path
+) -> tuple[list[Finding], list[str]]:
+    """Return what is wrong with the objects of one file, and what was not checked.
+
+    `folder` is where a patch finds the manifest that it is for. Where there are several objects, places begin with kind
+    and name. Raises ConfigError for a patch of a file that cannot be read.
+    """
+    findings: list[Finding] = []
+    notes: list[str] = []
+    for value in documents:
+        kind, name = str(value["kind"]), str(reach(value, "metadata", "name"))
+        prefix = f"{kind}/{name}: " if len(documents) > 1 else ""
+        whole = _patched(value, folder)
+        found, note = _check(whole, schemas)
+        findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in found]
+        if not name or name == "None":
+            findings.append(Finding(f"{prefix}metadata.name", "missing_key", "an object needs a name"))
+        notes += [f"{kind}/{name}: {each}" for each in note]
+    return findings, notes
+
+
+def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Finding], list[str]]:
+    notes: list[str] = []
+    findings: list[Finding] = []
+    by_schema = check_object(value, schemas)
+    if by_schema is not None:
+        findings += by_schema
+    if one_of(value["kind"], _RAY_KINDS):
+        if by_schema is None:
+            notes.append("structure not checked; give the cluster's own schema with --crd")
+        return findings + list(check_ray_object(value)), notes
+    checked: Iterator[Finding] | None = check_plain_object(value)
+    if checked is None:
+        return findings, [*notes, "nothing is known here of this kind; only secrets were looked for"]
+    return findings + list(checked), notes
+
+
+def _patched(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An object as it is, or a patch merged into the manifest that its annotation `hdrfleet/patch-of` names."""
+    base_name = mapping(reach(value, "metadata", "annotations")).get(_PATCH_OF)
+    if not isinstance(base_name, str):
+        return value
+    path = folder / base_name
+    for base in parse_documents(read_text(path), path):
+        if mapping(base).get("kind") == value["kind"] and reach(base, "metadata", "name") == reach(
+            value, "metadata", "name"
+        ):
+            merged: dict[str, Any] = merge(base, value)
+            return merged
+    return value
+
+
+def merge(base: Any, patch: Any) -> Any:
+    """RFC 7386: mappings are merged, null takes away, everything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(mapping(base))
+    for key, item in patch.items():
+        if item is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), item)
+    return merged

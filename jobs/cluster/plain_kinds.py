@@ -1,0 +1,95 @@
+"""Kubernetes' own kinds that come with hdrfleet: their structure, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jobs.cluster.findings import Finding, at, listing, mapping, one_of, reach
+from jobs.cluster.ray_yaml import unknown_keys
+
+_PUBLIC = frozenset({"LoadBalancer", "NodePort"})
+_EVERYBODY = frozenset({"0.0.0.0/0", "::/0"})
+_TOP = ("apiVersion", "kind", "metadata")
+_PEER = ("ipBlock", "namespaceSelector", "podSelector")
+_SELECTOR = ("matchLabels", "matchExpressions")
+
+
+def check_plain_object(value: dict[str, Any]) -> Iterator[Finding] | None:
+    """Yield what is wrong with an object; None for a kind that is not known here."""
+    check = _CHECKS.get(str(value.get("kind")))
+    return None if check is None else check(value)
+
+
+def _check_network_policy(value: dict[str, Any]) -> Iterator[Finding]:
+    spec = mapping(value.get("spec"))
+    yield from unknown_keys("", value, (*_TOP, "spec"))
+    yield from unknown_keys("spec", spec, ("podSelector", "policyTypes", "ingress", "egress"))
+    if not isinstance(spec.get("podSelector"), dict):
+        yield Finding("spec.podSelector", "missing_key", "says which pods the policy is for")
+    yield from unknown_keys("spec.podSelector", mapping(spec.get("podSelector")), _SELECTOR)
+    types = listing(spec.get("policyTypes"))
+    for kind in ("Ingress", "Egress"):
+        if kind not in types:
+            yield Finding(
+                "spec.policyTypes", "open_network", f"does not hold {kind}: nothing is denied in that direction"
+            )
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        for index, rule in enumerate(listing(spec.get(direction))):
+            yield from _check_rule(at("spec", direction, index), mapping(rule), peers)
+
+
+def _check_rule(place: str, rule: dict[str, Any], peers: str) -> Iterator[Finding]:
+    yield from unknown_keys(place, rule, (peers, "ports"))
+    if peers == "from" and not rule.get("from"):
+        yield Finding(
+            at(place, "from"), "open_network", "is empty, which means everybody, outside the cluster included"
+        )
+    for index, peer in enumerate(listing(rule.get(peers))):
+        where = at(place, peers, index)
+        yield from unknown_keys(where, mapping(peer), _PEER)
+        yield from unknown_keys(at(where, "ipBlock"), mapping(mapping(peer).get("ipBlock")), ("cidr", "except"))
+        for name in ("podSelector", "namespaceSelector"):
+            yield from unknown_keys(at(where, name), mapping(mapping(peer).get(name)), _SELECTOR)
+        if peers == "from" and one_of(reach(peer, "ipBlock", "cidr"), _EVERYBODY):
+            yield Finding(at(where, "ipBlock", "cidr"), "open_network", "lets the whole world in")
+        if peers == "from" and mapping(peer).get("namespaceSelector") == {} and "podSelector" not in peer:
+            yield Finding(at(where, "namespaceSelector"), "open_network", "lets in every pod of every namespace")
+    for index, port in enumerate(listing(rule.get("ports"))):
+        yield from unknown_keys(at(place, "ports", index), mapping(port), ("protocol", "port", "endPort"))
+
+
+def _check_service_account(value: dict[str, Any]) -> Iterator[Finding]:
+    yield from unknown_keys("", value, (*_TOP, "automountServiceAccountToken", "imagePullSecrets", "secrets"))
+    if value.get("automountServiceAccountToken") is not False:
+        yield Finding(
+            "automountServiceAccountToken",
+            "api_token",
+            "is not false: every pod of this account gets a key to Kubernetes' API",
+        )
+
+
+def _check_service(value: dict[str, Any]) -> Iterator[Finding]:
+    if one_of(reach(value, "spec", "type"), _PUBLIC):
+        yield Finding(
+            "spec.type", "public_port", "opens the service beyond the cluster; use ClusterIP and port-forward"
+        )
+
+
+def _check_ingress(_: dict[str, Any]) -> Iterator[Finding]:
+    yield Finding("spec", "public_port", "opens a service beyond the cluster; use port-forward")
+
+
+def _check_secret(value: dict[str, Any]) -> Iterator[Finding]:
+    for name in ("data", "stringData"):
+        if value.get(name):
+            yield Finding(name, "secret", "secrets stand in the file; make them with kubectl create secret")
+
+
+_CHECKS: dict[str, Callable[[dict[str, Any]], Iterator[Finding]]] = {
+    "NetworkPolicy": _check_network_policy,
+    "ServiceAccount": _check_service_account,
+    "Service": _check_service,
+    "Ingress": _check_ingress,
+    "Secret": _check_secret,
+}

@@ -1,0 +1,83 @@
+"""What a Ray cluster opens to others: its dashboard, its ports, and whether it asks for a token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.cluster.findings import Finding, at, listing, mapping
+
+_DASHBOARD_HOST = re.compile(r"--dashboard-host[= ]\s*['\"]?([^\s'\";]+)")
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+_EVERYWHERE = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d.])|(?<![\w:])\[?::\]?(?![\w:])")
+_PUBLISHED = re.compile(r"(?:^|\s)(?:-p|--publish|-P|--publish-all)(?:[= ]|$)")
+_AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE=['\"]?(\w+)")
+_TOKEN_PATH = re.compile(r"\bRAY_AUTH_TOKEN_PATH=['\"]?([^\s'\";]+)")
+_AUTOSCALER_V1 = re.compile(r"\bRAY_enable_autoscaler_v2=['\"]?(?:0|false)\b")
+_DEFAULT_TOKEN = ".ray/auth_token"  # noqa: S105 - a path below the home folder, Ray's own
+
+
+def check_exposure(prepared: dict[str, Any], config: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what of a prepared cluster file listens to others, or does without a token."""
+    for part in ("head", "worker"):
+        yield from _check_start_commands(f"{part}_start_ray_commands", prepared, config)
+        yield from _check_token(part, prepared)
+    yield from _check_run_options(mapping(prepared.get("docker")))
+    head_commands = " ".join(map(str, listing(prepared.get("head_start_ray_commands"))))
+    if "--autoscaling-config" not in head_commands:
+        yield Finding(
+            "head_start_ray_commands",
+            "no_autoscaler",
+            "ray start has no --autoscaling-config, so no worker is ever started",
+        )
+
+
+def _check_start_commands(name: str, prepared: dict[str, Any], config: dict[str, Any]) -> Iterator[Finding]:
+    hint = "" if name in config else f" (Ray's default, because the file has no {name})"
+    for index, command in enumerate(map(str, listing(prepared.get(name)))):
+        hosts = [host for host in _DASHBOARD_HOST.findall(command) if host not in _LOOPBACK]
+        for host in hosts:
+            yield Finding(
+                at(name, index),
+                "public_dashboard",
+                f"the dashboard and the Jobs API listen on {host}; write --dashboard-host=127.0.0.1{hint}",
+            )
+        if not hosts and _EVERYWHERE.search(command):
+            yield Finding(at(name, index), "public_port", f"something listens on every address of the node{hint}")
+        if _AUTOSCALER_V1.search(command):
+            yield Finding(at(name, index), "autoscaler_v1", "autoscaler v1 does not come down again; leave v2 on")
+
+
+def _check_token(part: str, prepared: dict[str, Any]) -> Iterator[Finding]:
+    """A token is asked for, and reaches the node: by a path in the environment, or at Ray's own place."""
+    docker = mapping(prepared.get("docker"))
+    options = [*listing(docker.get("run_options")), *listing(docker.get(f"{part}_run_options"))]
+    text = " ".join(map(str, [*options, *listing(prepared.get(f"{part}_start_ray_commands"))]))
+    modes = _AUTH_MODE.findall(text)
+    if not modes or modes[-1] != "token":
+        place = "docker.run_options" if docker.get("image") else f"{part}_start_ray_commands"
+        said = f"RAY_AUTH_MODE is {modes[-1]}" if modes else "RAY_AUTH_MODE is not set"
+        yield Finding(
+            place,
+            "no_token",
+            f"the {part} asks for no token: {said}, so whoever reaches a port runs code; set RAY_AUTH_MODE=token",
+        )
+        return
+    mounts = [str(target) for target in mapping(prepared.get("file_mounts"))]
+    paths = _TOKEN_PATH.findall(text)
+    wanted = paths[-1] if paths else _DEFAULT_TOKEN
+    if not any(wanted.startswith(f"{target}/") or wanted == target or target.endswith(wanted) for target in mounts):
+        yield Finding(
+            "file_mounts", "no_token", f"the {part} asks for a token, and nothing brings it to {wanted} on the nodes"
+        )
+
+
+def _check_run_options(docker: dict[str, Any]) -> Iterator[Finding]:
+    for name in ("run_options", "head_run_options", "worker_run_options"):
+        for index, option in enumerate(map(str, listing(docker.get(name)))):
+            place = at("docker", name, index)
+            if _PUBLISHED.search(option) or _EVERYWHERE.search(option):
+                yield Finding(place, "public_port", "publishes a port of the container on every address of the node")
+            if "--privileged" in option or "docker.sock" in option:
+                yield Finding(place, "privileged", "gives the container its host; hdrfleet needs no such right")

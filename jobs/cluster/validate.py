@@ -1,0 +1,86 @@
+"""Which file is what, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster.cloudformation import check_template, is_template
+from jobs.cluster.crd import ObjectSchema
+from jobs.cluster.dockerfile_rules import check_dockerfile
+from jobs.cluster.documents import parse_documents, read_text
+from jobs.cluster.findings import FileReport, Finding
+from jobs.cluster.kubernetes import check_kubernetes, is_kubernetes
+from jobs.cluster.ray_yaml import check_ray_cluster, is_ray_cluster
+from jobs.cluster.secrets import find_shapes
+from pipeline.errors import ConfigError
+
+_YAML = frozenset({".yaml", ".yml"})
+_KINDS = "a Ray cluster file, Kubernetes manifests, a CloudFormation template or a Dockerfile"
+
+
+def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
+    """The files to check, and whether each was named. Of a folder, all its YAML files and Dockerfiles, by name.
+
+    Raises ConfigError for a path that is not there, and for a folder without such a file.
+    """
+    found: dict[Path, bool] = {}
+    for path in paths:
+        if path.is_dir():
+            below = sorted(each for each in path.rglob("*") if each.is_file() and _looks_right(each))
+            if not below:
+                raise ConfigError(f"{path} holds no YAML file and no Dockerfile")
+            for each in below:
+                found.setdefault(each, False)
+        elif path.exists():
+            found[path] = True
+        else:
+            raise ConfigError(f"{path} does not exist; give {_KINDS}, or a folder of them")
+    return list(found.items())
+
+
+def _looks_right(path: Path) -> bool:
+    return path.suffix in _YAML or _is_dockerfile(path)
+
+
+def _is_dockerfile(path: Path) -> bool:
+    return path.name == "Dockerfile" or (path.name.startswith("Dockerfile.") and path.suffix != ".dockerignore")
+
+
+def validate_file(path: Path, schemas: list[ObjectSchema], *, is_named: bool = True) -> FileReport:
+    """Check one file. A file of no kind that is known here is an error where it was named, and a note where it was not.
+
+    Raises ConfigError, naming the file, where it cannot be read or is no YAML.
+    """
+    text = read_text(path)
+    if _is_dockerfile(path):
+        return _report(path, "Dockerfile", [*check_dockerfile(text), *find_shapes(text, [])])
+    documents = parse_documents(text, path)
+    checked = _check_documents(documents, path, schemas)
+    if checked is not None:
+        kind, findings, notes = checked
+        return _report(path, kind, [*findings, *find_shapes(text, documents)], notes)
+    if is_named:
+        raise ConfigError(f"{path} is nothing that is known here; give {_KINDS}")
+    return _report(
+        path, "unknown", list(find_shapes(text, documents)), ["not known here; only secrets were looked for"]
+    )
+
+
+def _check_documents(
+    documents: list[Any], path: Path, schemas: list[ObjectSchema]
+) -> tuple[str, list[Finding], list[str]] | None:
+    if documents and all(map(is_kubernetes, documents)):
+        return "Kubernetes", *check_kubernetes(documents, schemas, path.parent)
+    if len(documents) != 1:
+        return None
+    if is_ray_cluster(documents[0]):
+        return "Ray cluster", *check_ray_cluster(documents[0])
+    if is_template(documents[0]):
+        return "CloudFormation", *check_template(documents[0], path)
+    return None
+
+
+def _report(path: Path, kind: str, findings: list[Finding], notes: Iterable[str] = ()) -> FileReport:
+    return FileReport(str(path), kind, tuple(dict.fromkeys(findings)), tuple(dict.fromkeys(notes)))

@@ -1,0 +1,108 @@
+"""Broken copies of the CloudFormation template, by cfn-lint and by our own checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cluster_files import TEMPLATE
+
+from jobs.cluster import cloudformation
+from jobs.cluster.cloudformation import check_template, find_open
+from jobs.cluster.documents import parse_documents
+from jobs.cluster.validate import validate_file
+
+HEAD = "Resources.HeadRole.Properties"
+DESTINATION = "Resources.DestinationBucket.Properties"
+
+
+def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
+    return [(each.place, each.code) for each in find_open({"Resources": {"It": resource}})]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "code"),
+    [
+        (
+            "CidrIp: !Ref OperatorCidr",
+            "CidrIp: 0.0.0.0/0",
+            "Resources.NodeGroup.Properties.SecurityGroupIngress[0].CidrIp",
+            "open_security_group",
+        ),
+        (
+            '    AllowedPattern: "[0-9.]+/[0-9]+"',
+            "    Default: 0.0.0.0/0",
+            "Parameters.OperatorCidr.Default",
+            "open_security_group",
+        ),
+        (
+            "BlockPublicPolicy: true",
+            "BlockPublicPolicy: false",
+            f"{DESTINATION}.PublicAccessBlockConfiguration.BlockPublicPolicy",
+            "open_bucket",
+        ),
+        (
+            "AbortIncompleteMultipartUpload: {DaysAfterInitiation: 7}",
+            "ExpirationInDays: 7",
+            "Resources.SourceBucket.Properties.LifecycleConfiguration.Rules",
+            "unfinished_uploads",
+        ),
+        (
+            "Action: s3:DeleteObject\n            Resource: !Sub",
+            "Action: s3:*\n            Resource: !Sub",
+            "Resources.UpkeepPolicy.Properties.PolicyDocument.Statement[0].Action",
+            "broad_role",
+        ),
+        (
+            "Resource: !GetAtt WorkerRole.Arn",
+            'Resource: "*"',
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Resource",
+            "broad_role",
+        ),
+    ],
+    ids=["group", "default", "public", "uploads", "every action", "every role"],
+)
+def test_what_is_open_is_found_at_its_place(old: str, new: str, place: str, code: str) -> None:
+    text = TEMPLATE.read_text()
+    assert old in text
+    (template,) = parse_documents(text.replace(old, new), TEMPLATE)
+    assert (place, code) in [(each.place, each.code) for each in find_open(template)]
+
+
+def test_cfn_lint_is_asked_and_names_the_place(tmp_path: Path) -> None:
+    copied = tmp_path / TEMPLATE.name
+    text = TEMPLATE.read_text().replace("BucketName: !Ref Dest", "BucketNam: !Ref Dest")
+    copied.write_text(text.replace("Roles: [!Ref HeadRole]", "Roles: [!Ref HeadRol]"))
+    found = [(each.place, each.code) for each in validate_file(copied, []).findings]
+    assert ("Resources.DestinationBucket.Properties.BucketNam", "cfn_E3002") in found
+    assert ("Resources.HeadProfile.Properties.Roles[0].Ref", "cfn_E1020") in found
+
+
+def test_bucket_without_encryption_is_found() -> None:
+    found = broken({"Type": "AWS::S3::Bucket", "Properties": {}})
+    assert ("Resources.It.Properties.BucketEncryption", "open_bucket") in found
+
+
+def test_everybody_as_principal_is_found() -> None:
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/*"}
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    found = broken({"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": "b", "PolicyDocument": policy}})
+    assert found == [("Resources.It.Properties.PolicyDocument.Statement[0].Principal", "broad_role")]
+
+
+def test_what_denies_and_what_only_looks_is_sound() -> None:
+    statements = [
+        {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "*"},
+        {"Effect": "Allow", "Action": "ec2:DescribeInstances", "Resource": "*"},
+    ]
+    policy = {"Version": "2012-10-17", "Statement": statements}
+    resource = {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": policy}}
+    assert broken(resource) == []
+
+
+def test_it_is_said_when_the_linter_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    (template,) = parse_documents(TEMPLATE.read_text(), TEMPLATE)
+    monkeypatch.setattr(cloudformation, "has_linter", lambda: False)
+    findings, notes = check_template(template, TEMPLATE)
+    assert findings == []
+    assert "cfn-lint is not installed" in notes[0]

@@ -1,0 +1,92 @@
+"""Broken copies of the Dockerfile, and of small ones: each fault is found, at its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cluster_files import DOCKERFILE, found_in_text
+
+from jobs.cluster.dockerfile import expand, parse_dockerfile
+from jobs.cluster.dockerfile_rules import check_dockerfile
+
+DIGEST = "sha256:" + "0" * 64
+SOUND = f"""
+FROM debian:13@{DIGEST} AS builder
+RUN apt-get update && apt-get install --no-install-recommends -y gcc && rm -rf /var/lib/apt/lists/*
+FROM debian:13@{DIGEST}
+COPY --from=builder /a /a
+USER 1000
+HEALTHCHECK CMD true
+"""
+
+
+def codes(text: str) -> list[str]:
+    return [each.code for each in check_dockerfile(text)]
+
+
+def test_small_file_is_sound() -> None:
+    assert codes(SOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("@${CUDA_DIGEST} AS runtime", " AS runtime", "image_unpinned"),
+        ("CUDA_TAG=12.8.1-base-ubuntu24.04", "CUDA_TAG=latest", "image_unpinned"),
+        ("USER 1000:1000\n", "", "root_user"),
+        ("USER 1000:1000", "USER root", "root_user"),
+        ("USER 1000:1000", "USER hdrfleet", "root_user"),
+        ("HEALTHCHECK --interval", "LABEL x=--interval", "no_healthcheck"),
+        ('version="0.1.0"', 'version="9.9.9"', "package_version"),
+        (" --constraint constraints.txt torch", " torch", "unpinned_packages"),
+        ("COPY pipeline pipeline", "COPY . .", "copies_all"),
+        ("COPY pipeline pipeline", "ADD pipeline pipeline", "docker_add"),
+        ("COPY pipeline pipeline", "COPY .env pipeline", "secret"),
+        ("COPY pipeline pipeline", "COPY .aws/credentials /root/.aws/", "secret"),
+        ("PYTHONUNBUFFERED=1", "AWS_SECRET_ACCESS_KEY=abc", "secret"),
+        ("ARG CUDA_DIGEST", "ARG CUDA_DIGEST\nFROM scratch\nARG PIP_TOKEN", "secret"),
+        ("PYTHONUNBUFFERED=1", "X=AKIAABCDEFGHIJKLMNOP", "secret"),
+        ("    && rm -rf /var/lib/apt/lists/*\nRUN python3", "\nRUN python3", "docker_apt"),
+        ("--no-install-recommends python3 python3-venv", "python3 python3-venv", "docker_apt"),
+        ("RUN python3 -m venv /opt/hdrfleet", "RUN curl https://example.com/x.sh | bash", "pipe_to_shell"),
+        ("RUN python3 -m venv /opt/hdrfleet", "RUN apt-get upgrade", "image_unpinned"),
+        ("RUN python3 -m venv /opt/hdrfleet", "RUN sudo true", "privileged"),
+        ("RUN python3 -m venv /opt/hdrfleet", "RUNN python3 -m venv", "docker_syntax"),
+    ],
+)
+def test_fault_is_found(old: str, new: str, expected: str, tmp_path: Path) -> None:
+    found = found_in_text(DOCKERFILE, tmp_path, old, new)
+    assert expected in [code for _, code in found]
+    assert all(place.startswith(("line ", "stage ")) for place, _ in found)
+
+
+def test_place_is_the_line_in_which_an_instruction_begins() -> None:
+    text = SOUND.replace("COPY --from", "# why\nRUN a \\\n  # between\n\n  && pip install torch\nCOPY --from")
+    assert [(each.place, each.code) for each in check_dockerfile(text)] == [("line 6: RUN", "unpinned_packages")]
+
+
+def test_one_stage_alone_is_found() -> None:
+    assert codes(f"FROM debian:13@{DIGEST}\nUSER 7\nHEALTHCHECK CMD true") == ["single_stage"]
+
+
+def test_pipes_need_pipefail() -> None:
+    piped = SOUND.replace("COPY --from", "RUN a | b\nCOPY --from")
+    assert codes(piped) == ["docker_pipe"]
+    assert codes(piped.replace("RUN a |", 'SHELL ["/bin/bash", "-o", "pipefail", "-c"]\nRUN a |')) == []
+    assert codes(SOUND.replace("COPY --from", "RUN a || b\nCOPY --from")) == []
+
+
+def test_file_without_a_stage_is_found() -> None:
+    assert codes("# nothing") == ["docker_syntax"]
+    assert codes("RUN true") == ["docker_syntax", "docker_syntax"]
+
+
+def test_stage_that_is_built_on_another_needs_no_digest() -> None:
+    parsed = parse_dockerfile("ARG T=1\nARG D\nFROM --platform=linux/amd64 a:${T}@$D AS one\nFROM one as two\nRUN x\n")
+    assert [(stage.base, stage.name, stage.line) for stage in parsed.stages] == [
+        ("a:${T}@$D", "one", 3),
+        ("one", "two", 4),
+    ]
+    assert parsed.arguments == {"T": "1", "D": None}
+    assert expand(parsed.stages[0].base, parsed.arguments) == "a:1@$D"

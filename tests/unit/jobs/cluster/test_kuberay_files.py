@@ -1,0 +1,241 @@
+"""Broken copies of the manifests for Kubernetes: each fault is found, at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_files import KUBERAY, Break, appended, documents, found_in_copy, set_to, without
+
+from jobs.cluster.kubernetes import merge
+from jobs.cluster.validate import validate_file
+
+CLUSTER = KUBERAY / "raycluster.yaml"
+JOB = KUBERAY / "rayjob.yaml"
+POLICY = KUBERAY / "network-policy.yaml"
+ACCOUNTS = KUBERAY / "service-accounts.yaml"
+PATCH = KUBERAY / "gcs-fault-tolerance.yaml"
+
+HEAD = ("headGroupSpec", "template", "spec")
+GROUP = ("workerGroupSpecs", 0)
+WORKER = (*GROUP, "template", "spec")
+CONTAINER = (*WORKER, "containers", 0)
+W = "workerGroupSpecs[0].template.spec"
+C = f"{W}.containers[0]"
+GPU = "nvidia.com/gpu"
+
+IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "no token": ([set_to({"mode": "disabled"}, "authOptions")], ("authOptions.mode", "no_token")),
+    "token not said": ([without("authOptions")], ("authOptions.mode", "no_token")),
+    "another Ray": ([set_to("2.9.0", "rayVersion")], ("rayVersion", "ray_version")),
+    "Ray not said": ([without("rayVersion")], ("rayVersion", "ray_version")),
+    "no autoscaler": ([set_to(False, "enableInTreeAutoscaling")], ("enableInTreeAutoscaling", "no_autoscaler")),
+    "autoscaler v1": ([set_to("v1", "autoscalerOptions", "version")], ("autoscalerOptions.version", "autoscaler_v1")),
+    "autoscaler with rights": (
+        [without("autoscalerOptions", "securityContext")],
+        ("autoscalerOptions.securityContext.capabilities.drop", "privileged"),
+    ),
+    "autoscaler without limits": (
+        [without("autoscalerOptions", "resources", "limits")],
+        ("autoscalerOptions.resources.limits.memory", "no_limit"),
+    ),
+    "public service": (
+        [set_to("LoadBalancer", "headGroupSpec", "serviceType")],
+        ("headGroupSpec.serviceType", "public_port"),
+    ),
+    "node port": ([set_to("NodePort", "headGroupSpec", "serviceType")], ("headGroupSpec.serviceType", "public_port")),
+    "ingress": ([set_to(True, "headGroupSpec", "enableIngress")], ("headGroupSpec.enableIngress", "public_port")),
+    "public service by another way": (
+        [set_to({"spec": {"type": "LoadBalancer"}}, "headGroupSpec", "headService")],
+        ("headGroupSpec.headService.spec.type", "public_port"),
+    ),
+    "head with CPUs": (
+        [without("headGroupSpec", "rayStartParams", "num-cpus")],
+        ("headGroupSpec.rayStartParams.num-cpus", "head_cpu"),
+    ),
+    "head with a GPU": (
+        [set_to("1", "headGroupSpec", "rayStartParams", "num-gpus")],
+        ("headGroupSpec.rayStartParams.num-gpus", "head_gpu"),
+    ),
+    "host network": ([set_to(True, *WORKER, "hostNetwork")], (f"{W}.hostNetwork", "host_access")),
+    "host folder": (
+        [appended({"name": "x", "hostPath": {"path": "/"}}, *HEAD, "volumes")],
+        ("headGroupSpec.template.spec.volumes[2].hostPath", "host_access"),
+    ),
+    "host port": (
+        [set_to(8265, *HEAD, "containers", 0, "ports", 1, "hostPort")],
+        ("headGroupSpec.template.spec.containers[0].ports[1].hostPort", "public_port"),
+    ),
+    "root": ([set_to(0, *WORKER, "securityContext", "runAsUser")], (f"{C}.securityContext.runAsNonRoot", "root_user")),
+    "root by silence": (
+        [without(*WORKER, "securityContext"), without(*CONTAINER, "securityContext", "runAsNonRoot")],
+        (f"{C}.securityContext.runAsNonRoot", "root_user"),
+    ),
+    "privileged": (
+        [set_to(True, *CONTAINER, "securityContext", "privileged")],
+        (f"{C}.securityContext.privileged", "privileged"),
+    ),
+    "escalation": (
+        [without(*CONTAINER, "securityContext", "allowPrivilegeEscalation")],
+        (f"{C}.securityContext.allowPrivilegeEscalation", "privileged"),
+    ),
+    "rights kept": (
+        [set_to(["NET_RAW"], *CONTAINER, "securityContext", "capabilities", "drop")],
+        (f"{C}.securityContext.capabilities.drop", "privileged"),
+    ),
+    "no limit": ([without(*CONTAINER, "resources", "limits", "memory")], (f"{C}.resources.limits.memory", "no_limit")),
+    "latest image": ([set_to("r/hdrfleet:latest", *CONTAINER, "image")], (f"{C}.image", "image_unpinned")),
+    "image of another release": ([set_to("r/hdrfleet:9.9.9", *CONTAINER, "image")], (f"{C}.image", "image_version")),
+    "no image": ([without(*CONTAINER, "image")], (f"{C}.image", "image_missing")),
+    "secret in the environment": (
+        [appended({"name": "AWS_SECRET_ACCESS_KEY", "value": "abc"}, *CONTAINER, "env")],
+        (f"{C}.env[1].value", "secret"),
+    ),
+    "key to the API": (
+        [without(*WORKER, "automountServiceAccountToken")],
+        (f"{W}.automountServiceAccountToken", "api_token"),
+    ),
+    "restarted by Kubernetes": ([set_to("Always", *WORKER, "restartPolicy")], (f"{W}.restartPolicy", "restart_policy")),
+    "replicas above the highest": ([set_to(17, *GROUP, "replicas")], ("workerGroupSpecs[0].replicas", "max_workers")),
+    "unsatisfiable GPU": (
+        [set_to("2", *GROUP, "rayStartParams", "num-gpus")],
+        ("workerGroupSpecs[0].rayStartParams.num-gpus", "gpu_unsatisfiable"),
+    ),
+    "GPU that the pod does not have": (
+        [without(*CONTAINER, "resources", "limits", GPU), without(*CONTAINER, "resources", "requests", GPU)],
+        ("workerGroupSpecs[0].rayStartParams.num-gpus", "gpu_unsatisfiable"),
+    ),
+    "GPU requested and not limited": (
+        [without(*CONTAINER, "resources", "limits", GPU)],
+        (f'{C}.resources.requests["{GPU}"]', "gpu_unsatisfiable"),
+    ),
+    "half a GPU": (
+        [set_to("500m", *CONTAINER, "resources", "limits", GPU)],
+        (f'{C}.resources.limits["{GPU}"]', "gpu_unsatisfiable"),
+    ),
+    "no group": ([set_to([], "workerGroupSpecs")], ("workerGroupSpecs", "gpu_unsatisfiable")),
+}
+
+
+@pytest.mark.parametrize("name", IN_SPEC)
+@pytest.mark.parametrize(
+    ("path", "below"), [(CLUSTER, ("spec",)), (JOB, ("spec", "rayClusterSpec"))], ids=["cluster", "job"]
+)
+def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ...], tmp_path: Path) -> None:
+    breaks, (place, code) = IN_SPEC[name]
+
+    def in_spec(document: dict[str, object]) -> None:
+        for apply in breaks:
+            spec: object = document
+            for key in below:
+                spec = spec[key]  # type: ignore[index]
+            apply(spec)
+
+    assert (f"{'.'.join(below)}.{place}", code) in found_in_copy(path, tmp_path, in_spec)
+
+
+@pytest.mark.parametrize(
+    ("apply", "expected"),
+    [
+        (without("spec", "entrypoint"), ("spec.entrypoint", "missing_key")),
+        (set_to(0, "spec", "backoffLimit"), ("spec.backoffLimit", "no_retry")),
+        (set_to(False, "spec", "shutdownAfterJobFinishes"), ("spec.shutdownAfterJobFinishes", "cluster_stays")),
+        (without("spec", "submitterPodTemplate"), ("spec.submitterPodTemplate.spec", "root_user")),
+        (
+            set_to("r/hdrfleet", "spec", "submitterPodTemplate", "spec", "containers", 0, "image"),
+            ("spec.submitterPodTemplate.spec.containers[0].image", "image_unpinned"),
+        ),
+        (
+            set_to("hdrfleet convert s3://AKIAABCDEFGHIJKLMNOP:x@b s3://c", "spec", "entrypoint"),
+            ("spec.entrypoint", "secret"),
+        ),
+    ],
+    ids=["no command", "no retry", "cluster stays", "no submitter", "submitter unpinned", "key in the command"],
+)
+def test_fault_of_a_job_is_found(apply: Break, expected: tuple[str, str], tmp_path: Path) -> None:
+    assert expected in found_in_copy(JOB, tmp_path, apply)
+
+
+@pytest.mark.parametrize(
+    ("apply", "expected"),
+    [
+        (set_to([{}], "spec", "ingress"), ("spec.ingress[0].from", "open_network")),
+        (set_to([{"from": []}], "spec", "ingress"), ("spec.ingress[0].from", "open_network")),
+        (
+            set_to([{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}], "spec", "ingress"),
+            ("spec.ingress[0].from[0].ipBlock.cidr", "open_network"),
+        ),
+        (
+            set_to([{"from": [{"namespaceSelector": {}}]}], "spec", "ingress"),
+            ("spec.ingress[0].from[0].namespaceSelector", "open_network"),
+        ),
+        (set_to(["Egress"], "spec", "policyTypes"), ("spec.policyTypes", "open_network")),
+        (without("spec", "podSelector"), ("spec.podSelector", "missing_key")),
+        (set_to([], "spec", "ingres"), ("spec.ingres", "unknown_key")),
+        (set_to([{"form": []}], "spec", "egress"), ("spec.egress[0].form", "unknown_key")),
+    ],
+    ids=[
+        "everybody",
+        "empty",
+        "the world",
+        "every namespace",
+        "one direction",
+        "no pods",
+        "wrong key",
+        "wrong key below",
+    ],
+)
+def test_fault_of_a_policy_is_found(apply: Break, expected: tuple[str, str], tmp_path: Path) -> None:
+    place, code = expected
+    assert (f"NetworkPolicy/hdrfleet-head: {place}", code) in found_in_copy(POLICY, tmp_path, apply, index=1)
+
+
+def test_account_that_gives_keys_to_the_api_is_found(tmp_path: Path) -> None:
+    found = found_in_copy(ACCOUNTS, tmp_path, without("automountServiceAccountToken"), index=1)
+    assert found == [("ServiceAccount/hdrfleet-worker: automountServiceAccountToken", "api_token")]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"kind": "Service", "spec": {"type": "LoadBalancer"}}, ("spec.type", "public_port")),
+        ({"kind": "Ingress", "spec": {}}, ("spec", "public_port")),
+        ({"kind": "Secret", "stringData": {"auth_token": "x"}}, ("stringData", "secret")),
+        ({"kind": "Secret", "data": {"auth_token": "eA=="}}, ("data", "secret")),
+    ],
+    ids=["service", "ingress", "secret", "encoded secret"],
+)
+def test_what_opens_or_gives_away_is_found(
+    document: dict[str, object], expected: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump({"apiVersion": "v1", "metadata": {"name": "x"}} | document))
+    assert [(each.place, each.code) for each in validate_file(path, []).findings] == [expected]
+
+
+def test_kind_that_is_not_known_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n")
+    report = validate_file(path, [])
+    assert report.is_sound
+    assert report.notes == ("ConfigMap/x: nothing is known here of this kind; only secrets were looked for",)
+
+
+def test_patch_is_checked_as_what_it_makes_of_its_manifest(tmp_path: Path) -> None:
+    (cluster,) = documents(CLUSTER)
+    del cluster["spec"]["authOptions"]
+    (tmp_path / CLUSTER.name).write_text(yaml.safe_dump(cluster))
+    (tmp_path / PATCH.name).write_text(PATCH.read_text())
+    found = validate_file(tmp_path / PATCH.name, []).findings
+    assert [(each.place, each.code) for each in found] == [("spec.authOptions.mode", "no_token")]
+
+
+def test_patches_merge_as_rfc_7386_says() -> None:
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+    assert merge(base, {"a": {"b": None, "c": [3]}, "e": {"f": None, "g": 1}}) == {
+        "a": {"c": [3]},
+        "d": 4,
+        "e": {"g": 1},
+    }
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 4}

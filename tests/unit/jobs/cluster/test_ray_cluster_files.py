@@ -1,0 +1,271 @@
+"""Broken copies of the files for Ray's launcher: each fault is found, at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_files import AWS, GCP, Break, appended, documents, found_in_copy, set_to, without
+
+TYPES = "available_node_types"
+L4 = (TYPES, "gpu_l4_spot")
+NODE = (*L4, "node_config")
+OPTIONS = ("docker", "run_options")
+
+BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "wrong key": ([set_to(5, "idle_timeout_minute")], ("idle_timeout_minute", "unknown_key")),
+    "wrong key of a node type": ([set_to(1, *L4, "max_worker")], (f"{TYPES}.gpu_l4_spot.max_worker", "unknown_key")),
+    "wrong type": ([set_to("many", "max_workers")], ("max_workers", "ray_schema")),
+    "wrong provider key": ([set_to("x", "provider", "regoin")], ("provider.regoin", "unknown_key")),
+    "head type that is not there": ([set_to("heads", "head_node_type")], ("", "ray_refuses")),
+    "head with a GPU": ([set_to(1, TYPES, "head", "resources", "GPU")], (f"{TYPES}.head.resources.GPU", "head_gpu")),
+    "head that says nothing": ([set_to({}, TYPES, "head", "resources")], (f"{TYPES}.head.resources.CPU", "head_cpu")),
+    "head started with CPUs": (
+        [set_to(["ray start --head --num-cpus=8 --autoscaling-config=x"], "head_start_ray_commands")],
+        ("head_start_ray_commands[0]", "head_cpu"),
+    ),
+    "heads as workers": ([set_to(2, TYPES, "head", "max_workers")], (f"{TYPES}.head.max_workers", "head_as_worker")),
+    "more of one type than of all": (
+        [set_to(99, *L4, "max_workers")],
+        (f"{TYPES}.gpu_l4_spot.max_workers", "max_workers"),
+    ),
+    "lowest above highest": ([set_to(17, *L4, "min_workers")], (f"{TYPES}.gpu_l4_spot.min_workers", "max_workers")),
+    "unsatisfiable GPU": (
+        [set_to(4, *L4, "resources", "GPU")],
+        (f"{TYPES}.gpu_l4_spot.resources.GPU", "gpu_unsatisfiable"),
+    ),
+    "GPU that is not offered": (
+        [set_to(0, *L4, "resources", "GPU")],
+        (f"{TYPES}.gpu_l4_spot.resources.GPU", "gpu_unsatisfiable"),
+    ),
+    "no CPU beside the GPU": (
+        [set_to(0, *L4, "resources", "CPU")],
+        (f"{TYPES}.gpu_l4_spot.resources.CPU", "cpu_unsatisfiable"),
+    ),
+    "public dashboard": (
+        [set_to(["ray start --head --autoscaling-config=x --dashboard-host=0.0.0.0"], "head_start_ray_commands")],
+        ("head_start_ray_commands[0]", "public_dashboard"),
+    ),
+    "Ray's own start command": (
+        [without("head_start_ray_commands")],
+        ("head_start_ray_commands[1]", "public_dashboard"),
+    ),
+    "every address": (
+        [appended("ray start --address=x --node-ip-address=0.0.0.0", "worker_start_ray_commands")],
+        ("worker_start_ray_commands[2]", "public_port"),
+    ),
+    "published port": ([appended("-p 8265:8265", *OPTIONS)], ("docker.run_options[6]", "public_port")),
+    "privileged container": ([appended("--privileged", *OPTIONS)], ("docker.run_options[6]", "privileged")),
+    "no token": ([set_to("--env RAY_AUTH_MODE=disabled", *OPTIONS, 0)], ("docker.run_options", "no_token")),
+    "token not said": ([without(*OPTIONS, 0)], ("docker.run_options", "no_token")),
+    "token that is not brought": ([set_to({}, "file_mounts")], ("file_mounts", "no_token")),
+    "token in the file": (
+        [appended("--env RAY_AUTH_TOKEN=0123456789abcdef", *OPTIONS)],
+        ("docker.run_options[6]", "secret"),
+    ),
+    "no autoscaler": (
+        [set_to(["ray start --head"], "head_start_ray_commands")],
+        ("head_start_ray_commands", "no_autoscaler"),
+    ),
+    "autoscaler v1": (
+        [appended("export RAY_enable_autoscaler_v2=0", "head_start_ray_commands")],
+        ("head_start_ray_commands[2]", "autoscaler_v1"),
+    ),
+    "latest image": (
+        [set_to("registry.example.com/hdrfleet:latest", "docker", "image")],
+        ("docker.image", "image_unpinned"),
+    ),
+    "no tag": ([set_to("registry.example.com:5000/hdrfleet", "docker", "image")], ("docker.image", "image_unpinned")),
+    "image of another release": (
+        [set_to("registry.example.com/hdrfleet:9.9.9", "docker", "image")],
+        ("docker.image", "image_version"),
+    ),
+    "image with another Ray": (
+        [set_to("rayproject/ray:2.9.0-gpu", "docker", "image")],
+        ("docker.image", "ray_version"),
+    ),
+    "broken digest": (
+        [set_to("r.example.com/hdrfleet:0.1.0@sha256:12", "docker", "image")],
+        ("docker.image", "image_digest"),
+    ),
+    "another Ray installed": (
+        [appended("pip install -U 'ray[default]==2.9.0'", "setup_commands")],
+        ("setup_commands[0]", "ray_version"),
+    ),
+    "Ray's own set-up": ([without("setup_commands")], ("setup_commands[1]", "ray_version")),
+    "another hdrfleet installed": (
+        [appended("pip install hdrfleet==9.9.9", "worker_setup_commands")],
+        ("worker_setup_commands[0]", "package_version"),
+    ),
+    "AWS key": ([appended("export X=AKIAABCDEFGHIJKLMNOP", "setup_commands")], ("setup_commands[0]", "secret")),
+    "private key": (
+        [set_to("-----BEGIN OPENSSH PRIVATE KEY-----\nabc", "auth", "ssh_user")],
+        ("auth.ssh_user", "secret"),
+    ),
+}
+
+ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "wrong key of EC2": (
+        [set_to("x", *NODE, "InstanceTyp")],
+        (f"{TYPES}.gpu_l4_spot.node_config.InstanceTyp", "unknown_key"),
+    ),
+    "wrong key below": (
+        [set_to("required", *NODE, "MetadataOptions", "HttpToken")],
+        (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpToken", "unknown_key"),
+    ),
+    "wrong type of EC2": (
+        [set_to("sg-1", *NODE, "SecurityGroupIds")],
+        (f"{TYPES}.gpu_l4_spot.node_config.SecurityGroupIds", "wrong_type"),
+    ),
+    "machine that is not there": (
+        [set_to("g6.2xlrge", *NODE, "InstanceType")],
+        (f"{TYPES}.gpu_l4_spot.node_config.InstanceType", "unknown_value"),
+    ),
+    "machine without a GPU": (
+        [set_to("m7i.2xlarge", *NODE, "InstanceType")],
+        (f"{TYPES}.gpu_l4_spot.resources.GPU", "gpu_unsatisfiable"),
+    ),
+    "IMDSv1": (
+        [set_to("optional", *NODE, "MetadataOptions", "HttpTokens")],
+        (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpTokens", "imdsv2"),
+    ),
+    "IMDSv1 by silence": (
+        [without(*NODE, "MetadataOptions")],
+        (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpTokens", "imdsv2"),
+    ),
+    "too many hops": (
+        [set_to(64, *NODE, "MetadataOptions", "HttpPutResponseHopLimit")],
+        (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpPutResponseHopLimit", "imdsv2"),
+    ),
+    "Ray's security group": (
+        [without(*NODE, "SecurityGroupIds")],
+        (f"{TYPES}.gpu_l4_spot.node_config.SecurityGroupIds", "open_security_group"),
+    ),
+    "open security group": (
+        [set_to({"IpPermissions": [{"IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]}, "provider", "security_group")],
+        ("provider.security_group.IpPermissions[0].IpRanges[0].CidrIp", "open_security_group"),
+    ),
+    "open by IPv6": (
+        [set_to({"IpPermissions": [{"Ipv6Ranges": [{"CidrIpv6": "::/0"}]}]}, "provider", "security_group")],
+        ("provider.security_group.IpPermissions[0].Ipv6Ranges[0].CidrIpv6", "open_security_group"),
+    ),
+    "Ray's role": (
+        [without(*NODE, "IamInstanceProfile")],
+        (f"{TYPES}.gpu_l4_spot.node_config.IamInstanceProfile", "broad_role"),
+    ),
+    "keys of AWS": (
+        [set_to({"aws_access_key_id": "x"}, "provider", "aws_credentials")],
+        ("provider.aws_credentials", "secret"),
+    ),
+}
+
+ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "wrong key of Compute Engine": (
+        [set_to("x", *NODE, "machinetype")],
+        (f"{TYPES}.gpu_l4_spot.node_config.machinetype", "unknown_key"),
+    ),
+    "scheduling as a list": (
+        [set_to([{"preemptible": True}], *NODE, "scheduling")],
+        (f"{TYPES}.gpu_l4_spot.node_config.scheduling", "wrong_type"),
+    ),
+    "GPU that would be moved": (
+        [without(*NODE, "scheduling", "onHostMaintenance")],
+        (f"{TYPES}.gpu_l4_spot.node_config.scheduling.onHostMaintenance", "unknown_value"),
+    ),
+    "GPU that is not attached": (
+        [without(TYPES, "gpu_t4_spot", "node_config", "guestAccelerators")],
+        (f"{TYPES}.gpu_t4_spot.resources.GPU", "gpu_unsatisfiable"),
+    ),
+    "GPU that is not said": (
+        [without(*L4, "resources", "GPU")],
+        (f"{TYPES}.gpu_l4_spot.resources", "gpu_unsatisfiable"),
+    ),
+    "default network": (
+        [without(*NODE, "networkInterfaces")],
+        (f"{TYPES}.gpu_l4_spot.node_config.networkInterfaces", "open_network"),
+    ),
+    "Ray's account": (
+        [without(*NODE, "serviceAccounts")],
+        (f"{TYPES}.gpu_l4_spot.node_config.serviceAccounts", "broad_role"),
+    ),
+    "credentials": (
+        [set_to({"type": "service_account", "credentials": "{}"}, "provider", "gcp_credentials")],
+        ("provider.gcp_credentials", "secret"),
+    ),
+    "no project": ([set_to(None, "provider", "project_id")], ("provider.project_id", "missing_key")),
+}
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("path", [AWS, GCP], ids=["aws", "gcp"])
+def test_fault_is_found_at_its_place(name: str, path: Path, tmp_path: Path) -> None:
+    breaks, expected = BOTH[name]
+    assert expected in found_in_copy(path, tmp_path, *breaks)
+
+
+@pytest.mark.parametrize("name", ON_AWS)
+def test_fault_on_aws_is_found_at_its_place(name: str, tmp_path: Path) -> None:
+    breaks, expected = ON_AWS[name]
+    assert expected in found_in_copy(AWS, tmp_path, *breaks)
+
+
+@pytest.mark.parametrize("name", ON_GCP)
+def test_fault_on_google_cloud_is_found_at_its_place(name: str, tmp_path: Path) -> None:
+    breaks, expected = ON_GCP[name]
+    assert expected in found_in_copy(GCP, tmp_path, *breaks)
+
+
+def test_copy_without_a_fault_is_sound(tmp_path: Path) -> None:
+    assert found_in_copy(AWS, tmp_path) == found_in_copy(GCP, tmp_path) == []
+
+
+def test_cluster_without_any_gpu_is_refused(tmp_path: Path) -> None:
+    def no_gpus(config: Any) -> None:
+        config[TYPES] = {"head": config[TYPES]["head"]}
+
+    assert found_in_copy(AWS, tmp_path, no_gpus) == [(TYPES, "gpu_unsatisfiable")]
+
+
+def test_type_that_may_never_start_is_no_gpu(tmp_path: Path) -> None:
+    def never(config: Any) -> None:
+        for each in config[TYPES].values():
+            each["max_workers"] = 0
+
+    assert found_in_copy(AWS, tmp_path, never) == [(TYPES, "gpu_unsatisfiable")]
+
+
+def test_digest_beside_the_tag_is_sound(tmp_path: Path) -> None:
+    image = documents(AWS)[0]["docker"]["image"] + "@sha256:" + "0" * 64
+    assert found_in_copy(AWS, tmp_path, set_to(image, "docker", "image")) == []
+
+
+def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    harmless = [f"pip install 'ray[default]=={version('ray')}'", "echo 10.0.0.0.0 ::1 std::vector"]
+    assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
+
+
+def test_ec2_shapes_agree_with_botocores_own_validator() -> None:
+    from botocore.validate import ParamValidator
+
+    from jobs.cluster.aws_nodes import _run_instances, check_shape
+
+    (config,) = documents(AWS)
+    node = config[TYPES]["gpu_l4_spot"]["node_config"]
+    cases: list[dict[str, Any]] = [
+        {},
+        {"Nope": 1},
+        {"MetadataOptions": {"HttpTokns": "required"}},
+        {"MetadataOptions": []},
+        {"MetadataOptions": {"HttpPutResponseHopLimit": "1"}},
+        {"SecurityGroupIds": [1]},
+        {"EbsOptimized": "yes"},
+        {"BlockDeviceMappings": [{"Ebs": {"VolumeSize": 1, "Size": 2}}]},
+        {"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": 1}]}]},
+    ]
+    for case in cases:
+        asked = {**node, **case}
+        report = ParamValidator().validate({**asked, "MinCount": 1, "MaxCount": 1}, _run_instances())
+        assert bool(list(check_shape("", asked, _run_instances()))) == report.has_errors(), case
