@@ -58,6 +58,28 @@ def read_container(data: bytes) -> ContainerFacts:
     )
 
 
+def primary_size(head: bytes) -> tuple[int, int] | None:
+    """The primary image's (width, height) in pixels as stored, from the file's first bytes; None where they end before.
+
+    Raises CorruptImageError for a container that names no primary image or gives it no size.
+    """
+    try:
+        meta = next((box for box in _boxes(head, 0, len(head), is_top=True) if box.kind == b"meta"), None)
+    except TruncatedImageError:
+        return None
+    if meta is None:
+        return None
+    boxes = {box.kind: box for box in _boxes(head, meta.body + 4, meta.end)}
+    properties = {box.kind: box for box in _primary_properties(head, boxes)}
+    if b"clap" in properties:  # the clean aperture that is cut out: two fractions (ISO/IEC 14496-12, 12.1.4)
+        width, by_width, height, by_height = struct.unpack_from(">IIII", head, properties[b"clap"].body)
+        return width // max(1, by_width), height // max(1, by_height)
+    if b"ispe" not in properties:
+        raise CorruptImageError("this HEIF container gives its primary image no size")
+    width, height = struct.unpack_from(">II", head, properties[b"ispe"].body + 4)
+    return width, height
+
+
 def _boxes(data: bytes, at: int, end: int, *, is_top: bool = False) -> Iterator[_Box]:
     for _ in range(_MAX_BOXES):
         if at + 8 > end:

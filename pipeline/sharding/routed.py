@@ -40,6 +40,11 @@ class RoutedStore:
         store, place = self._route(key)
         return store.read(place.key, if_match=if_match, max_bytes=max_bytes)
 
+    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        """See ObjectStore.read_range."""
+        store, place = self._route(key)
+        return store.read_range(place.key, start, num_bytes)
+
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore.stat."""
         store, place = self._route(key)

@@ -47,6 +47,13 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        """Return up to `num_bytes` from byte `start` on: fewer where the object ends, none beyond its end.
+
+        Never transfers more than that; a store that does not know ranges raises StorageError. ObjectMissingError.
+        """
+        ...
+
     def stat(self, key: str) -> ObjectInfo:
         """Return size, etag and metadata. Raises ObjectMissingError."""
         ...

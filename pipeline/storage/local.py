@@ -66,6 +66,11 @@ class LocalStore:
         path = self._path(key)
         return self._run(lambda: _read(path, if_match, max_bytes), path)
 
+    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        """See ObjectStore."""
+        path = self._path(key)
+        return self._run(lambda: _read_range(path, start, num_bytes), path)
+
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         path = self._path(key)
@@ -220,6 +225,14 @@ def _read(path: Path, if_match: str | None, max_bytes: int | None) -> bytes:
         msg = f"{path}: changed while it was read"
         raise ObjectChangedError(msg)
     return data
+
+
+def _read_range(path: Path, start: int, num_bytes: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        _regular(os.fstat(descriptor))
+        file.seek(start)
+        return file.read(num_bytes)
 
 
 def _regular(stat: os.stat_result) -> os.stat_result:

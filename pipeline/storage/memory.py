@@ -48,6 +48,11 @@ class MemoryStore:
             raise ObjectTooLargeError(msg)
         return data
 
+    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        """See ObjectStore."""
+        with _lock:
+            return self._bytes(self._path(key))[start : start + num_bytes]
+
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         with _lock:

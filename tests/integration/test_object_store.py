@@ -54,6 +54,18 @@ only = partial(pytest.mark.parametrize, "store", indirect=True)
 on_servers = partial(pytest.mark.parametrize, "s3_server", indirect=True)
 
 
+def test_a_range_is_what_lies_there_and_no_more(store: ObjectStore) -> None:
+    store.create("a/b.bin", bytes(range(100)))
+    store.create("empty", b"")
+    assert store.read_range("a/b.bin", 0, 10) == bytes(range(10))
+    assert store.read_range("a/b.bin", 90, 1000) == bytes(range(90, 100))
+    assert store.read_range("a/b.bin", 100, 5) == b""
+    assert store.read_range("a/b.bin", 3, 0) == b""
+    assert store.read_range("empty", 0, 10) == b""
+    with pytest.raises(ObjectMissingError):
+        store.read_range("a/none", 0, 10)
+
+
 def test_created_object_reads_back(store: ObjectStore) -> None:
     created = store.create("a/b.bin", b"first")
     assert store.read("a/b.bin") == b"first"

@@ -1,0 +1,58 @@
+"""The end of a job, when fewer shards are left than workers: who can still be busy, and what to split. Pure.
+
+A shard is committed by one process. A split lends images that it has not begun to idle workers, which store them and
+return the rows; the holder commits all (as with probes of a bisection).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RemainingLease:
+    """What is left of one lease: images not begun yet, and their estimated megapixels."""
+
+    num_images: int
+    megapixels: float
+
+
+def num_busy_at_most(leases: Sequence[RemainingLease], num_workers: int, *, can_split: bool) -> int:
+    """Workers that can have work at the same time: one per lease, or one per image where leases are split."""
+    places = sum(lease.num_images if can_split else lease.num_images > 0 for lease in leases)
+    return min(num_workers, places)
+
+
+def tail_s(leases: Sequence[RemainingLease], num_workers: int, megapixels_per_s: float) -> float:
+    """Seconds until the last of `leases` is done when workers take them in this order, each at `megapixels_per_s`."""
+    if num_workers < 1 or megapixels_per_s <= 0:
+        msg = f"{num_workers} workers at {megapixels_per_s} MP/s finish nothing"
+        raise ValueError(msg)
+    ends = [0.0] * num_workers
+    for lease in leases:
+        heapq.heapreplace(ends, ends[0] + lease.megapixels / megapixels_per_s)
+    return max(ends)
+
+
+def split_tail(leases: Sequence[RemainingLease], num_idle: int, *, min_part_megapixels: float = 0.0) -> tuple[int, ...]:
+    """Into how many parts each of `leases` is cut so that `num_idle` workers help: 1 leaves a lease alone.
+
+    Each idle worker in turn goes to the lease whose parts are largest, which makes the largest part as small as
+    parting can (equal parts; greedy is optimal, for the largest part only shrinks by helping there). No lease gets more
+    parts than images, nor parts below `min_part_megapixels`, at which handing over costs more than it saves.
+    """
+    parts = [1] * len(leases)
+    queue = [(-lease.megapixels, index) for index, lease in enumerate(leases)]
+    heapq.heapify(queue)
+    left = num_idle
+    while left > 0 and queue:
+        _, index = heapq.heappop(queue)
+        lease, num = leases[index], parts[index] + 1
+        size = lease.megapixels / num
+        if num > lease.num_images or size < min_part_megapixels or lease.megapixels <= 0:
+            continue
+        parts[index], left = num, left - 1
+        heapq.heappush(queue, (-size, index))
+    return tuple(parts)
