@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,89 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import environment, start_hdrfleet, wait_until
+from commands import start_hdrfleet, wait_until
 from independent_checker import Folder, require_whole
 from photographs import jpeg, picture
+from ray_nodes import Cluster
 
 NUM_NODES = 4
 NUM_PHOTOS = 160
-START_TIMEOUT_S = 90
 OPTIONS = ("--weights", "identity", "--precision", "fp32", "--device", "cpu", "--shard-images", "4", "--quiet")
-
-
-class Cluster:
-    """A head without cores, and nodes of one core each: raylets on this machine."""
-
-    def __init__(self, folder: Path, home: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._env = environment(home, {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"})
-        self._home = home
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        port = self.address.rpartition(":")[2]
-        self.head = self._start(
-            *("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
-        )
-
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"),
-            *("--object-store-memory=80000000", "--disable-usage-stats", *options),
-        ]
-        with (self._home / "ray.log").open("ab") as log:
-            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
-
-    def add_nodes(self, number: int) -> None:
-        """Start so many, one after the other: together they stumble over each other's files on one machine."""
-        from ray._raylet import GcsClient
-
-        client = GcsClient(address=self.address)
-        for _ in range(number):
-            known = len(client.get_all_node_info(timeout=10))  # the dead among them
-            self.nodes.append(self._start(f"--address={self.address}", "--num-cpus=1"))
-            wait_until(
-                lambda known=known: len(client.get_all_node_info(timeout=10)) > known, "one more node", START_TIMEOUT_S
-            )
-
-    def wait_for_head(self) -> None:
-        host, _, port = self.address.rpartition(":")
-
-        def answers() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-                return True
-            return False
-
-        wait_until(answers, "the head answers", START_TIMEOUT_S)
-
-    def lose(self, number: int) -> None:
-        """End so many nodes with all that runs on them, as a power cut would."""
-        for process in [self.nodes.pop() for _ in range(number)]:
-            _kill_group(process)
-
-    def freeze(self) -> list[psutil.Process]:
-        """Stop one node with all that runs on it, as a machine that hangs; returns what `resume` wakes."""
-        node = psutil.Process(self.nodes[-1].pid)
-        frozen = [node, *node.children(recursive=True)]
-        for process in frozen:
-            process.suspend()
-        return frozen
-
-    def close(self) -> None:
-        for process in [*self.nodes, self.head]:
-            _kill_group(process)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a node's processes: its own group, and those that raylets put into sessions of their own."""
-    children = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    process.wait(20)
 
 
 @pytest.fixture

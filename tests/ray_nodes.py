@@ -1,0 +1,100 @@
+"""A Ray cluster of raylets on this machine, each of which can be lost, frozen or asked for a token."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from commands import environment, wait_until
+
+START_TIMEOUT_S = 90
+
+
+class Cluster:
+    """A head without cores, and nodes of one core each: raylets on this machine."""
+
+    def __init__(
+        self,
+        folder: Path,
+        home: Path,
+        env: Mapping[str, str] | None = None,
+        head_options: Sequence[str] = ("--num-cpus=0",),
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+        self._env = environment(home, {**quick, **(env or {})})
+        self._home = home
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        port = self.address.rpartition(":")[2]
+        self.head = self.start(
+            *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}")
+        )
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start a head or a node with these options of `ray start`; the caller keeps it in `nodes`."""
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"),
+            *("--object-store-memory=80000000", "--disable-usage-stats", *options),
+        ]
+        with (self._home / "ray.log").open("ab") as log:
+            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
+
+    def add_nodes(self, number: int) -> None:
+        """Start so many, one after the other: together they stumble over each other's files on one machine."""
+        from ray._raylet import GcsClient
+
+        client = GcsClient(address=self.address)
+        for _ in range(number):
+            known = len(client.get_all_node_info(timeout=10))  # the dead among them
+            self.nodes.append(self.start(f"--address={self.address}", "--num-cpus=1"))
+            wait_until(
+                lambda known=known: len(client.get_all_node_info(timeout=10)) > known, "one more node", START_TIMEOUT_S
+            )
+
+    def wait_for_head(self) -> None:
+        host, _, port = self.address.rpartition(":")
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                return True
+            return False
+
+        wait_until(answers, "the head answers", START_TIMEOUT_S)
+
+    def lose(self, number: int) -> None:
+        """End so many nodes with all that runs on them, as a power cut would."""
+        for process in [self.nodes.pop() for _ in range(number)]:
+            _kill_group(process)
+
+    def freeze(self) -> list[psutil.Process]:
+        """Stop one node with all that runs on it, as a machine that hangs; returns what `resume` wakes."""
+        node = psutil.Process(self.nodes[-1].pid)
+        frozen = [node, *node.children(recursive=True)]
+        for process in frozen:
+            process.suspend()
+        return frozen
+
+    def close(self) -> None:
+        for process in [*self.nodes, self.head]:
+            _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a node's processes: its own group, and those that raylets put into sessions of their own."""
+    children = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait(20)
