@@ -10,7 +10,7 @@ import typer
 
 from jobs import options as opt
 from jobs.destination import finish
-from jobs.option_groups import DestinationStorage, SourceStorage, grouped
+from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 
 _INFERENCE = "Inference"
@@ -108,6 +108,7 @@ def convert(
     *,
     source_storage: SourceStorage,
     destination_storage: DestinationStorage,
+    cost: CostOptions,
 ) -> None:
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
@@ -148,10 +149,17 @@ def convert(
             **opt.given(image_timeout_s=image_timeout, shard_timeout_s=shard_timeout),
         },
     )
+    cost.require_sensible()
+    cost.require_limit()
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.convert import run_conversion
         from jobs.progress import ConsoleReporter
 
-        outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+        reporter = ConsoleReporter(quiet=quiet)
+        if cost.max_cost is not None:
+            from jobs.plan_command import require_within_cost
+
+            reporter.note(require_within_cost(config, cost, cost.max_cost, destination_storage))
+        outcome = run_conversion(config, reporter)
     finish(outcome, json=json)
