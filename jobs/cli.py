@@ -16,6 +16,7 @@ from jobs.convert_command import convert
 from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
 from jobs.maintenance import repair, retry, verify
+from jobs.plan_command import plan
 from jobs.signals import stopping_on_signals
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
@@ -44,6 +45,7 @@ app = typer.Typer(
 weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
 app.add_typer(cluster_app, name="cluster")
+app.command()(plan)
 app.command()(convert)
 app.command()(evaluate)
 app.command()(train)

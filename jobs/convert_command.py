@@ -11,7 +11,7 @@ import typer
 from jobs import options as opt
 from jobs.conversion_options import ConversionOptions, Destination, Source
 from jobs.destination import finish
-from jobs.option_groups import DestinationStorage, SourceStorage, grouped
+from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 
 _RUNNING = "Running"
@@ -33,6 +33,7 @@ def convert(
     *,
     source_storage: SourceStorage,
     destination_storage: DestinationStorage,
+    cost: CostOptions,
 ) -> None:
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
@@ -40,10 +41,17 @@ def convert(
     done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
     """
     config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
+    cost.require_sensible()
+    cost.require_limit()
     # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
     with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
         from jobs.convert import run_conversion
         from jobs.progress import ConsoleReporter
 
-        outcome = run_conversion(config, ConsoleReporter(quiet=quiet))
+        reporter = ConsoleReporter(quiet=quiet)
+        if cost.max_cost is not None:
+            from jobs.plan_command import require_within_cost
+
+            reporter.note(require_within_cost(config, cost, cost.max_cost, destination_storage))
+        outcome = run_conversion(config, reporter)
     finish(outcome, json=json)

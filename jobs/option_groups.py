@@ -7,19 +7,23 @@ group's options, and hands the command the group filled with what was given.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from jobs import options as opt
+from pipeline.errors import ConfigError
 
 _SRC = "Source storage"
 _DST = "Destination storage"
 _INFERENCE = "Inference"
 _RUNNING = "Running"
+_COST = "Cost"
 _TIMEOUT_HELP = "Seconds of silence that end a request (by default 60)."
 _ATTEMPTS_HELP = "Tries of a request that may succeed later (by default 6)."
 
@@ -115,6 +119,42 @@ class DestinationStorage:
             timeout_s=self.dst_timeout,
             max_attempts=self.dst_attempts,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CostOptions:
+    """What a conversion may cost, and on which machine it is reckoned; see `hdrfleet plan`."""
+
+    max_cost: Annotated[
+        float | None, typer.Option(help="The most that it may cost, in the table's currency.", rich_help_panel=_COST)
+    ] = None
+    node_type: Annotated[
+        str | None, typer.Option(help="The machine to reckon with, as the price table names it.", rich_help_panel=_COST)
+    ] = None
+    prices: Annotated[
+        Path | None, typer.Option(help="Your own price table (TOML); --help of plan says more.", rich_help_panel=_COST)
+    ] = None
+    throughput_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DST", help="Reckon with what an earlier job measured, by its manifest.", rich_help_panel=_COST
+        ),
+    ] = None
+    spot: Annotated[
+        bool, typer.Option("--spot", help="Reckon with spot prices for --max-cost.", rich_help_panel=_COST)
+    ] = False
+
+    def require_sensible(self) -> None:
+        """Raise ConfigError for options that cannot be meant."""
+        if self.max_cost is not None and not 0 <= self.max_cost < math.inf:
+            raise ConfigError(f"--max-cost: {self.max_cost:g} is no limit; give an amount from 0 on")
+
+    def require_limit(self) -> None:
+        """Raise ConfigError where a machine or prices were given and no limit, to which alone they matter."""
+        if self.max_cost is None and (self.node_type or self.prices or self.throughput_from or self.spot):
+            raise ConfigError(
+                "--node-type, --prices, --throughput-from and --spot say what --max-cost is reckoned by; give it, too"
+            )
 
 
 @dataclass(frozen=True, slots=True)

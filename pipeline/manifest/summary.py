@@ -93,7 +93,7 @@ def summarise(manifest: Manifest) -> ManifestSummary:
     computed = ok.filter(pc.invert(adopted))
     computed_megapixels = _total(computed["megapixels"])
     infer_s = _total(computed["infer_ms"]) / 1e3
-    active_s = _active_s(rows["started_at"], rows["finished_at"])
+    active_s = active_seconds(rows["started_at"], rows["finished_at"])
     gained = pc.subtract(ok["output_dynamic_range_stops"], ok["input_dynamic_range_stops"])
     return ManifestSummary(
         num_images=rows.num_rows,
@@ -150,7 +150,7 @@ def _rate(amount: float, seconds: float) -> float | None:
     return amount / seconds if amount > 0 and seconds > 0 and math.isfinite(amount) else None
 
 
-def _active_s(started_at: pa.ChunkedArray, finished_at: pa.ChunkedArray) -> float:
+def active_seconds(started_at: pa.ChunkedArray, finished_at: pa.ChunkedArray) -> float:
     """Length of the union of the intervals [started_at, finished_at], in seconds."""
     starts = started_at.cast(pa.int64()).to_numpy()
     ends = finished_at.cast(pa.int64()).to_numpy()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.checkpoint import build_network, load_weights
-from pipeline.models.descriptor import HDRUNET
+from pipeline.models.descriptor import HDRUNET, macs_per_pixel
 from pipeline.models.hdrunet import HDRUNet, PixelShuffle2
 
 # Largest error relative to the largest output, random weights of unit gain; a trained network's activations are milder.
@@ -184,3 +184,21 @@ def test_gradients_flow_to_every_parameter() -> None:
 def test_odd_widths_are_refused(nf: int) -> None:
     with pytest.raises(ValueError, match="even"):
         HDRUNet(nf=nf)
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_the_cost_formula_counts_every_convolution(width: int) -> None:
+    counted = 0
+
+    def count(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += output.numel() * layer.weight.numel() // output.shape[1]  # type: ignore[operator, union-attr]
+
+    with torch.device("meta"):
+        network = HDRUNet(nf=width)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        network(torch.zeros(1, 3, 64, 64))
+    assert macs_per_pixel(width) == counted / 64**2
+    assert macs_per_pixel(HDRUNET.width) == HDRUNET.macs_per_pixel

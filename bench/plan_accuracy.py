@@ -1,0 +1,108 @@
+"""`hdrfleet plan` against reality: predicted and measured wall time of three jobs on the local executor.
+
+    python -m bench.plan_accuracy --csv accuracy.csv
+
+Each job: pictures are generated, the first dozen are converted, `plan --throughput-from` that part predicts the whole,
+and the whole is converted into another destination. Processes of their own, timed from start to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+NUM_PART = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    kinds: tuple[str, ...]
+    sides: tuple[tuple[int, int], ...]  # height, width
+    num_images: int
+
+
+JOBS = (
+    Job("JPEG, one size", ("JPEG",), ((480, 640),), 60),
+    Job("PNG and WebP, five sizes", ("PNG", "WEBP"), ((120, 200), (300, 400), (512, 768), (700, 500), (256, 256)), 80),
+    Job("TIFF, JPEG and AVIF, large and small", ("TIFF", "JPEG", "AVIF"), ((90, 120), (900, 1200), (200, 300)), 48),
+)
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "AVIF": "avif"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for job in JOBS:
+        with tempfile.TemporaryDirectory(prefix="hdrfleet-plan-") as folder:
+            rows.append(compare(job, Path(folder)))
+        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def compare(job: Job, folder: Path) -> dict[str, Any]:
+    write_pictures(job, folder / "src")
+    convert(folder / "src", folder / "part", "--limit", str(NUM_PART))
+    found = json.loads(
+        command("plan", folder / "src", "--throughput-from", folder / "part", "--workers", "1", "--json")
+    )
+    prediction = found["machines"][0]["predictions"][0]
+    before = os.getloadavg()[0]
+    began = time.perf_counter()
+    convert(folder / "src", folder / "whole")
+    wall_s = time.perf_counter() - began
+    return {
+        "job": job.name,
+        "images": job.num_images,
+        "megapixels": round(found["source"]["megapixels"], 1),
+        "predicted_s": round(prediction["wall_s"], 1),
+        "measured_s": round(wall_s, 1),
+        "error": f"{prediction['wall_s'] / wall_s - 1:+.1%}",
+        "load": f"{before:.1f} to {os.getloadavg()[0]:.1f}",
+    }
+
+
+def convert(src: Path, dst: Path, *more: str) -> None:
+    command("convert", src, dst, "--executor", "local", "--quiet", *more)
+
+
+def command(*arguments: object) -> str:
+    run = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    return subprocess.run(run, check=True, capture_output=True, text=True).stdout  # noqa: S603 - itself
+
+
+def write_pictures(job: Job, folder: Path) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    for index in range(job.num_images):
+        height, width = job.sides[index % len(job.sides)]
+        kind = job.kinds[index % len(job.kinds)]
+        rows, columns = np.mgrid[0:height, 0:width]
+        waves = [np.sin(rows / rng.uniform(5, 90)) * np.cos(columns / rng.uniform(5, 90)) for _ in range(3)]
+        pixels = np.clip(128 + 140 * np.stack(waves, 2) + rng.normal(0, 4, (height, width, 3)), 0, 255)
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, kind)
+        (folder / f"{index:04d}.{EXTENSIONS[kind]}").write_bytes(file.getvalue())
+
+
+if __name__ == "__main__":
+    main()

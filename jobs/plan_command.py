@@ -1,0 +1,141 @@
+"""Options of `hdrfleet plan`, and the same reckoning for `hdrfleet convert --max-cost`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import options as opt
+from jobs.destination import open_destination
+from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jobs.plan import PlanRequest
+    from pipeline.config import ConversionConfig
+
+_EXIT_ABOVE_COST = 3
+_MAX_HEADERS = 100_000
+# Nothing is written by a plan; a configuration has a destination.
+_NOWHERE = "memory://plan"
+
+
+@grouped
+def plan(
+    src: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="Folder, s3:// prefix, glob, list (.txt .csv .parquet) or S3 Inventory."),
+    ],
+    include: Annotated[
+        list[str] | None, typer.Option(help="Take only names that match this pattern; repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out names that match; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Consider only the first this many images of SRC.")] = None,
+    weights: Annotated[str, typer.Option(help="As for convert: their width decides the network's work.")] = "default",
+    sample_headers: Annotated[
+        int, typer.Option(help="Headers to read for the pixels, 256 KiB of each at most; 0 guesses from bytes.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="Of the sample: the same seed draws the same images.")] = 0,
+    workers: Annotated[str, typer.Option(help="Numbers of workers to reckon for.")] = "1,4,16,64",
+    pixel_type: Annotated[str, typer.Option(help="half or float.")] = "half",
+    compression: Annotated[str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.")] = "zip",
+    shard_images: Annotated[int, typer.Option(help="Images per shard, the unit of commit.")] = 64,
+    shard_megapixels: Annotated[float, typer.Option(help="Close a shard at this many estimated megapixels.")] = 256.0,
+    json: opt.Json = False,
+    *,
+    cost: CostOptions,
+    source_storage: SourceStorage,
+    destination_storage: DestinationStorage,
+) -> None:
+    """Say what a conversion of SRC would take: images, pixels, output, time and cost by machine. Changes nothing.
+
+    Prices and speeds come from a table (jobs/data/node_types.toml in the package) that --prices replaces; no GPU has
+    been measured yet, so convert a small part first and give its DST to --throughput-from. Exit codes: 0, 3 when every
+    machine costs more than --max-cost, 2 bad usage.
+    """
+    counts = _worker_counts(workers)
+    cost.require_sensible()
+    if not 0 <= sample_headers <= _MAX_HEADERS:
+        raise ConfigError(f"--sample-headers: give a number from 0 to {_MAX_HEADERS:,}")
+    config = opt.build(
+        source={
+            "url": src,
+            "include": include or (),
+            "exclude": exclude or (),
+            "limit": limit,
+            "storage": source_storage.as_fields(),
+        },
+        destination={"url": _NOWHERE},
+        model={"weights": weights},
+        encode={"pixel_type": pixel_type, "compression": compression},
+        sharding={"max_images": shard_images, "max_megapixels": shard_megapixels},
+    )
+    from jobs.plan import cost_of, make_plan
+    from jobs.plan_print import print_plan
+    from jobs.tables import print_json
+
+    found = make_plan(config, _request(cost, destination_storage, counts, num_headers=sample_headers, seed=seed))
+    cheapest = found.cheapest(on_spot=cost.spot)
+    above = False
+    if cost.max_cost is not None:
+        if cheapest is None:
+            raise ConfigError("--max-cost: nothing has such a price; give one with --prices")
+        above = (cost_of(cheapest, on_spot=cost.spot) or 0.0) > cost.max_cost
+    if json:
+        print_json(found.to_json() | {"max_cost": cost.max_cost, "is_above_max_cost": above})
+    else:
+        print_plan(found)
+    if above and cheapest is not None and cost.max_cost is not None:
+        amount = cost_of(cheapest, on_spot=cost.spot)
+        typer.echo(
+            f"hdrfleet: the cheapest, {cheapest.node_type}, costs about {amount:,.2f} {cheapest.currency}, "
+            f"more than --max-cost {cost.max_cost:,.2f}",
+            err=True,
+        )
+        raise typer.Exit(_EXIT_ABOVE_COST)
+
+
+def require_within_cost(
+    config: ConversionConfig, cost: CostOptions, max_cost: float, destination_storage: DestinationStorage
+) -> str:
+    """One line that says what the conversion is reckoned to cost. Raises ConfigError when that is above `max_cost`."""
+    from jobs.plan import cost_of, require_affordable
+    from jobs.plan_prices import choose, load_node_types
+
+    default = choose(load_node_types(cost.prices), cost.node_type)[0].num_workers
+    counts = (config.execution.num_workers or default,)
+    prediction = require_affordable(config, _request(cost, destination_storage, counts), max_cost, on_spot=cost.spot)
+    amount = cost_of(prediction, on_spot=cost.spot)
+    return f"about {amount:,.2f} {prediction.currency} on {prediction.node_type}, of {max_cost:,.2f} allowed"
+
+
+def _request(
+    cost: CostOptions,
+    destination_storage: DestinationStorage,
+    counts: tuple[int, ...],
+    *,
+    num_headers: int = 200,
+    seed: int = 0,
+) -> PlanRequest:
+    from jobs.plan import PlanRequest
+    from jobs.plan_measured import measure_job
+
+    measured = None
+    if cost.throughput_from is not None:
+        reach = destination_storage
+        store, record = open_destination(
+            cost.throughput_from, reach.dst_endpoint_url, reach.dst_profile, reach.dst_region
+        )
+        measured = measure_job(store, record)
+    return PlanRequest(num_headers, seed, cost.prices, cost.node_type, measured, counts)
+
+
+def _worker_counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        counts = ()
+    if not counts or not 1 <= counts[0] <= counts[-1] <= 100_000:
+        raise ConfigError(f"--workers: {text!r} are no numbers of workers; give for example 1,8,64")
+    return counts

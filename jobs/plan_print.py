@@ -1,0 +1,126 @@
+"""A plan for a person: what there is, what it was reckoned with and how sure that is, and a table of machines."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.plan import ConversionPlan
+from jobs.plan_source import SourceEstimate
+from jobs.progress import plural
+
+_PIPED_WIDTH = 200
+_COLUMNS = (
+    "machine",
+    "workers",
+    "nodes",
+    "GPU-hours",
+    "wall time",
+    "between",
+    "on demand",
+    "spot",
+    "MP/s each",
+    "limit",
+)
+
+
+def print_plan(plan: ConversionPlan) -> None:
+    """Write the plan to standard output."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
+    for line in [*_source_lines(plan.source), *_output_lines(plan), *_certainty_lines(plan), ""]:
+        console.print(line, markup=False)
+    console.print(_table(plan))
+
+
+def _source_lines(source: SourceEstimate) -> list[str]:
+    lines = [f"{plural(source.num_images, 'image')}, {_bytes(source.num_bytes)}, {plural(source.num_shards, 'shard')}"]
+    pixels = f"{source.megapixels:,.1f} MP"
+    if source.megapixels_low is None or source.megapixels_high is None:
+        lines.append(f"{pixels}, guessed from bytes, which is rather too much; --sample-headers says more")
+    elif source.num_sampled == source.num_images:
+        lines.append(f"{pixels}, by all headers")
+    else:
+        high = "?" if math.isinf(source.megapixels_high) else f"{source.megapixels_high:,.1f}"
+        lines.append(
+            f"{pixels} by {source.num_sampled:,} headers; 95 % between {source.megapixels_low:,.1f} and {high}"
+        )
+    if source.num_unknown:
+        lines.append(f"{source.num_unknown:,} of these headers did not say: guessed from bytes")
+    if source.num_unreadable:
+        names = ", ".join(source.unreadable_examples)
+        lines.append(f"{source.num_unreadable:,} of these are no image that can be read, for example {names}")
+    if source.num_ignored:
+        lines.append(f"{plural(source.num_ignored, 'file')} without the name of an image left out")
+    return lines
+
+
+def _output_lines(plan: ConversionPlan) -> list[str]:
+    sizes = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.output_bytes.items())
+    return [f"output with {plan.compression}: {_bytes(plan.work.output_bytes)}  (by compression: {sizes})"]
+
+
+def _certainty_lines(plan: ConversionPlan) -> list[str]:
+    lines = []
+    if plan.measured:
+        job = plan.measured
+        lines.append(
+            f"measured: {job.num_images:,} images, {job.megapixels:,.1f} MP on {job.device} ({job.precision}) at "
+            f"{job.where}; start {job.start_s:.0f} s"
+        )
+    sources = sorted({machine.speed.source for machine in plan.machines if machine.node})
+    if any("estimated" in source for source in sources):
+        lines.append(
+            "speeds are estimates: no GPU has been measured with hdrfleet; 30 % of a card's peak (15 to 50), codecs as "
+            "measured on another processor (0.7 to 2 times). --throughput-from DST replaces them"
+        )
+    lines.append("prices are the table's, examples unless it is yours (--prices); transfer and storage are not in them")
+    return lines
+
+
+def _table(plan: ConversionPlan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in {"machine", "limit"} else "right", no_wrap=True)
+    for machine in plan.machines:
+        node, speed = machine.node, machine.speed
+        name = f"{node.name} {node.accelerator}".strip() if node else "as measured"
+        for prediction in machine.predictions:
+            table.add_row(
+                name,
+                f"{prediction.num_workers:,}",
+                f"{prediction.num_nodes:,}",
+                f"{prediction.worker_h:,.2f}",
+                duration(prediction.wall_s),
+                f"{duration(prediction.wall_s_low)} - {duration(prediction.wall_s_high)}",
+                _money(prediction.cost, prediction.currency),
+                _money(prediction.spot_cost, prediction.currency),
+                f"{plan.work.megapixels / max(1e-9, speed.worker_s):,.3g}",
+                speed.limit,
+            )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3.4 h`, `2.1 d`, the way a person says it."""
+    if math.isinf(seconds):
+        return "?"
+    for size, unit, limit in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172_800.0)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
+    return f"{seconds / 86_400:,.1f} d"
+
+
+def _money(amount: float | None, currency: str) -> str:
+    return "" if amount is None else f"{amount:,.2f} {currency}"
+
+
+def _bytes(amount: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1000
+    return f"{amount:,.1f} PB"

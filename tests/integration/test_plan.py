@@ -1,0 +1,151 @@
+"""`hdrfleet plan`: what a user sees before anything is started, and what keeps a conversion from starting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import hdrfleet_here
+from photographs import jpeg, picture, png, tiff
+
+MINE = """
+[[node_type]]
+name = "mine"
+gpus = 0
+cpus = 2
+network_gbit_per_s = 1.0
+price_per_h = 360.0
+megapixels_per_s = 0.05
+source = "measured"
+start_s = 10.0
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(9):
+        (folder / f"{index}.jpg").write_bytes(jpeg(picture(100 + 10 * index, 200, index)))
+    (folder / "p.png").write_bytes(png(picture(60, 50)))
+    (folder / "t.tif").write_bytes(tiff(picture(60, 50)))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    (tmp_path / "mine.toml").write_text(MINE)
+    return folder
+
+
+def plan_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 0) -> dict[str, object]:
+    capsys.readouterr()
+    assert hdrfleet_here("plan", *arguments, "--json") == code
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_plan_says_what_there_is_and_what_it_costs(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = plan_of(capsys, photos, "--prices", tmp_path / "mine.toml", "--workers", "1,2")
+    source = found["source"]
+    pixels = sum((100 + 10 * index) * 200 for index in range(9)) + 2 * 60 * 50
+    assert isinstance(source, dict)
+    assert source["megapixels"] == pytest.approx(pixels / 1e6)
+    assert (source["num_images"], source["num_shards"], source["num_ignored"]) == (12, 1, 1)
+    assert source["unreadable_examples"] == ["broken.jpg"]
+    (machine,) = found["machines"]  # type: ignore[misc]
+    assert machine["predictions"][0]["wall_s"] == pytest.approx(10 + pixels / 1e6 / 0.05)
+    assert machine["predictions"][0]["cost"] == pytest.approx(machine["predictions"][0]["wall_s"] / 10)
+
+
+def test_a_plan_for_a_person(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hdrfleet_here("plan", photos) == 0
+    printed = capsys.readouterr().out
+    assert "12 images" in printed
+    assert "no GPU has been measured" in printed
+    assert "p5.48xlarge H100" in printed
+    assert "1 of these are no image that can be read, for example broken.jpg" in printed
+
+
+def test_an_earlier_job_gives_the_speed(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dst = tmp_path / "out"
+    assert hdrfleet_here("convert", photos, dst, "--executor", "local", "--weights", "identity", "-q") == 3
+    found = plan_of(capsys, photos, "--throughput-from", dst)
+    measured, (machine, *others) = found["measured"], found["machines"]  # type: ignore[misc]
+    assert measured["num_images"] == 11  # type: ignore[index]
+    assert measured["device"] == "cpu"  # type: ignore[index]
+    assert machine["node_type"] is None
+    assert machine["speed"]["source"].startswith("measured on cpu")
+    assert machine["predictions"][0]["cost"] is None
+    assert len(others) >= 4
+    there = sum(path.stat().st_size for path in (dst / "images").rglob("*.exr"))
+    assert found["output_bytes"]["zip"] == pytest.approx(there, rel=0.01)  # type: ignore[index]
+    (priced,) = plan_of(  # type: ignore[misc]
+        capsys, photos, "--throughput-from", dst, "--prices", tmp_path / "mine.toml", "--node-type", "mine"
+    )["machines"]
+    assert priced["predictions"][0]["cost"] > 0
+    assert priced["speed"]["worker_s"] == machine["speed"]["worker_s"]
+
+
+def test_above_the_limit_a_plan_exits_with_3(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = tmp_path / "mine.toml"
+    assert plan_of(capsys, photos, "--prices", prices, "--max-cost", "1", code=3)["is_above_max_cost"] is True
+    assert plan_of(capsys, photos, "--prices", prices, "--max-cost", "10")["is_above_max_cost"] is False
+    assert hdrfleet_here("plan", photos, "--prices", prices, "--max-cost", "1") == 3
+    assert "the cheapest, mine, costs about" in capsys.readouterr().err
+
+
+def test_a_conversion_above_its_limit_does_not_start(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = ["--prices", tmp_path / "mine.toml", "--node-type", "mine", "--executor", "local", "--weights", "identity"]
+    assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "0.5") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "are above the limit of 0.50; nothing was started" in line
+    assert not (tmp_path / "out").exists()
+    assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "50") == 3  # broken.jpg
+    assert "of 50.00 allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", "{photos}", "--workers", "none"], "--workers: 'none' are no numbers"),
+        (["plan", "{photos}", "--workers", "0"], "--workers: '0'"),
+        (["plan", "{photos}", "--sample-headers", "-1"], "--sample-headers: "),
+        (["plan", "{photos}", "--node-type", "x"], "--node-type x: not in the table"),
+        (["plan", "{photos}", "--prices", "/none.toml"], "cannot be read"),
+        (["plan", "{photos}", "--max-cost", "-1"], "--max-cost: -1 is no limit"),
+        (
+            ["plan", "{photos}", "--max-cost", "1", "--spot", "--prices", "{photos}/../mine.toml"],
+            "nothing has such a price",
+        ),
+        (["plan", "{photos}", "--throughput-from", "{photos}"], "holds no conversion"),
+        (["plan", "{photos}/none"], "there is nothing at"),
+        (["plan", "{photos}", "--include", "*.gif"], "no image to convert"),
+        (["convert", "{photos}", "{photos}/../out", "--max-cost", "1"], "--max-cost needs --node-type"),
+        (["convert", "{photos}", "{photos}/../out", "--node-type", "x"], "give it, too"),
+        (["convert", "{photos}", "{photos}/../out", "--max-cost", "1", "--node-type", "x"], "not in the table"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    photos: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hdrfleet_here(*[argument.format(photos=photos) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert not (photos.parent / "out").exists()
+
+
+def test_a_bucket_is_measured_by_ranges(
+    photos: Path, s3_bucket_on: object, moto_server: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.config import StorageConfig
+    from pipeline.storage import open_store
+
+    bucket = s3_bucket_on(moto_server)  # type: ignore[operator]
+    store = open_store(f"{bucket.url}/photos", StorageConfig())
+    for path in photos.iterdir():
+        store.create(path.name, path.read_bytes())
+    found, local = plan_of(capsys, f"{bucket.url}/photos/"), plan_of(capsys, photos)
+    assert found["source"] == local["source"]
