@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.cluster.aws_nodes import COMMON_PROVIDER_KEYS
-from jobs.cluster.findings import Finding, at, mapping, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, reach
 from jobs.cluster.ray_nodes import built_in_gpus
 from jobs.cluster.ray_yaml import unknown_keys
 
@@ -96,6 +96,14 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "open_network",
             "is not set: the node is in the project's first network, where by default the whole world gets in by SSH",
         )
+    for index, interface in enumerate(listing(node.get("networkInterfaces"))):
+        for key in ("network", "subnetwork"):
+            if str(mapping(interface).get(key)).rpartition("/")[2] == "default":
+                yield Finding(
+                    at(place, "networkInterfaces", index, key),
+                    "open_network",
+                    "is the project's default network, where the whole world gets in by SSH; make one of your own",
+                )
     if not node.get("serviceAccounts"):
         yield Finding(
             at(place, "serviceAccounts"),

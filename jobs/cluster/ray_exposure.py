@@ -53,15 +53,18 @@ def _check_token(part: str, prepared: dict[str, Any]) -> Iterator[Finding]:
     """A token is asked for, and reaches the node: by a path in the environment, or at Ray's own place."""
     docker = mapping(prepared.get("docker"))
     options = [*listing(docker.get("run_options")), *listing(docker.get(f"{part}_run_options"))]
-    text = " ".join(map(str, [*options, *listing(prepared.get(f"{part}_start_ray_commands"))]))
+    said = [*options, *listing(prepared.get(f"{part}_start_ray_commands"))]
+    if any("--env-file" in str(option) for option in options):  # which a command on the host writes before
+        said += listing(prepared.get("initialization_commands"))
+    text = " ".join(map(str, said))
     modes = _AUTH_MODE.findall(text)
     if not modes or modes[-1] != "token":
         place = "docker.run_options" if docker.get("image") else f"{part}_start_ray_commands"
-        said = f"RAY_AUTH_MODE is {modes[-1]}" if modes else "RAY_AUTH_MODE is not set"
+        how = f"RAY_AUTH_MODE is {modes[-1]}" if modes else "RAY_AUTH_MODE is not set"
         yield Finding(
             place,
             "no_token",
-            f"the {part} asks for no token: {said}, so whoever reaches a port runs code; set RAY_AUTH_MODE=token",
+            f"the {part} asks for no token: {how}, so whoever reaches a port runs code; set RAY_AUTH_MODE=token",
         )
         return
     mounts = [str(target) for target in mapping(prepared.get("file_mounts"))]

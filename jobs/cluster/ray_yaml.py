@@ -16,11 +16,13 @@ from jobs.cluster.images import check_image, check_versions_in_command
 
 _COMMANDS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 _NUM_ALTERNATIVES = 3
+_TELLING_KEYS = frozenset({"cluster_name", "provider", "available_node_types"})
 
 
 def is_ray_cluster(document: Any) -> bool:
-    """Whether a document is a cluster file: it names a cluster and a provider, and is no Kubernetes object."""
-    return {"cluster_name", "provider"} <= mapping(document).keys() and "apiVersion" not in document
+    """Whether a document is a cluster file, by its keys, of which one may be missing; no Kubernetes object is."""
+    keys = mapping(document).keys()
+    return len(keys & _TELLING_KEYS) >= len(_TELLING_KEYS) - 1 and "apiVersion" not in keys
 
 
 def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]:

@@ -17,7 +17,8 @@ LIGHT = {
     "pipeline.simulation.camera": {"ray", "torch", "fsspec", "s3fs", "duckdb", "pyarrow", "scipy"},
     "pipeline.evaluation": {"ray", "torch", "fsspec", "duckdb", "OpenEXR", "scipy", "skimage", "flip_evaluator"},
     "pipeline.training.run": {"ray", "s3fs", "duckdb", "scipy", "matplotlib", "tensorboard"},
-    "jobs.cli": {"ray", "torch", "fsspec", "s3fs", "duckdb", "OpenEXR", "pyarrow"},
+    "jobs.cli": {"ray", "torch", "fsspec", "s3fs", "duckdb", "OpenEXR", "pyarrow", "yaml", "jsonschema", "botocore"},
+    "jobs.cluster.validate": {"ray", "torch", "fsspec", "pyarrow", "jsonschema", "botocore", "cfnlint"},
 }
 
 

@@ -185,6 +185,10 @@ ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [without(*NODE, "networkInterfaces")],
         (f"{TYPES}.gpu_l4_spot.node_config.networkInterfaces", "open_network"),
     ),
+    "default network, named": (
+        [set_to("regions/us-central1/subnetworks/default", *NODE, "networkInterfaces", 0, "subnetwork")],
+        (f"{TYPES}.gpu_l4_spot.node_config.networkInterfaces[0].subnetwork", "open_network"),
+    ),
     "Ray's account": (
         [without(*NODE, "serviceAccounts")],
         (f"{TYPES}.gpu_l4_spot.node_config.serviceAccounts", "broad_role"),
@@ -245,6 +249,22 @@ def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
 
     harmless = [f"pip install 'ray[default]=={version('ray')}'", "echo 10.0.0.0.0 ::1 std::vector"]
     assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
+
+
+def test_token_by_a_file_of_variables_is_seen(tmp_path: Path) -> None:
+    breaks = [
+        set_to(["--env-file $HOME/.ray.env"], *OPTIONS),
+        appended("echo RAY_AUTH_MODE=token >> ~/.ray.env", "initialization_commands"),
+    ]
+    mounted = set_to({"/home/hdrfleet/.ray/auth_token": "~/.ray/auth_token"}, "file_mounts")
+    assert found_in_copy(AWS, tmp_path, *breaks, mounted) == []
+    assert {code for _, code in found_in_copy(AWS, tmp_path, *breaks)} == {"no_token"}
+    assert {code for _, code in found_in_copy(AWS, tmp_path, mounted, breaks[1], set_to([], *OPTIONS))} == {"no_token"}
+
+
+@pytest.mark.parametrize("key", ["cluster_name", "provider"])
+def test_cluster_file_that_lacks_a_key_is_still_one(key: str, tmp_path: Path) -> None:
+    assert found_in_copy(AWS, tmp_path, without(key)) == [("", "ray_schema")]
 
 
 def test_ec2_shapes_agree_with_botocores_own_validator() -> None:
