@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -55,21 +56,7 @@ class Measured:
 
 def measure_job(store: ObjectStore, record: JobRecord) -> Measured:
     """Read the current rows that were computed rather than adopted. Raises ConfigError where there are too few."""
-    rows = open_manifest(store, columns=(*_COLUMNS, *_TIMES)).current
-    computed = pc.and_(
-        pc.equal(rows["status"], ConversionStatus.OK.value),
-        pc.invert(pc.fill_null(rows["adopted"], fill_value=False)),
-    )
-    rows = rows.filter(computed)
-    if rows.num_rows < _FEW:
-        raise ConfigError(
-            f"--throughput-from: {store.url} has {rows.num_rows} converted images; at least {_FEW} are needed"
-        )
-    devices = sorted(set(rows["device"].to_pylist()))
-    if len(devices) > 1 and len({device.partition(":")[0] for device in devices}) > 1:
-        raise ConfigError(
-            f"--throughput-from: {store.url} was computed on {' and '.join(devices)}; give a job of one kind"
-        )
+    rows = _computed_rows(store)
     megapixels, infer_s = _numbers(rows["megapixels"]), _numbers(rows["infer_ms"]) / 1e3
     workers = rows["worker"].unique().to_pylist()
     at_work = [rows.filter(pc.equal(rows["worker"], worker)) for worker in workers]
@@ -80,7 +67,7 @@ def measure_job(store: ObjectStore, record: JobRecord) -> Measured:
     error = 1.96 * float(residual.std()) / math.sqrt(len(residual)) / max(1e-9, float(infer_s.mean()))
     return Measured(
         where=store.url,
-        device=devices[0],
+        device=min(rows["device"].to_pylist()),
         precision=", ".join(sorted(set(rows["precision"].to_pylist()))),
         num_images=rows.num_rows,
         megapixels=float(megapixels.sum()),
@@ -93,6 +80,26 @@ def measure_job(store: ObjectStore, record: JobRecord) -> Measured:
         pixel_type=record.config.encode.pixel_type,
         output_bytes_per_megapixel=float(_numbers(rows["output_bytes"]).sum() / megapixels.sum()),
     )
+
+
+def _computed_rows(store: ObjectStore) -> pa.Table:
+    """The current rows of images that were converted, on one kind of device."""
+    rows = open_manifest(store, columns=(*_COLUMNS, *_TIMES)).current
+    computed = pc.and_(
+        pc.equal(rows["status"], ConversionStatus.OK.value),
+        pc.invert(pc.fill_null(rows["adopted"], fill_value=False)),
+    )
+    rows = rows.filter(computed)
+    if rows.num_rows < _FEW:
+        raise ConfigError(
+            f"--throughput-from: {store.url} has {rows.num_rows} converted images; at least {_FEW} are needed"
+        )
+    kinds = sorted({device.partition(":")[0] for device in rows["device"].to_pylist()})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"--throughput-from: {store.url} was computed on {' and '.join(kinds)}; give a job of one kind"
+        )
+    return rows
 
 
 def fit_line(megapixels: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float]:
