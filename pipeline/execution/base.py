@@ -22,8 +22,8 @@ class WorkerSpec:
     `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
     workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
     `atomic_create` is what `open_store` takes for the destination. `epoch` is that of the driver's lease: where a later
-    one is there, nothing is committed any more. `build_engine` makes another engine than the network's, from a module
-    that every worker can import.
+    one is there, nothing is committed any more. `job_id` labels metrics. `build_engine` makes another engine than the
+    network's, from a module that every worker can import.
     """
 
     config: ConversionConfig
@@ -32,6 +32,7 @@ class WorkerSpec:
     num_workers_on_node: int = 1
     atomic_create: bool | None = None
     epoch: int = 0
+    job_id: str = ""
     build_engine: Callable[[WorkerSpec], Engine] | None = None
 
 

@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.errors import (
     DeviceLostError,
     InterruptedJobError,
+    LeaseLostError,
     StorageError,
     SystemicError,
     UsageError,
@@ -26,6 +27,7 @@ from pipeline.errors import (
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code, kill_actor, loss_code, spawn_actor
+from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.faults import fault_point
 from pipeline.records import Shard
@@ -60,6 +62,7 @@ class RayExecutor:
         self._last_ready_at = -math.inf
         self._num_lost = 0
         self._retired = Progress()
+        self._meter = driver_meter(spec.job_id)
 
     def __enter__(self) -> Self:
         self._spec_ref = ray.put(self._spec)
@@ -92,7 +95,11 @@ class RayExecutor:
                 self._expire_starts()
                 self._expire_leases(book)
                 self._replace_stuck(book)
+                self._sample(book)
                 on_progress(self._total_progress())
+        except LeaseLostError:
+            self._meter.lost_driver_lease()
+            raise
         except KeyboardInterrupt as error:
             raise InterruptedJobError("interrupted") from error
         book.raise_if_given_up()
@@ -118,6 +125,7 @@ class RayExecutor:
 
     def _spawn(self) -> None:
         self._num_spawned += 1
+        self._meter.scaled(1)
         name = f"worker-{self._num_spawned}"
         deadline = monotonic() + self._execution.worker_start_timeout_s
         self._workers[name] = spawn_actor(
@@ -249,6 +257,11 @@ class RayExecutor:
     def _kill(self, worker: ActorHandle) -> None:
         self._workers.pop(worker.name, None)
         kill_actor(worker)
+
+    def _sample(self, book: LeaseBook) -> None:
+        num_ready = self._num_ready
+        num_starting = len(self._workers) - num_ready
+        self._meter.sample(book, num_ready=num_ready, num_starting=num_starting, num_lost=self._num_lost)
 
     def _total_progress(self) -> Progress:
         total = self._retired
