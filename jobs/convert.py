@@ -70,6 +70,7 @@ def run_conversion(
     _check_inference(config)
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
+    reporter.job(job.record.job_id)
     with own_destination(job, config.execution, reporter) as lease:
         atomic_create = None if job.record.has_conditional_create else False
         spec = WorkerSpec(

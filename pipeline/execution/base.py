@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.config import ConversionConfig
+from pipeline.execution.events import ExecutionEvent
 from pipeline.inference.base import Engine
 from pipeline.records import Shard, ShardResult
 
@@ -41,7 +42,7 @@ class Progress:
     """Counts since a worker (or a run) started; images and pixels count as they finish, before their shard does.
 
     `failed_by_code` splits `num_failed` up by error code. `overdue` are the sources that a worker does not come to an
-    end with, at the moment.
+    end with, at the moment. `events` are what happened since progress was last reported.
     """
 
     num_images: int = 0
@@ -50,6 +51,7 @@ class Progress:
     num_workers: int = 0
     failed_by_code: Mapping[str, int] = field(default_factory=dict)
     overdue: tuple[str, ...] = ()
+    events: tuple[ExecutionEvent, ...] = ()
 
     def __add__(self, other: Progress) -> Progress:
         return Progress(
@@ -59,10 +61,11 @@ class Progress:
             self.num_workers + other.num_workers,
             Counter(self.failed_by_code) + Counter(other.failed_by_code),
             self.overdue + other.overdue,
+            self.events + other.events,
         )
 
     def since(self, earlier: Progress) -> Progress:
-        """What was added after `earlier`; workers and overdue images are the present ones."""
+        """What was added after `earlier`; workers, overdue images and events are the present ones."""
         return Progress(
             self.num_images - earlier.num_images,
             self.num_failed - earlier.num_failed,
@@ -70,6 +73,7 @@ class Progress:
             self.num_workers,
             Counter(self.failed_by_code) - Counter(earlier.failed_by_code),
             self.overdue,
+            self.events,
         )
 
 

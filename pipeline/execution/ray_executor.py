@@ -25,6 +25,7 @@ from pipeline.errors import (
     first_line,
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
+from pipeline.execution.events import ExecutionEvent, returned_event, shard_events, worker_event
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code, kill_actor, loss_code, spawn_actor
 from pipeline.execution.ray_metrics import driver_meter
@@ -63,6 +64,7 @@ class RayExecutor:
         self._num_lost = 0
         self._retired = Progress()
         self._meter = driver_meter(spec.job_id)
+        self._events: list[ExecutionEvent] = []
 
     def __enter__(self) -> Self:
         self._spec_ref = ray.put(self._spec)
@@ -127,6 +129,7 @@ class RayExecutor:
         self._num_spawned += 1
         self._meter.scaled(1)
         name = f"worker-{self._num_spawned}"
+        self._events.append(worker_event("worker_asked_for", name))
         deadline = monotonic() + self._execution.worker_start_timeout_s
         self._workers[name] = spawn_actor(
             name, self._spec_ref, self._resources, num_leases=self._execution.leases_per_worker, start_deadline=deadline
@@ -173,6 +176,7 @@ class RayExecutor:
         if lease:
             del worker.running[ref]
             book.complete(lease)
+            self._events += shard_events(result, worker.name)
             fault_point("shard.settled")
             return summary.plus_shard(result)
         worker.last_sign = result
@@ -180,6 +184,7 @@ class RayExecutor:
             worker.sign_ref = None
         else:
             worker.is_ready = True
+            self._events.append(worker_event("worker_ready", worker.name))
             self._was_ever_ready = True
             self._num_failed_starts = 0
             self._next_spawn_at = 0.0
@@ -196,6 +201,7 @@ class RayExecutor:
         if lease is None:
             self._lose(worker, book, reason)
         elif isinstance(cause, StorageError):
+            self._events.append(returned_event(lease, reason))
             book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
         else:
             # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
@@ -217,7 +223,9 @@ class RayExecutor:
         self._kill(worker)
         self._num_lost += 1
         self._retired += replace(worker.progress, num_workers=0)
+        self._events.append(worker_event("worker_lost", worker.name, reason))
         for lease in book.held_by(worker.name):
+            self._events.append(returned_event(lease, reason))
             book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
             self._num_failed_starts += 1
@@ -267,4 +275,5 @@ class RayExecutor:
         total = self._retired
         for worker in self._workers.values():
             total += worker.progress
-        return replace(total, num_workers=self._num_ready)
+        events, self._events = tuple(self._events), []
+        return replace(total, num_workers=self._num_ready, events=events)
