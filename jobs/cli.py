@@ -15,24 +15,14 @@ from jobs.cluster.command import app as cluster_app
 from jobs.convert_command import convert
 from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
+from jobs.explain import explain
 from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.signals import stopping_on_signals
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
 from jobs.upkeep import compact, gc
-from pipeline.errors import (
-    HdrfleetError,
-    InterruptedJobError,
-    ManifestError,
-    StuckError,
-    SystemicError,
-    TransientStorageError,
-    UsageError,
-    WorkerLostError,
-)
-
-EXIT_DIED, EXIT_USAGE = 1, 2
+from pipeline.errors import HdrfleetError, StuckError
 
 app = typer.Typer(
     name="hdrfleet",
@@ -180,18 +170,9 @@ def main() -> NoReturn:
 
 
 def _explain(error: HdrfleetError) -> int:
-    from pipeline.storage import redact_url
-
-    hint = ""
-    if isinstance(error, InterruptedJobError):
-        hint = "; committed work is kept, run the same command again to carry on"
-    elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | StuckError | ManifestError):
-        hint = "; committed work is kept, run the same command again once this is mended"
-    elif isinstance(error, TransientStorageError):
-        hint = "; committed work is kept, run the same command again once the store answers"
-    text = " ".join(redact_url(f"{error}{hint}").split())
+    text, code = explain(error)
     typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED
+    return code
 
 
 if __name__ == "__main__":

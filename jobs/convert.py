@@ -70,9 +70,16 @@ def run_conversion(
     _check_inference(config)
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
+    reporter.job(job.record.job_id)
     with own_destination(job, config.execution, reporter) as lease:
         atomic_create = None if job.record.has_conditional_create else False
-        spec = WorkerSpec(config, name, data, atomic_create=atomic_create, epoch=lease.epoch, build_engine=build_engine)
+        spec = WorkerSpec(
+            *(config, name, data),
+            atomic_create=atomic_create,
+            epoch=lease.epoch,
+            job_id=job.record.job_id,
+            build_engine=build_engine,
+        )
         run, num_planned = _run_all(job, _work(job, listing, extend), spec, lease, reporter)
         fault_point("job.finished")
     if run.num_workers_lost:

@@ -25,6 +25,14 @@ class Reporter(Protocol):
         """Tell the user what they may not expect."""
         ...
 
+    def job(self, job_id: str) -> None:
+        """Hear which job it is, once that is known."""
+        ...
+
+    def finished(self, exit_code: int, seconds: float) -> None:
+        """Hear that the job came to its end, and how long it took."""
+        ...
+
     def watch(self, num_images: int) -> Watch:
         """A context manager around one run; call its value with the counts about once a second."""
         ...
@@ -56,6 +64,12 @@ class ConsoleReporter:
         """See `Reporter.warn`."""
         self._console.print(f"warning: {text}", style="yellow", markup=False)
 
+    def job(self, job_id: str) -> None:
+        """Nothing to show: a person knows the destination."""
+
+    def finished(self, exit_code: int, seconds: float) -> None:
+        """Nothing to show: the summary says it."""
+
     def watch(self, num_images: int) -> Watch:
         """See `Reporter.watch`."""
         return _Bar(self._console, num_images) if self._console.is_terminal else _Lines(self._console, num_images)
@@ -84,7 +98,7 @@ class _Bar:
         self._progress.stop()
 
     def __call__(self, counts: Counts) -> None:
-        rate = _rate(counts, self._start)
+        rate = megapixels_per_s(counts, self._start)
         workers = plural(counts.num_workers, "worker") if counts.num_workers else "starting workers"
         self._progress.update(
             self._task, completed=counts.num_images, rate=rate, failed=counts.num_failed, workers=workers
@@ -112,13 +126,13 @@ class _Lines:
         left_s = (self._num_images - counts.num_images) * elapsed_s / max(1, counts.num_images)
         left = f", about {left_s:.0f} s left" if counts.num_images else ""
         self._console.print(
-            f"{counts.num_images}/{self._num_images} images, {_rate(counts, self._start):.2f} MP/s, "
+            f"{counts.num_images}/{self._num_images} images, {megapixels_per_s(counts, self._start):.2f} MP/s, "
             f"{counts.num_failed} failed, {plural(counts.num_workers, 'worker')}{left}",
             markup=False,
         )
 
 
-def _rate(counts: Counts, start: float) -> float:
+def megapixels_per_s(counts: Counts, start: float) -> float:
     """Megapixels per second since `start`."""
     return counts.megapixels / max(1e-3, monotonic() - start)
 

@@ -41,7 +41,8 @@ class ShardConverter:
     is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
     stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
     `before_commit` raises when this process may not commit any more. `decoders_bytes` is what all children of the
-    decoder together may take (a single image that declares more passes alone); by default as much as a queue.
+    decoder together may take (a single image that declares more passes alone); by default as much as a queue. `on_row`
+    hears of every finished image, from any thread.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class ShardConverter:
         source_is_there: Callable[[], bool] = lambda: True,
         before_commit: Callable[[], None] = lambda: None,
         decoders_bytes: int | None = None,
+        on_row: Callable[[ImageResult], None] = lambda _: None,
     ) -> None:
         self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
         self._destination = destination
         self._engine = engine
         self._provenance = provenance
         self._before_commit = before_commit
+        self._on_row = on_row
         execution = config.execution
         self._decoder = ImageDecoder(config.decode)
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
@@ -120,6 +123,11 @@ class ShardConverter:
         """Totals since this converter was built."""
         with self._counts_lock:
             return replace(self._counts, failed_by_code=Counter(self._counts.failed_by_code))
+
+    def queued_bytes(self) -> dict[str, int]:
+        """Bytes that are fetched, decoded, and to be encoded now."""
+        budgets = {"fetched": self._fetched_budget, "decoded": self._decoded_budget, "output": self._output_budget}
+        return {name: budget.used_bytes for name, budget in budgets.items()}
 
     def overdue(self) -> tuple[str, ...]:
         """The sources that are in one stage for longer than their deadline."""
@@ -242,6 +250,7 @@ class ShardConverter:
     def _count(self, result: ImageResult) -> ImageResult:
         with self._counts_lock:
             self._counts.add(result)
+        self._on_row(result)
         return result
 
     def _release(self, draft: Draft) -> None:

@@ -203,10 +203,19 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """One row that is not `ok`, as its manifest part has it: without secrets, on one line."""
+
+    source: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardResult:
     """Summary of one committed shard. `committed` is False when another attempt's part was already there.
 
-    With `is_probe` it is that of a probe: stored, and not committed.
+    `failures` are its rows that are not `ok`. With `is_probe` it is that of a probe: stored, and not committed.
     """
 
     plan: int
@@ -217,3 +226,4 @@ class ShardResult:
     num_failed: int
     megapixels: float
     is_probe: bool = False
+    failures: tuple[ImageFailure, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.config import ConversionConfig
+from pipeline.execution.events import ExecutionEvent
 from pipeline.inference.base import Engine
 from pipeline.records import Shard, ShardResult
 
@@ -22,8 +23,8 @@ class WorkerSpec:
     `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
     workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
     `atomic_create` is what `open_store` takes for the destination. `epoch` is that of the driver's lease: where a later
-    one is there, nothing is committed any more. `build_engine` makes another engine than the network's, from a module
-    that every worker can import.
+    one is there, nothing is committed any more. `job_id` labels metrics. `build_engine` makes another engine than the
+    network's, from a module that every worker can import.
     """
 
     config: ConversionConfig
@@ -32,6 +33,7 @@ class WorkerSpec:
     num_workers_on_node: int = 1
     atomic_create: bool | None = None
     epoch: int = 0
+    job_id: str = ""
     build_engine: Callable[[WorkerSpec], Engine] | None = None
 
 
@@ -40,7 +42,7 @@ class Progress:
     """Counts since a worker (or a run) started; images and pixels count as they finish, before their shard does.
 
     `failed_by_code` splits `num_failed` up by error code. `overdue` are the sources that a worker does not come to an
-    end with, at the moment.
+    end with, at the moment. `events` are what happened since progress was last reported.
     """
 
     num_images: int = 0
@@ -49,6 +51,7 @@ class Progress:
     num_workers: int = 0
     failed_by_code: Mapping[str, int] = field(default_factory=dict)
     overdue: tuple[str, ...] = ()
+    events: tuple[ExecutionEvent, ...] = ()
 
     def __add__(self, other: Progress) -> Progress:
         return Progress(
@@ -58,10 +61,11 @@ class Progress:
             self.num_workers + other.num_workers,
             Counter(self.failed_by_code) + Counter(other.failed_by_code),
             self.overdue + other.overdue,
+            self.events + other.events,
         )
 
     def since(self, earlier: Progress) -> Progress:
-        """What was added after `earlier`; workers and overdue images are the present ones."""
+        """What was added after `earlier`; workers, overdue images and events are the present ones."""
         return Progress(
             self.num_images - earlier.num_images,
             self.num_failed - earlier.num_failed,
@@ -69,6 +73,7 @@ class Progress:
             self.num_workers,
             Counter(self.failed_by_code) - Counter(earlier.failed_by_code),
             self.overdue,
+            self.events,
         )
 
 

@@ -20,6 +20,7 @@ from pipeline.errors import (
     first_line,
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary
+from pipeline.execution.events import ExecutionEvent, returned_event, shard_events
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.faults import fault_point
 from pipeline.records import Shard, ShardResult
@@ -108,6 +109,7 @@ class LocalExecutor:
         summary = RunSummary()
         running = self._running
         while not book.is_finished:
+            events: list[ExecutionEvent] = []
             while len(running) < self._num_leases and (lease := book.take("local")):
                 adopt = resuming or lease.attempt > 1
                 future = threads.submit(self._worker.convert, lease.shard, lease.attempt, adopt)
@@ -119,17 +121,22 @@ class LocalExecutor:
             for future in done:
                 lease, _ = running.pop(future)
                 try:
-                    summary = summary.plus_shard(future.result())
+                    result = future.result()
+                    summary = summary.plus_shard(result)
                     book.complete(lease)
+                    events += shard_events(result, lease.holder)
                     fault_point("shard.settled")
                 except StorageError as error:
+                    events.append(returned_event(lease, f"{error.code}: {first_line(error)}"))
                     book.give_back(lease, error, delay_s=self._retry_delay_s)
                 except HdrfleetError:
                     raise
                 except Exception as error:  # noqa: BLE001  the shard's edge: unforeseen, so worth another attempt
                     code = WorkerOutOfMemoryError.code if isinstance(error, MemoryError) else WorkerCrashError.code
-                    book.lose(lease, code, f"{type(error).__name__}: {first_line(error)}")
-            progress = self._worker.progress()
+                    reason = f"{type(error).__name__}: {first_line(error)}"
+                    events.append(returned_event(lease, reason))
+                    book.lose(lease, code, reason)
+            progress = replace(self._worker.progress(), events=tuple(events))
             on_progress(progress)
             self._require_moving(progress.overdue)
         return summary

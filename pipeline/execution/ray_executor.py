@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.errors import (
     DeviceLostError,
     InterruptedJobError,
+    LeaseLostError,
     StorageError,
     SystemicError,
     UsageError,
@@ -24,8 +25,10 @@ from pipeline.errors import (
     first_line,
 )
 from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkerSpec
+from pipeline.execution.events import ExecutionEvent, returned_event, shard_events, worker_event
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code, kill_actor, loss_code, spawn_actor
+from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.faults import fault_point
 from pipeline.records import Shard
@@ -60,6 +63,8 @@ class RayExecutor:
         self._last_ready_at = -math.inf
         self._num_lost = 0
         self._retired = Progress()
+        self._meter = driver_meter(spec.job_id)
+        self._events: list[ExecutionEvent] = []
 
     def __enter__(self) -> Self:
         self._spec_ref = ray.put(self._spec)
@@ -92,7 +97,11 @@ class RayExecutor:
                 self._expire_starts()
                 self._expire_leases(book)
                 self._replace_stuck(book)
+                self._sample(book)
                 on_progress(self._total_progress())
+        except LeaseLostError:
+            self._meter.lost_driver_lease()
+            raise
         except KeyboardInterrupt as error:
             raise InterruptedJobError("interrupted") from error
         book.raise_if_given_up()
@@ -118,7 +127,9 @@ class RayExecutor:
 
     def _spawn(self) -> None:
         self._num_spawned += 1
+        self._meter.scaled(1)
         name = f"worker-{self._num_spawned}"
+        self._events.append(worker_event("worker_asked_for", name))
         deadline = monotonic() + self._execution.worker_start_timeout_s
         self._workers[name] = spawn_actor(
             name, self._spec_ref, self._resources, num_leases=self._execution.leases_per_worker, start_deadline=deadline
@@ -165,6 +176,7 @@ class RayExecutor:
         if lease:
             del worker.running[ref]
             book.complete(lease)
+            self._events += shard_events(result, worker.name)
             fault_point("shard.settled")
             return summary.plus_shard(result)
         worker.last_sign = result
@@ -172,6 +184,7 @@ class RayExecutor:
             worker.sign_ref = None
         else:
             worker.is_ready = True
+            self._events.append(worker_event("worker_ready", worker.name))
             self._was_ever_ready = True
             self._num_failed_starts = 0
             self._next_spawn_at = 0.0
@@ -188,6 +201,7 @@ class RayExecutor:
         if lease is None:
             self._lose(worker, book, reason)
         elif isinstance(cause, StorageError):
+            self._events.append(returned_event(lease, reason))
             book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
         else:
             # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
@@ -209,7 +223,9 @@ class RayExecutor:
         self._kill(worker)
         self._num_lost += 1
         self._retired += replace(worker.progress, num_workers=0)
+        self._events.append(worker_event("worker_lost", worker.name, reason))
         for lease in book.held_by(worker.name):
+            self._events.append(returned_event(lease, reason))
             book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
             self._num_failed_starts += 1
@@ -250,8 +266,14 @@ class RayExecutor:
         self._workers.pop(worker.name, None)
         kill_actor(worker)
 
+    def _sample(self, book: LeaseBook) -> None:
+        num_ready = self._num_ready
+        num_starting = len(self._workers) - num_ready
+        self._meter.sample(book, num_ready=num_ready, num_starting=num_starting, num_lost=self._num_lost)
+
     def _total_progress(self) -> Progress:
         total = self._retired
         for worker in self._workers.values():
             total += worker.progress
-        return replace(total, num_workers=self._num_ready)
+        events, self._events = tuple(self._events), []
+        return replace(total, num_workers=self._num_ready, events=events)

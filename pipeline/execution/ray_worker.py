@@ -8,7 +8,9 @@ import ray
 
 from pipeline.errors import ConfigError
 from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
+from pipeline.execution.ray_metrics import ray_recorder
 from pipeline.execution.worker import Worker
 from pipeline.records import Shard, ShardResult
 
@@ -32,7 +34,7 @@ class RayWorker:
     @ray.method(concurrency_group="control")
     def start(self, spec: WorkerSpec) -> SignOfLife:
         """Build stores and engine, warm up. Raises what building raises."""
-        self._worker = Worker(spec, self._name)
+        self._worker = Worker(spec, self._name, ray_recorder(spec.job_id, Role.WORKER))
         return self._sign_of_life()
 
     @ray.method(concurrency_group="convert")

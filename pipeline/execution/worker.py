@@ -10,6 +10,7 @@ import pipeline
 from pipeline.convert import ShardConverter
 from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.meters import NullRecorder, Recorder, WorkerMeter
 from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import decoders_budget_bytes, retain_freed_memory
@@ -22,12 +23,13 @@ from pipeline.storage import open_store
 class Worker:
     """Holds one network replica and converts shards with it. `convert` may run in several threads at once."""
 
-    def __init__(self, spec: WorkerSpec, name: str) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, recorder: Recorder | None = None) -> None:
         retain_freed_memory()
         config = spec.config
         weights = load_weights(spec.weights_name, spec.weights_data)
         engine = spec.build_engine(spec) if spec.build_engine else _network_engine(spec, weights)
         destination = open_store(config.destination.url, config.destination.storage, atomic_create=spec.atomic_create)
+        self._meter = WorkerMeter(recorder or NullRecorder())
         self._converter = ShardConverter(
             source=source_store(config.source),
             destination=destination,
@@ -36,6 +38,7 @@ class Worker:
             source_is_there=partial(source_is_there, config.source),
             before_commit=partial(require_epoch, destination, spec.epoch),
             decoders_bytes=decoders_budget_bytes(spec.num_workers_on_node),
+            on_row=self._meter.row,
             provenance=Provenance(
                 software_version=pipeline.__version__,
                 weights_name=weights.name,
@@ -51,7 +54,8 @@ class Worker:
         return self._converter.run(shard, attempt, adopt=adopt)
 
     def progress(self) -> Progress:
-        """Counts since the worker started."""
+        """Counts since the worker started. Asked about once a second: states are recorded on the way."""
+        self._meter.sample(self._converter.queued_bytes())
         counts = self._converter.counts()
         return Progress(
             counts.num_images,

@@ -26,6 +26,7 @@ from pipeline.manifest.schema import (
 )
 from pipeline.records import (
     ConversionStatus,
+    ImageFailure,
     ImageResult,
     ImageTask,
     InferenceInfo,
@@ -114,6 +115,14 @@ def commit_part(
         num_ok=num_ok,
         num_failed=rows.num_rows - num_ok,
         megapixels=pc.sum(rows["megapixels"].filter(ok)).as_py() or 0.0,
+        failures=_failures(rows.filter(pc.invert(ok))),
+    )
+
+
+def _failures(rows: pa.Table) -> tuple[ImageFailure, ...]:
+    columns = (rows[name].to_pylist() for name in ("source", "error_code", "error_message"))
+    return tuple(
+        ImageFailure(source, code or "", message or "") for source, code, message in zip(*columns, strict=True)
     )
 
 

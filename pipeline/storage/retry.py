@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
@@ -18,6 +19,14 @@ _LONGEST_WAIT_S = 20.0
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+_retries_lock = threading.Lock()
+_num_retries = 0
+
+
+def num_retries() -> int:
+    """How many requests this process has tried again so far, whatever the store."""
+    return _num_retries
 
 
 class RetryPolicy:
@@ -62,7 +71,7 @@ class RetryPolicy:
             stop=is_spent,
             wait=_wait_s,
             retry=tenacity.retry_if_exception_type(TransientStorageError),
-            before_sleep=_log_retry,
+            before_sleep=_note_retry,
             sleep=self._sleep,
             reraise=True,
         )
@@ -85,7 +94,10 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
     return min(asked_s, _LONGEST_WAIT_S) + _jittered_s(state)
 
 
-def _log_retry(state: tenacity.RetryCallState) -> None:
+def _note_retry(state: tenacity.RetryCallState) -> None:
+    global _num_retries  # noqa: PLW0603  a count of the process, like those of its memory
+    with _retries_lock:
+        _num_retries += 1
     error = state.outcome.exception() if state.outcome else None
     wait_s = state.next_action.sleep if state.next_action else 0.0
     logger.info("storage attempt %d failed (%s); next in %.1f s", state.attempt_number, error, wait_s)

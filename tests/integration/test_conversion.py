@@ -33,6 +33,12 @@ class QuietReporter:
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
+    def job(self, job_id: str) -> None:
+        self.notes.append(job_id)
+
+    def finished(self, exit_code: int, seconds: float) -> None:
+        self.notes.append(f"exit code {exit_code}")
+
     def watch(self, num_images: int) -> QuietReporter:
         return self
 

@@ -228,6 +228,11 @@ def test_commit_creates_the_part_and_counts() -> None:
     assert list(store.objects) == [part_key(2, 9)]
     assert (outcome.plan, outcome.shard, outcome.attempt, outcome.committed) == (2, 9, 1, True)
     assert (outcome.num_ok, outcome.num_failed, outcome.megapixels) == (2, 2, 12.0)
+    told = {(each.source, each.code, each.message) for each in outcome.failures}
+    assert told == {
+        ("q.jpg", "inference_failed", "the file ends early"),
+        ("f.jpg", "decode_truncated", "the file ends early"),
+    }
     assert open_manifest(store).history.num_rows == 4
 
 
@@ -250,6 +255,7 @@ def test_the_loser_of_a_race_reports_the_stored_part() -> None:
     assert not late.committed
     assert late.attempt == 2
     assert (late.num_ok, late.num_failed, late.megapixels) == (1, 1, 6.0)
+    assert [each.source for each in late.failures] == ["b.jpg"]
     assert store.objects == before
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ObjectExistsError, TransientStorageError
-from pipeline.storage.retry import RetryPolicy
+from pipeline.storage.retry import RetryPolicy, num_retries
 
 
 class Flaky:
@@ -133,3 +133,11 @@ def test_bounds_come_from_the_configuration() -> None:
     flaky = Flaky(1, TransientStorageError("busy"))
     with pytest.raises(TransientStorageError, match=r"^busy$"):
         policy.call(flaky)
+
+
+def test_what_is_tried_again_is_counted() -> None:
+    before = num_retries()
+    RetryPolicy(max_attempts=4, max_retry_s=1000, sleep=lambda _: None).call(Flaky(0, TransientStorageError("busy")))
+    assert num_retries() == before
+    RetryPolicy(max_attempts=4, max_retry_s=1000, sleep=lambda _: None).call(Flaky(2, TransientStorageError("busy")))
+    assert num_retries() == before + 2

@@ -1,0 +1,56 @@
+"""What happened to shards and workers, for a log: executors hand it to the job with their progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.execution.leases import Lease
+from pipeline.records import ShardResult
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionEvent:
+    """One event. `fields` are plain values by name: plan, shard, attempt, source, worker, and the event's own."""
+
+    name: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    is_warning: bool = False
+
+
+def shard_events(result: ShardResult, worker: str) -> list[ExecutionEvent]:
+    """The end of one attempt, and each image of its shard that failed; of a probe, that it passed."""
+    where = {"plan": result.plan, "shard": result.shard, "attempt": result.attempt, "worker": worker}
+    if result.is_probe:
+        return [ExecutionEvent("probe_passed", where | {"num_ok": result.num_ok, "num_failed": result.num_failed})]
+    counts = {
+        "committed": result.committed,
+        "num_ok": result.num_ok,
+        "num_failed": result.num_failed,
+        "megapixels": round(result.megapixels, 3),
+    }
+    failed = [
+        ExecutionEvent(
+            "image_failed", where | {"source": each.source, "code": each.code, "message": each.message}, is_warning=True
+        )
+        for each in result.failures
+    ]
+    return [*failed, ExecutionEvent("shard_completed", where | counts)]
+
+
+def returned_event(lease: Lease, reason: str) -> ExecutionEvent:
+    """A lease came back undone; its shard is tried again, or what is wrong with it looked for."""
+    fields = {
+        "plan": lease.shard.plan,
+        "shard": lease.shard.shard,
+        "attempt": lease.attempt,
+        "worker": lease.holder,
+        "message": reason,
+    }
+    return ExecutionEvent("lease_returned", fields, is_warning=True)
+
+
+def worker_event(name: str, worker: str, message: str | None = None) -> ExecutionEvent:
+    """A worker was asked for, is ready, or was lost; `message` says why, and makes it a warning."""
+    fields = {"worker": worker} if message is None else {"worker": worker, "message": message}
+    return ExecutionEvent(name, fields, is_warning=message is not None)
