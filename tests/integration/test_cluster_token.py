@@ -64,6 +64,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[Cluster, dict[str, str]]]:
             cluster.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_only_the_token_gets_in(guarded: tuple[Cluster, dict[str, str]], tmp_path: Path) -> None:
     cluster, right = guarded
