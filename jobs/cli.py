@@ -69,6 +69,7 @@ def query(
         ),
     ] = None,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",  # noqa: A002
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that the SQL may take.")] = 600.0,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
@@ -89,7 +90,7 @@ def query(
         raise ConfigError("--format must be table, csv or json")
     store, _ = open_destination(dst, endpoint_url, profile, region)
     if sql is not None:
-        print_arrow(run_query(open_manifest(store), sql), style)
+        print_arrow(run_query(open_manifest(store), sql, timeout_s=timeout), style)
         return
     if style == "csv":
         raise ConfigError('--format csv needs SQL, for example "select * from manifest"')

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.errors import QueryError, first_line
 from pipeline.manifest import ManifestSummary
 
 _NUM_FAILURES_SHOWN = 5
@@ -95,13 +96,21 @@ def _counts(counts: Any) -> str:
 
 
 def print_arrow(table: pa.Table, style: str) -> None:
-    """Print a query result as `table`, `csv` (RFC 4180 with a header) or `json` (an array of objects)."""
-    if style == "json":
-        print_json(table.to_pylist())
-    elif style == "csv":
-        pa_csv.write_csv(_flat(table), sys.stdout.buffer)
-    else:
-        _print_rows(table)
+    """Print a query result as `table`, `csv` (RFC 4180 with a header) or `json` (an array of objects).
+
+    Raises QueryError for values that these cannot show: dates beyond the year 9999, intervals as CSV.
+    """
+    try:
+        if style == "json":
+            print_json(table.to_pylist())
+        elif style == "csv":
+            pa_csv.write_csv(_flat(table), sys.stdout.buffer)
+        else:
+            _print_rows(table)
+    except (OverflowError, ValueError, pa.ArrowException) as error:
+        raise QueryError(
+            f"a value of the result cannot be shown ({first_line(error)}); cast its column to varchar"
+        ) from error
 
 
 def _print_rows(table: pa.Table) -> None:

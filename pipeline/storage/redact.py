@@ -15,12 +15,17 @@ _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b")
 _ASSIGNMENT = re.compile(
     r"(?P<name>x-amz-(?:signature|credential|security-token)|aws[_-]?access[_-]?key[_-]?id|"
     r"(?:aws[_-]?)?secret[_-]?access[_-]?key|(?:aws[_-]?)?session[_-]?token|account[_-]?key|"
-    r"shared[_-]?access[_-]?signature|access[_-]?token|\bsignature|\bcredential|\bsig|\bpassword)"
-    r"(?P<between>[\"']?\s*(?:[=:]|%3D)\s*[\"']?)(?P<value>[^\s\"'&,;<>]+)",
+    r"shared[_-]?access[_-]?signature|(?:access|refresh|auth|id)[_-]?token|\btoken|api[_-]?key|client[_-]?secret|"
+    r"\bsignature|\bcredential|\bsig|\bpassword)"
+    r"(?P<between>[\"']?\s*(?:[=:]|%3D)\s*[\"']?)(?P<value>(?<=\")[^\"]+|(?<=')[^']+|(?:[^\s\"'&,;<>]|,(?=\S))+)",
     re.IGNORECASE,
 )
+_BEARER = re.compile(r"\b(?P<scheme>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _ELEMENT = re.compile(r"<(?P<name>SecretAccessKey|SessionToken|Signature\w*)>[^<]*<", re.IGNORECASE)
-_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY")
+_SECRET_VARIABLES = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY"),
+    "RAY_AUTH_TOKEN",
+)
 _SHORTEST_SECRET = 8
 
 
@@ -28,8 +33,8 @@ def redact_url(text: str) -> str:
     """Return `text` without secrets: safe in logs and error messages.
 
     In every URL the userinfo and the query string go. AWS access keys, signatures, tokens and secret keys in
-    `name=value` form are masked wherever they stand, and so are the values of the AWS and Azure credential variables
-    of this process's environment.
+    `name=value` form are masked wherever they stand, so are bearer tokens, and the values of the AWS, Azure and Ray
+    credential variables of this process's environment.
     """
     for variable in _SECRET_VARIABLES:
         secret = os.environ.get(variable, "")
@@ -39,6 +44,7 @@ def redact_url(text: str) -> str:
     text = _USER.sub(r"\g<scheme>", text)
     text = _QUERY.sub(r"\g<scheme>\g<path>", text)
     text = _ELEMENT.sub(rf"<\g<name>>{_MASK}<", text)
+    text = _BEARER.sub(rf"\g<scheme> {_MASK}", text)
     text = _ASSIGNMENT.sub(rf"\g<name>\g<between>{_MASK}", text)
     return _ACCESS_KEY.sub(_MASK, text)
 

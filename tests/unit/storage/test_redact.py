@@ -11,7 +11,13 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 @pytest.fixture(autouse=True)
 def _no_credentials_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY"):
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "RAY_AUTH_TOKEN",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -37,6 +43,12 @@ def _no_credentials_here(monkeypatch: pytest.MonkeyPatch) -> None:
             "Authorization: AWS4 Credential=***, Signature=***",
         ),
         ("AccountName=a;AccountKey=Zm9v==;x", "AccountName=a;AccountKey=***;x"),
+        ("Authorization: Bearer abcdef0123456789, then", "Authorization: Bearer ***, then"),
+        ("{'Token': 'X y, z'}", "{'Token': '***'}"),
+        ("token=abc refresh_token=d,e api_key: f", "token=*** refresh_token=*** api_key: ***"),
+        ('password="a, b" and more', 'password="***" and more'),
+        ("password=a,b and more", "password=*** and more"),
+        ("the tokens: three", "the tokens: three"),
         ("/data/photos/design=1.jpg", "/data/photos/design=1.jpg"),
         ("no secret here: a signature block", "no secret here: a signature block"),
     ],
@@ -48,6 +60,8 @@ def test_examples(text: str, expected: str) -> None:
 def test_credentials_of_the_environment_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "an-unusual-secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "short")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef")
+    assert redact_url("refused 0123456789abcdef") == "refused ***"
     assert redact_url("server echoed an-unusual-secret in short") == "server echoed *** in short"
 
 

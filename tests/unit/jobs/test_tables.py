@@ -1,0 +1,37 @@
+"""Results of queries on standard output: values that Python, JSON or CSV lack end in one line."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import pytest
+
+from jobs.tables import print_arrow
+from pipeline.errors import QueryError
+
+UNSHOWN = [
+    ("select date '20000-01-01' as d", "table"),
+    ("select date '20000-01-01' as d", "json"),
+    ("select 'infinity'::timestamp as t", "json"),
+    ("select interval '5 years' as i", "csv"),
+]
+
+
+@pytest.mark.parametrize(("sql", "style"), UNSHOWN)
+def test_what_cannot_be_shown_is_one_line_that_says_what_to_do(sql: str, style: str) -> None:
+    with pytest.raises(QueryError, match=r"cannot be shown .*; cast its column to varchar") as caught:
+        print_arrow(duckdb.sql(sql).to_arrow_table(), style)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("sql", "style"), UNSHOWN)
+def test_as_text_it_can(sql: str, style: str, capfd: pytest.CaptureFixture[str]) -> None:
+    value, _, name = sql.removeprefix("select ").rpartition(" as ")
+    print_arrow(duckdb.sql(f"select ({value})::varchar as {name}").to_arrow_table(), style)
+    assert name in capfd.readouterr().out
+
+
+def test_json_has_no_nan(capfd: pytest.CaptureFixture[str]) -> None:
+    print_arrow(duckdb.sql("select 'nan'::double as x, 1.5::decimal(4, 1) as y").to_arrow_table(), "json")
+    assert json.loads(capfd.readouterr().out) == [{"x": None, "y": 1.5}]
