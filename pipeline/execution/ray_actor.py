@@ -66,6 +66,8 @@ def spawn_actor(
         max_task_retries=0,
         concurrency_groups={"convert": num_leases, "control": 1},
         runtime_env={"env_vars": MALLOC_ENV} if not resources.num_gpus else None,
+        **({"accelerator_type": resources.accelerator_type} if resources.accelerator_type else {}),
+        **({"label_selector": dict(resources.labels)} if resources.labels else {}),
     )(RayWorker)
     actor = actor_class.remote(name)
     return ActorHandle(name, actor, actor.start.remote(spec_ref), start_deadline)
