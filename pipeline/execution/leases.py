@@ -79,6 +79,16 @@ class LeaseBook:
         return len(self._outstanding)
 
     @property
+    def num_returned(self) -> int:
+        """Leases that came back and wait for another holder."""
+        return len(self._returned)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True once every shard was taken at least once. Known only after `take` returned None."""
+        return self._exhausted
+
+    @property
     def is_finished(self) -> bool:
         """True once nothing is left to take and nothing is held. Known only after `take` returned None."""
         return self._exhausted and not self._returned and not self._outstanding
