@@ -13,7 +13,8 @@ from pipeline.records import Shard
 from pipeline.scaling_config import ScalingConfig
 from pipeline.sharding import estimate_megapixels
 
-# What the first decision believes of a worker; its own measurements have more weight after this time of work.
+# What is believed of a worker before is given up after this much work; a mean of all work, then one that forgets.
+_TRUSTED_AFTER_S = 10.0
 _HALF_LIFE_S = 120.0
 _START_S = 180.0
 
@@ -87,6 +88,7 @@ class Scaler:
         self._start_s: float | None = None
         self._spent_s = 0.0
         self._busy_s = 0.0
+        self._measured_s = 0.0
         self._megapixels = 0.0
         self._ticked_at = clock()
         self._next_at = clock()
@@ -125,11 +127,20 @@ class Scaler:
         if now < self._next_at:
             return None
         self._next_at = now + self._limits.interval_s
-        if megapixels_done > self._megapixels:
-            # Time without a finished image counts when the next one is: large images are not slow workers.
-            self._throughput = self._throughput.updated(megapixels_done - self._megapixels, self._busy_s)
-            self._megapixels, self._busy_s = megapixels_done, 0.0
+        self._measure(megapixels_done)
         return decide(self._observe(work, book, now), self._limits)
+
+    def _measure(self, megapixels_done: float) -> None:
+        """Time without a finished image counts when the next one is: large images are not slow workers."""
+        megapixels = megapixels_done - self._megapixels
+        if megapixels <= 0 or self._measured_s + self._busy_s < _TRUSTED_AFTER_S:
+            return
+        self._measured_s += self._busy_s
+        if self._measured_s < _HALF_LIFE_S:
+            self._throughput = Throughput(megapixels_done / self._measured_s, _HALF_LIFE_S)
+        else:
+            self._throughput = self._throughput.updated(megapixels, self._busy_s)
+        self._megapixels, self._busy_s = megapixels_done, 0.0
 
     def leaving_order(self) -> list[str]:
         """Who goes first: those that are starting, the latest first, then the idle ones, the longest idle first."""

@@ -28,6 +28,8 @@ from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSumm
 from pipeline.execution.elastic import RemainingWork, Scaler
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code, kill_actor, loss_code, spawn_actor
+from pipeline.execution.ray_capacity import read_capacity, why_impossible
+from pipeline.execution.ray_drain import draining_nodes
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.faults import fault_point
 from pipeline.records import Shard
@@ -41,6 +43,12 @@ _MAX_FAILED_STARTS = 3
 # Native code may keep a healthy worker from answering for a while.
 _MIN_SILENCE_S = 30.0
 _MAX_SPAWN_DELAY_S = 60.0
+# A notice gives 30 s at least; what is finished and committed has to be so before the node ends.
+_DRAIN_LOOK_S = 1.0
+_DRAIN_MARGIN_S = 4.0
+# An autoscaler takes some rounds to see a request and to say that it has no such node; the look costs two requests.
+_IMPOSSIBLE_AFTER_S = 20.0
+_CAPACITY_LOOK_S = 5.0
 # Of one worker with the default network, until it was measured: a current GPU (docs/performance.md), one CPU core.
 _GPU_MEGAPIXELS_PER_S = 20.0
 _CORE_MEGAPIXELS_PER_S = 0.3
@@ -73,6 +81,8 @@ class RayExecutor:
         self._was_ever_ready = False
         self._last_ready_at = -math.inf
         self._num_lost = 0
+        self._next_drain_look_at = -math.inf
+        self._next_capacity_look_at = -math.inf
         self._retired = Progress()
 
     def __enter__(self) -> Self:
@@ -82,6 +92,10 @@ class RayExecutor:
     def __exit__(self, *exc_info: object) -> None:
         for worker in list(self._workers.values()):
             self._kill(worker)
+
+    @property
+    def _num_staying(self) -> int:
+        return sum(not worker.is_draining for worker in self._workers.values())
 
     @property
     def _num_ready(self) -> int:
@@ -110,6 +124,7 @@ class RayExecutor:
                     self._scale(self._scaler, work, book)
                 else:
                     self._spawn_up_to(num_workers)
+                self._leave_draining_nodes(book)
                 self._dispatch(book, resuming)
                 for worker, ref in self._wait():
                     summary = self._settle(worker, ref, book, work, summary)
@@ -127,7 +142,9 @@ class RayExecutor:
     def _dispatch(self, book: LeaseBook, resuming: bool) -> None:
         """Give every ready worker its leases."""
         for worker in self._workers.values():
-            while worker.is_ready and len(worker.running) < self._execution.leases_per_worker:
+            while (
+                worker.is_ready and not worker.is_draining and len(worker.running) < self._execution.leases_per_worker
+            ):
                 lease = book.take(worker.name)
                 if lease is None:
                     break
@@ -150,13 +167,37 @@ class RayExecutor:
             return
         before = len(self._workers)
         if decision.delta > 0:
-            self._spawn_up_to(before + (1 if self._num_failed_starts else decision.delta))
+            self._spawn_up_to(self._num_staying + (1 if self._num_failed_starts else decision.delta))
         for name in scaler.leaving_order()[: max(0, -decision.delta)]:
             self._end(self._workers[name])
         now = len(self._workers)
         if self._on_scaling and now != before:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=decision.reason))
+
+    def _leave_draining_nodes(self, book: LeaseBook) -> None:
+        """Nothing new for workers whose node is taken away; they go when they are done, or just before the node does.
+
+        What they stored of a shard that they do not finish is adopted by the next holder.
+        """
+        if monotonic() < self._next_drain_look_at:
+            return
+        self._next_drain_look_at = monotonic() + _DRAIN_LOOK_S
+        left_s = draining_nodes()
+        for worker in list(self._workers.values()):
+            if worker.last_sign.node_id not in left_s:
+                continue
+            worker.is_draining = True
+            if self._scaler:
+                self._scaler.gone(worker.name)
+            if not worker.running or left_s[worker.last_sign.node_id] < _DRAIN_MARGIN_S:
+                self._release(worker, book)
+
+    def _release(self, worker: ActorHandle, book: LeaseBook) -> None:
+        """End a worker that has to leave; its leases go to others, and nothing counts against anybody."""
+        self._end(worker)
+        for lease in book.held_by(worker.name):
+            book.release(lease)
 
     def _end(self, worker: ActorHandle) -> None:
         """Let a worker without a lease go, for good; what it did still counts."""
@@ -165,7 +206,7 @@ class RayExecutor:
 
     def _spawn_up_to(self, num_workers: int) -> None:
         """Keep the wanted number of actors alive; after failed starts, one at a time and ever more slowly."""
-        while len(self._workers) < num_workers and monotonic() >= self._next_spawn_at:
+        while self._num_staying < num_workers and monotonic() >= self._next_spawn_at:
             self._spawn()
             if self._num_failed_starts:
                 self._next_spawn_at = monotonic() + min(_MAX_SPAWN_DELAY_S, 2.0**self._num_failed_starts)
@@ -218,6 +259,9 @@ class RayExecutor:
                 worker.running.pop(ref, None)
             return summary
         except RayError as error:  # the actor died, or its answer did not come in time
+            if worker.is_draining or getattr(error, "preempted", False):
+                self._release(worker, book)
+                return summary
             self._lose(worker, book, f"{type(error).__name__}: {first_line(error)}", code=death_code(worker, error))
             return summary
         if lease:
@@ -282,12 +326,26 @@ class RayExecutor:
     def _expire_starts(self) -> None:
         """An actor that waits for a place is the autoscaler's demand: it may wait as long as others work."""
         now = monotonic()
+        if self._scaler and not self._num_ready:
+            self._require_possible()
         late = [worker for worker in self._workers.values() if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
             raise WorkerLostError(
                 f"no worker started within {self._start_timeout_s:.0f} s; "
                 f"it asks for {self._resources.describe()} per worker"
             )
+
+    def _require_possible(self) -> None:
+        """Raise WorkerLostError where workers wait for a place that neither is there nor can come."""
+        now = monotonic()
+        is_waiting = any(now - worker.asked_at > _IMPOSSIBLE_AFTER_S for worker in self._workers.values())
+        if not is_waiting or now < self._next_capacity_look_at:
+            return
+        self._next_capacity_look_at = now + _CAPACITY_LOOK_S
+        capacity = read_capacity()
+        why = why_impossible(self._resources, capacity) if capacity else None
+        if why:
+            raise WorkerLostError(f"no worker can start: {why}")
 
     def _expire_leases(self, book: LeaseBook) -> None:
         now = monotonic()

@@ -123,17 +123,24 @@ def test_idle_workers_leave_after_the_cool_down_the_longest_idle_first_and_start
     assert job.scaler.leaving_order() == ["b"], "a holds a lease"
 
 
-def test_slow_images_do_not_count_as_slow_workers_until_they_are_done() -> None:
+def test_a_worker_is_believed_to_do_what_it_was_seen_to_do_however_wrong_the_belief_was() -> None:
+    """Large images are not slow workers: time without a finished one counts when the next one is."""
     job = Job(100, max_workers=100)
     job.scaler.asked("a")
     job.after(100)
     job.scaler.ready("a")
     job.take("a")
-    for _ in range(20):
-        job.after(5, "a")
-    decision = job.after(100, "a", done=1000.0)
-    assert decision is not None
-    assert "at 3." in decision.reason, decision.reason  # 1 believed, 1000 MP in 200 s seen: 1 + 4 (1 - 2^(-200/120))
+
+    def rate(decision: ScalingDecision | None) -> str:
+        assert decision is not None
+        return decision.reason.partition(" at ")[2].partition(" MP/s")[0]
+
+    assert rate(job.after(5, "a", done=2.5)) == "1", "believed: 5 s say little"
+    assert rate(job.after(5, "a", done=5.0)) == "0.5", "seen: 5 MP in 10 s"
+    for _ in range(10):
+        assert rate(job.after(5, "a", done=5.0)) == "0.5", "nothing was finished"
+    assert rate(job.after(40, "a", done=50.0)) == "0.5"
+    assert rate(job.after(120, "a", done=50.0 + 2.5 * 120)) == "1.5", "half of what is new, after a half-life"
 
 
 def test_a_deadline_asks_for_no_more_than_it_needs() -> None:
