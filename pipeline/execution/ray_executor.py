@@ -172,8 +172,11 @@ class RayExecutor:
             self._end(self._workers[name])
         now = len(self._workers)
         if self._on_scaling and now != before:
+            reason = decision.reason
+            if now - before != decision.delta:
+                reason += f"; {now - before:+d} for now, for starts have failed"
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=decision.reason))
+            self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=reason))
 
     def _leave_draining_nodes(self, book: LeaseBook) -> None:
         """Nothing new for workers whose node is taken away; they go when they are done, or just before the node does.
