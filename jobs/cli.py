@@ -118,7 +118,8 @@ def status(
     from jobs.submission import destination_of
     from jobs.tables import print_json
 
-    report = job_status(*open_destination(destination_of(dst, address), endpoint_url, profile, region))
+    store, record = open_destination(destination_of(dst, address), endpoint_url, profile, region)
+    report = job_status(store, record, last_decisions=None if json else 1)
     if json:
         print_json(report.to_json())
     else:

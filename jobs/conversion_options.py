@@ -90,6 +90,30 @@ class ConversionOptions:
         str,
         typer.Option(help="Number of workers, or auto: one per GPU, or one per CPU node.", rich_help_panel=_RUNNING),
     ] = "auto"
+    max_workers: Annotated[
+        int | None,
+        typer.Option(help="Let workers come and go with the work, up to this many.", rich_help_panel=_RUNNING),
+    ] = None
+    min_workers: Annotated[
+        int | None,
+        typer.Option(help="Keep at least this many while the job runs (by default 0).", rich_help_panel=_RUNNING),
+    ] = None
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Start as many of --max-workers as finish in this time, such as 90m or 6h.", rich_help_panel=_RUNNING
+        ),
+    ] = None
+    workers_per_gpu: Annotated[
+        int | None, typer.Option(help="Workers that share one GPU.", rich_help_panel=_RUNNING)
+    ] = None
+    accelerator_type: Annotated[
+        str | None, typer.Option(help="Only GPUs of this type, as Ray names it: T4, A10G.", rich_help_panel=_RUNNING)
+    ] = None
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only nodes with this Ray label; repeatable.", rich_help_panel=_RUNNING),
+    ] = None
     shard_images: Annotated[
         int, typer.Option(help="Images per shard, the unit of commit.", rich_help_panel=_RUNNING)
     ] = 64
@@ -142,5 +166,8 @@ class ConversionOptions:
                 "max_failure_rate": opt.parse_share(self.max_failure_rate, "--max-failure-rate"),
                 "lease_timeout_s": self.lease_timeout,
                 **opt.given(image_timeout_s=self.image_timeout, shard_timeout_s=self.shard_timeout),
+                "scaling": opt.scaling(self.max_workers, self.min_workers, self.deadline),
+                "placement": opt.given(workers_per_gpu=self.workers_per_gpu, accelerator_type=self.accelerator_type)
+                | {"labels": opt.labels(self.label)},
             },
         )

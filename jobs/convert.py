@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.outcome import ConversionOutcome, list_failures
 from jobs.progress import Reporter, Watch, plural
+from jobs.scaling_log import ScalingLog
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig, ExecutionConfig, SourceConfig
 from pipeline.driver_lease import DriverLease, acquire_lease
@@ -24,7 +25,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.execution.address import check_address, ray_address
-from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec
+from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec, WorkSize
 from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
@@ -180,7 +181,7 @@ def _run_all(
                 reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
             reporter.note(_announce(work, num_images))
             if executor is None:
-                executor = stack.enter_context(_executor(spec))
+                executor = stack.enter_context(_executor(spec, ScalingLog(job.store, reporter)))
             with reporter.watch(num_images) as watch:
                 latest = [counted]
 
@@ -191,7 +192,11 @@ def _run_all(
                     require_few_failures(now, spec.config.execution)
 
                 done = executor.run(
-                    job.shards(work), num_shards=work.num_shards, resuming=work.resuming, on_progress=on_progress
+                    job.shards(work),
+                    num_shards=work.num_shards,
+                    resuming=work.resuming,
+                    on_progress=on_progress,
+                    size=WorkSize(num_images, work.megapixels),
                 )
                 total = total.plus(done)
                 counted = latest[-1]
@@ -212,7 +217,7 @@ def require_few_failures(progress: Progress, execution: ExecutionConfig) -> None
 
 
 @contextmanager
-def _executor(spec: WorkerSpec) -> Iterator[Executor]:
+def _executor(spec: WorkerSpec, on_scaling: ScalingLog) -> Iterator[Executor]:
     """Build the executor that the configuration asks for; Ray is loaded, and started if need be, only here."""
     execution = spec.config.execution
     if execution.executor == "local":
@@ -231,7 +236,7 @@ def _executor(spec: WorkerSpec) -> Iterator[Executor]:
         from pipeline.execution.ray_executor import RayExecutor
         from pipeline.execution.ray_session import plan_resources, ray_session
 
-        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config)) as on_ray:
+        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config), on_scaling) as on_ray:
             yield on_ray
 
 

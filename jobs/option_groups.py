@@ -200,11 +200,14 @@ class RecordedOptions:
     def changes(self) -> dict[str, dict[str, object]]:
         """What was given, as fields by part of the configuration. Raises ConfigError for a bad size."""
         budget = opt.parse_bytes(self.memory_budget, "--memory-budget")
+        # A recorded request for GPUs contradicts this device.
+        placement: dict[str, object] = {"placement": {}} if self.device == "cpu" else {}
         return {
             "model": opt.given(weights=self.weights),
             "inference": opt.given(device=self.device, precision=self.precision, memory_budget_bytes=budget),
             "decode": opt.given(max_pixels=self.max_pixels, timeout_s=self.decode_timeout, isolate=self.isolate_decode),
-            "execution": opt.execution(
+            "execution": placement
+            | opt.execution(
                 self.executor,
                 self.workers,
                 self.address,

@@ -142,9 +142,11 @@ def execution(
 ) -> dict[str, object]:
     """The options of where and how long to run that the user gave; `auto` workers count as given.
 
-    The local executor has one worker and no address, whatever was recorded.
+    The local executor has one worker and no address, and a given number of workers is kept, whatever was recorded.
     """
-    values: dict[str, object] = {"num_workers": None, "address": None} if executor == "local" else {}
+    values: dict[str, object] = {"scaling": None} if workers else {}
+    if executor == "local":
+        values = {"num_workers": None, "address": None, "scaling": None, "placement": {}}
     values |= given(
         executor=executor,
         address=address,
@@ -153,6 +155,28 @@ def execution(
         lease_timeout_s=lease_timeout,
     )
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
+
+
+def scaling(max_workers: int | None, min_workers: int | None, deadline: str | None) -> dict[str, object] | None:
+    """How workers come and go; None for a fixed number. Raises ConfigError for a deadline without a maximum."""
+    if max_workers is None:
+        for flag, value in (("--min-workers", min_workers), ("--deadline", deadline)):
+            if value is not None:
+                raise ConfigError(f"{flag} needs --max-workers, which says what the job may cost at most")
+        return None
+    seconds = parse_duration(deadline, "--deadline").total_seconds() if deadline is not None else None
+    return given(max_workers=max_workers, min_workers=min_workers, deadline_s=seconds)
+
+
+def labels(texts: list[str] | None) -> dict[str, str]:
+    """Read `KEY=VALUE` labels. Raises ConfigError for anything else, and for a key that is given twice."""
+    values: dict[str, str] = {}
+    for text in texts or []:
+        key, separator, value = text.partition("=")
+        if not separator or key in values:
+            raise ConfigError(f"--label: {text!r} {'comes on top of another' if separator else 'is no KEY=VALUE'}")
+        values[key] = value
+    return values
 
 
 def verify_execution(executor: str, address: str | None) -> ExecutionConfig | None:
@@ -200,6 +224,13 @@ _FLAGS = {
     "execution.shard_timeout_s": "--shard-timeout",
     "execution.max_failure_rate": "--max-failure-rate",
     "execution.lease_timeout_s": "--lease-timeout",
+    "execution.scaling": "--min-workers, --max-workers",
+    "execution.scaling.max_workers": "--max-workers",
+    "execution.scaling.min_workers": "--min-workers",
+    "execution.scaling.deadline_s": "--deadline",
+    "execution.placement.workers_per_gpu": "--workers-per-gpu",
+    "execution.placement.accelerator_type": "--accelerator-type",
+    "execution.placement.labels": "--label",
     "execution": "options",
 }
 _FIELD = re.compile(r"\b(?:decode|execution)\.[a-z_]+\b")

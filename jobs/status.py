@@ -11,6 +11,7 @@ from pipeline.job import JobRecord
 from pipeline.lease_record import LeaseRecord, read_lease
 from pipeline.manifest import committed_parts, open_manifest
 from pipeline.records import ConversionStatus
+from pipeline.scaling_record import ScalingEvent, read_events
 from pipeline.sharding import read_plan_summaries
 from pipeline.storage import ObjectStore
 
@@ -31,7 +32,8 @@ class JobStatus:
     """What the destination records about its job. `state` is `incomplete` or `complete`.
 
     `driver` names the process that last ran the job, `driver_state` is `running`, `ended`, `silent` (it did not release
-    the destination and gives no sign of life) or `none`, and `driver_seen_at` is when it last gave one.
+    the destination and gives no sign of life) or `none`, and `driver_seen_at` is when it last gave one. `scaling` are
+    decisions about the number of workers, the latest one last.
     """
 
     destination: str
@@ -47,14 +49,18 @@ class JobStatus:
     driver_state: str
     driver_seen_at: str | None
     plans: tuple[PlanStatus, ...]
+    scaling: tuple[ScalingEvent, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The same fields as values that `json.dumps` takes."""
-        return asdict(self)
+        return asdict(self) | {"scaling": [event.model_dump() for event in self.scaling]}
 
 
-def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
-    """Read the plans and the manifest of the job that `record`, the destination's job.json, describes."""
+def job_status(store: ObjectStore, record: JobRecord, *, last_decisions: int | None = None) -> JobStatus:
+    """Read the plans and the manifest of the job that `record`, the destination's job.json, describes.
+
+    Each decision about workers is an object of its own: `last_decisions` bounds how many are read.
+    """
     summaries = read_plan_summaries(store)
     committed = committed_parts(store)
     plans = tuple(
@@ -79,6 +85,7 @@ def job_status(store: ObjectStore, record: JobRecord) -> JobStatus:
         driver_state=_driver_state(lease),
         driver_seen_at=lease.renewed_at if lease else None,
         plans=plans,
+        scaling=tuple(read_events(store, last=last_decisions)),
     )
 
 
@@ -103,6 +110,10 @@ def print_status(status: JobStatus) -> None:
     )
     if status.driver:
         console.print(f"driver {status.driver_state}: {status.driver}, last seen {status.driver_seen_at}", markup=False)
+    for event in status.scaling[-1:]:
+        console.print(
+            f"workers {event.delta:+d}, then {event.num_workers}, at {event.at}: {event.reason}", markup=False
+        )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("plan", "created", "images", "shards", "committed"):
         table.add_column(name, justify="left" if name == "created" else "right")

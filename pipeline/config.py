@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.places import DestinationConfig, FrozenModel, SourceConfig, StorageConfig, refuse_secrets
+from pipeline.scaling_config import PlacementConfig, ScalingConfig
 
 __all__ = [
     "PIXEL_PIPELINE_VERSION",
@@ -24,7 +25,9 @@ __all__ = [
     "InferenceConfig",
     "ModelConfig",
     "PixelType",
+    "PlacementConfig",
     "Precision",
+    "ScalingConfig",
     "ShardingConfig",
     "SourceConfig",
     "StorageConfig",
@@ -153,7 +156,7 @@ class ExecutionConfig(FrozenModel):
     failures of workers, not of images; a worker that holds one shard longer than `shard_timeout_s` is replaced, and one
     in which an image spends more than `image_timeout_s`, and 30 s a megapixel, in one stage. A run ends when more than
     `max_failure_rate` of its images failed, once there are `min_images_for_rate`; 1 never ends it. A driver that
-    is silent for `lease_timeout_s` may be taken over by another.
+    is silent for `lease_timeout_s` may be taken over by another. With `scaling`, workers come and go.
     """
 
     executor: ExecutorName = "ray"
@@ -170,9 +173,17 @@ class ExecutionConfig(FrozenModel):
     max_failure_rate: float = Field(0.5, gt=0, le=1)
     min_images_for_rate: int = Field(200, ge=1)
     lease_timeout_s: float = Field(180.0, gt=0)
+    scaling: ScalingConfig | None = None
+    placement: PlacementConfig = PlacementConfig()
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
+        if self.executor == "local" and (self.scaling or self.placement != PlacementConfig()):
+            msg = "the local executor is one worker in this process, which neither scales nor moves; use ray"
+            raise ValueError(msg)
+        if self.scaling and self.num_workers:
+            msg = "a number of workers is fixed, a maximum lets it follow the work; drop one of the two"
+            raise ValueError(msg)
         if self.executor == "local" and self.address:
             msg = "an address needs the ray executor; drop one of the two"
             raise ValueError(msg)
@@ -193,6 +204,13 @@ class ConversionConfig(FrozenModel):
     encode: EncodeConfig = EncodeConfig()
     sharding: ShardingConfig = ShardingConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+    @model_validator(mode="after")
+    def _gpu_or_not(self) -> Self:
+        if self.inference.device == "cpu" and self.execution.placement.asks_for_gpu:
+            msg = "workers per GPU or an accelerator type ask for GPUs, device cpu for none; drop one of the two"
+            raise ValueError(msg)
+        return self
 
     def pixel_fields(self) -> dict[str, object]:
         """The options that change pixels or statistics; job.json stores them so that errors can name a difference.

@@ -57,6 +57,11 @@ class PlannedWork:
         """Shards that are left."""
         return self.plan.num_shards - len(self.done)
 
+    @property
+    def megapixels(self) -> float:
+        """What is left of the plan's estimate, as if its shards were alike."""
+        return self.plan.megapixels * self.num_shards / self.plan.num_shards
+
 
 class Job:
     """Reads and extends what a destination records. Holds no state of its own: any driver can take over."""

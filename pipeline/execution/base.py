@@ -113,6 +113,18 @@ class RunSummary:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class WorkSize:
+    """How much work a plan, or a part of one, is; megapixels are estimated from file sizes."""
+
+    num_images: int = 0
+    megapixels: float = 0.0
+
+    def less(self, other: WorkSize) -> WorkSize:
+        """What is left without `other`; never below nothing, for both are estimates."""
+        return WorkSize(max(0, self.num_images - other.num_images), max(0.0, self.megapixels - other.megapixels))
+
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -122,14 +134,22 @@ class Executor(Protocol):
     `run` returns when every shard is committed. It raises a SystemicError when the job cannot go on (committed
     shards are kept), a UsageError when a worker cannot be built from its configuration. With `resuming`, outputs
     that an earlier run may have left are looked for and adopted. `num_shards` is how many `shards` yields: no more
-    workers are kept. `on_progress` is called about once a second from
-    the calling thread.
+    workers are kept. `size` is what they are together, for executors whose workers come and go. `on_progress` is called
+    about once a second from the calling thread.
     """
 
     def __enter__(self) -> Executor: ...
 
     def __exit__(self, *exc_info: object) -> None: ...
 
-    def run(self, shards: Iterator[Shard], *, num_shards: int, resuming: bool, on_progress: OnProgress) -> RunSummary:
+    def run(
+        self,
+        shards: Iterator[Shard],
+        *,
+        num_shards: int,
+        resuming: bool,
+        on_progress: OnProgress,
+        size: WorkSize | None = None,
+    ) -> RunSummary:
         """Convert and commit every shard."""
         ...

@@ -79,6 +79,16 @@ class LeaseBook:
         return len(self._outstanding)
 
     @property
+    def num_returned(self) -> int:
+        """Leases that came back and wait for another holder."""
+        return len(self._returned)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True once every shard was taken at least once. Known only after `take` returned None."""
+        return self._exhausted
+
+    @property
     def is_finished(self) -> bool:
         """True once nothing is left to take and nothing is held. Known only after `take` returned None."""
         return self._exhausted and not self._returned and not self._outstanding
@@ -166,6 +176,12 @@ class LeaseBook:
             self._return(lease, self._next_step(key))
         else:
             self._give_up(lease, reason)
+
+    def release(self, lease: Lease) -> None:
+        """Return a lease whose holder has to leave: the shard failed nobody, and nothing is counted against it."""
+        if self._end(lease):
+            self.num_given_back += 1
+            self._return(lease, lease.shard)
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""

@@ -19,7 +19,7 @@ from pipeline.errors import (
     WorkerOutOfMemoryError,
     first_line,
 )
-from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary
+from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSummary, WorkSize
 from pipeline.execution.events import ExecutionEvent, returned_event, shard_events
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.faults import fault_point
@@ -86,6 +86,7 @@ class LocalExecutor:
         num_shards: int,  # noqa: ARG002  one worker, however many there are
         resuming: bool,
         on_progress: OnProgress,
+        size: WorkSize | None = None,  # noqa: ARG002
     ) -> RunSummary:
         """See `Executor.run`."""
         book = LeaseBook(shards, self._max_attempts)

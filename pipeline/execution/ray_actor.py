@@ -28,13 +28,18 @@ _ASK_NODE_TIMEOUT_S = 10.0
 
 @dataclass(slots=True)
 class ActorHandle:
-    """One actor and what the driver knows of it. `running` has the lease and its deadline by reference."""
+    """One actor and what the driver knows of it. `running` has the lease and its deadline by reference.
+
+    `is_draining`: its node is being taken away; it finishes what it can and gets nothing new.
+    """
 
     name: str
     actor: Any
     start_ref: Any
     start_deadline: float
+    asked_at: float = field(default_factory=monotonic)
     is_ready: bool = False
+    is_draining: bool = False
     running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
     last_sign: SignOfLife = field(default_factory=SignOfLife)
     sign_ref: Any = None
@@ -66,6 +71,8 @@ def spawn_actor(
         max_task_retries=0,
         concurrency_groups={"convert": num_leases, "control": 1},
         runtime_env={"env_vars": MALLOC_ENV} if not resources.num_gpus else None,
+        **({"accelerator_type": resources.accelerator_type} if resources.accelerator_type else {}),
+        **({"label_selector": dict(resources.labels)} if resources.labels else {}),
     )(RayWorker)
     actor = actor_class.remote(name)
     return ActorHandle(name, actor, actor.start.remote(spec_ref), start_deadline)

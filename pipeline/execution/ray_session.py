@@ -6,14 +6,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from pipeline.config import ConversionConfig, ExecutionConfig
+from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
 from pipeline.execution.address import ray_address
 
@@ -22,16 +23,25 @@ _OBJECT_STORE_BYTES = 256 * 2**20  # only weights, keys and statistics cross Ray
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """What each worker reserves, and how many there are."""
+    """What each worker reserves and where it may run, and how many there are, or may be where they come and go."""
 
     num_workers: int
     num_workers_on_node: int
     num_cpus: float
     num_gpus: float
+    accelerator_type: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """The request in words, for messages."""
-        return f"{self.num_cpus:g} CPU and {self.num_gpus:g} GPU" if self.num_gpus else f"{self.num_cpus:g} CPU"
+        text = f"{self.num_cpus:g} CPU"
+        if self.num_gpus:
+            text += f" and {self.num_gpus:g} GPU"
+        if self.accelerator_type:
+            text += f" of type {self.accelerator_type}"
+        if self.labels:
+            text += " on a node with " + ", ".join(f"{key}={value}" for key, value in self.labels.items())
+        return text
 
 
 @contextmanager
@@ -74,21 +84,69 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
 def plan_resources(config: ConversionConfig) -> WorkerResources:
     """Decide the number of workers and what each reserves, so that all of them fit on the nodes there are.
 
-    With GPUs: one per worker, one worker per GPU. Without: as many cores per worker as let the wanted number of workers
-    fit; by default as many workers as nodes, because torch uses all cores for one image and a second replica costs its
-    memory.
+    With GPUs: one per worker and one worker per GPU, unless `workers_per_gpu` says otherwise. Without: as many cores
+    per worker as let the wanted number of workers fit; by default as many workers as nodes, because torch uses all
+    cores for one image and a second replica costs its memory. Where workers come and go (`scaling`), the number is the
+    largest one, and nodes that fit need not be there yet. Raises ConfigError for a GPU, type or label that no node has
+    otherwise.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    execution, placement = config.execution, config.execution.placement
+    nodes = _fitting_nodes(placement)
     gpus = [(int(node["GPU"]), node.get("CPU", 0.0)) for node in nodes if node.get("GPU", 0) >= 1]
-    wanted = config.execution.num_workers
-    if config.inference.device.startswith("cuda") and not gpus:
+    wants_gpu = placement.asks_for_gpu or config.inference.device.startswith("cuda")
+    if execution.scaling is None:
+        _require_nodes(placement, any_node=bool(nodes), any_gpu=bool(gpus), wants_gpu=wants_gpu)
+    if wants_gpu or (gpus and config.inference.device != "cpu"):
+        planned = _gpu_resources(gpus, execution, placement.workers_per_gpu or 1)
+    else:
+        planned = _cpu_resources([node.get("CPU", 0.0) for node in nodes], _most(execution))
+        if execution.scaling is not None:
+            # A head that offers no core says nothing of the nodes that come.
+            num_cpus = planned.num_cpus if planned.num_cpus >= 1 else 1.0
+            planned = replace(planned, num_workers=execution.scaling.max_workers, num_cpus=num_cpus)
+    return replace(planned, accelerator_type=placement.accelerator_type, labels=placement.labels)
+
+
+def _most(execution: ExecutionConfig) -> int | None:
+    return execution.scaling.max_workers if execution.scaling else execution.num_workers
+
+
+def _fitting_nodes(placement: PlacementConfig) -> list[dict[str, Any]]:
+    """The resources of the living nodes that have the labels and the type of GPU."""
+    needed = f"accelerator_type:{placement.accelerator_type}" if placement.accelerator_type else None
+    return [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"]
+        and placement.labels.items() <= node.get("Labels", {}).items()
+        and (needed is None or needed in node["Resources"])
+    ]
+
+
+def _require_nodes(placement: PlacementConfig, *, any_node: bool, any_gpu: bool, wants_gpu: bool) -> None:
+    hint = "drop the option, or give --max-workers if an autoscaler brings such nodes"
+    if (placement.labels or placement.accelerator_type) and not any_node:
+        asked = [f"type {placement.accelerator_type}"] if placement.accelerator_type else []
+        asked += [f"{key}={value}" for key, value in placement.labels.items()]
+        raise ConfigError(f"no node of the cluster has {', '.join(asked)}; {hint}")
+    if wants_gpu and placement.asks_for_gpu and not any_gpu:
+        raise ConfigError(f"workers per GPU were asked for, but Ray sees no GPU; {hint}")
+    if wants_gpu and not any_gpu:
         raise ConfigError("device cuda was asked for, but Ray sees no GPU; use --device auto or cpu")
-    if gpus and config.inference.device != "cpu":
-        num_gpus = sum(number for number, _ in gpus)
-        cpus_per_gpu = min(cpus / number for number, cpus in gpus)
-        # A worker owns its card, so cards are not shared whatever their number on a node.
-        return WorkerResources(min(wanted or num_gpus, num_gpus), 1, num_cpus=min(1.0, cpus_per_gpu), num_gpus=1)
-    return _cpu_resources([node.get("CPU", 0.0) for node in nodes], wanted)
+
+
+def _gpu_resources(gpus: list[tuple[int, float]], execution: ExecutionConfig, per_gpu: int) -> WorkerResources:
+    """Shares of the cards there are; a card is shared by as many workers as the user said, whatever node it is in."""
+    num_workers = per_gpu * sum(number for number, _ in gpus)
+    cpus_per_worker = min((cpus / number / per_gpu for number, cpus in gpus), default=1.0)
+    if execution.scaling is not None:
+        num_workers = execution.scaling.max_workers
+    return WorkerResources(
+        min(execution.num_workers or num_workers, num_workers),
+        per_gpu,
+        num_cpus=min(1.0, cpus_per_worker),
+        num_gpus=1 if per_gpu == 1 else 1 / per_gpu,
+    )
 
 
 def _cpu_resources(cpus: list[float], wanted: int | None) -> WorkerResources:

@@ -25,6 +25,9 @@ from pipeline.sharding import open_source, plan_shards
 from pipeline.storage import open_store
 
 NUM_PHOTOS = 6
+UP_TO_9 = {"max_workers": 9}
+T4 = {"accelerator_type": "T4"}
+TWO_T4 = WorkerResources(2, 1, 1, 1, "T4")
 ONE_WORKER = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
 
 
@@ -163,6 +166,14 @@ def test_a_session_that_is_there_is_used_and_left_alone(ray_here: None, config: 
         ([{"CPU": 32, "GPU": 4}, {"CPU": 2}], {"num_workers": 3}, WorkerResources(3, 1, 1, 1)),
         ([{"CPU": 4, "GPU": 8}], {}, WorkerResources(8, 1, 0.5, 1)),
         ([{"CPU": 32, "GPU": 4}], {"device": "cpu"}, WorkerResources(1, 1, 32, 0)),
+        ([{"CPU": 32, "GPU": 4}], {"placement": {"workers_per_gpu": 2}}, WorkerResources(8, 2, 1, 0.5)),
+        ([{"CPU": 2, "GPU": 1}], {"placement": {"workers_per_gpu": 4}}, WorkerResources(4, 4, 0.5, 0.25)),
+        ([{"CPU": 2}], {"device": "cuda", "scaling": UP_TO_9}, WorkerResources(9, 1, 1, 1)),
+        ([{"CPU": 0}], {"placement": {"workers_per_gpu": 2}, "scaling": UP_TO_9}, WorkerResources(9, 2, 1, 0.5)),
+        ([{"CPU": 0}], {"placement": T4, "scaling": UP_TO_9}, WorkerResources(9, 1, 1, 1, "T4")),
+        ([{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 2, "accelerator_type:T4": 1}], {"placement": T4}, TWO_T4),
+        ([{"CPU": 36}], {"scaling": UP_TO_9}, WorkerResources(9, 9, 4, 0)),
+        ([{"memory": 1.0}], {"scaling": UP_TO_9}, WorkerResources(9, 1, 1, 0)),
     ],
 )
 def test_resources_follow_from_the_nodes(
@@ -181,6 +192,22 @@ def test_resources_follow_from_the_nodes(
         execution=execution,
     )
     assert plan_resources(asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("placement", "says"),
+    [
+        ({"accelerator_type": "T4"}, "no node of the cluster has type T4; drop the option, or give --max-workers"),
+        ({"labels": {"zone": "b"}}, "no node of the cluster has zone=b"),
+        ({"workers_per_gpu": 2}, "workers per GPU were asked for, but Ray sees no GPU"),
+    ],
+)
+def test_a_place_that_no_node_offers_is_refused_where_none_can_come(
+    ray_here: None, placement: dict[str, Any], says: str
+) -> None:
+    asked = build_config(source={"url": "s"}, destination={"url": "d"}, execution={"placement": placement})
+    with pytest.raises(ConfigError, match=says):
+        plan_resources(asked)
 
 
 def test_cuda_without_a_gpu_in_the_cluster_is_refused(ray_here: None) -> None:

@@ -40,7 +40,7 @@ def ray_head(home: Path, env: Mapping[str, str], *, num_cpus: int = 2) -> Iterat
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_NUM_", "AWS_"))}
     client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    port, dashboard, agent, ray_client = _free_ports(4)
+    port, dashboard, agent, ray_client = free_ports(4)
     with tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True) as short:
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *_DASHBOARD),
@@ -71,7 +71,7 @@ def ray_head(home: Path, env: Mapping[str, str], *, num_cpus: int = 2) -> Iterat
                 started.kill()
                 started.wait(20)
             # Jobs' processes are adopted by init when the head goes; their command line or folder names this session.
-            end([*below, *_named_after(short)])
+            end([*below, *named_after(short)])
 
 
 def _wait_until_up(url: str, token: str, started: subprocess.Popen[bytes], log: Path) -> None:
@@ -87,7 +87,7 @@ def _wait_until_up(url: str, token: str, started: subprocess.Popen[bytes], log: 
     raise AssertionError(f"Ray's head did not start: {log.read_text()[-2000:]}")
 
 
-def _named_after(folder: str) -> list[psutil.Process]:
+def named_after(folder: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -98,7 +98,7 @@ def _named_after(folder: str) -> list[psutil.Process]:
     return found
 
 
-def _free_ports(num_ports: int) -> list[int]:
+def free_ports(num_ports: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(num_ports)]
         return [int(listener.getsockname()[1]) for listener in sockets]

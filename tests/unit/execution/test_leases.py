@@ -35,6 +35,20 @@ def test_every_shard_is_leased_once_and_the_book_closes() -> None:
     assert book.num_completed == 3
 
 
+def test_a_released_lease_goes_to_another_holder_however_often_and_counts_against_nobody() -> None:
+    book = LeaseBook(shards(1), 2)
+    for attempt in range(1, 40):
+        lease = take(book, f"w{attempt}")
+        assert (lease.attempt, lease.holder) == (attempt, f"w{attempt}")
+        book.release(lease)
+        book.release(lease)  # twice is once
+        assert (book.num_returned, book.num_outstanding, book.num_given_back) == (1, 0, attempt)
+    assert book.complete(take(book))
+    assert book.take("w") is None
+    assert book.is_finished
+    book.raise_if_given_up()
+
+
 def test_shards_are_drawn_only_as_they_are_leased() -> None:
     drawn: list[int] = []
 

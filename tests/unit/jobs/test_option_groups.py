@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.conversion_options import ConversionOptions
-from jobs.option_groups import RecordedOptions, SourceStorage, arguments_of, grouped
+from jobs.option_groups import DestinationStorage, RecordedOptions, SourceStorage, arguments_of, grouped
 from jobs.options import parse_bytes
 from jobs.retry import recorded_config
 from pipeline.config import build_config
@@ -100,8 +100,33 @@ def test_only_what_was_given_replaces_a_recorded_option() -> None:
         "model": {},
         "inference": {"memory_budget_bytes": parse_bytes("1G", "")},
         "decode": {"isolate": False},
-        "execution": {"executor": "local", "num_workers": None, "address": None, "image_timeout_s": 9.0},
+        "execution": {
+            "executor": "local",
+            "num_workers": None,
+            "address": None,
+            "scaling": None,
+            "placement": {},
+            "image_timeout_s": 9.0,
+        },
     }
+
+
+def test_what_replaces_recorded_workers_does_not_contradict_their_scaling_or_place() -> None:
+    elastic = ConversionOptions(max_workers=4, deadline="90m", workers_per_gpu=2, label=["zone=a", "kind=spot"])
+    config = elastic.config("s3://b/in", "/out", SourceStorage(), DestinationStorage())
+    execution = config.execution
+    assert execution.scaling is not None
+    assert (execution.scaling.min_workers, execution.scaling.max_workers, execution.scaling.deadline_s) == (0, 4, 5400)
+    assert execution.placement.labels == {"zone": "a", "kind": "spot"}
+    known = record().model_copy(update={"config": config})
+
+    def changed(**given: Any) -> Any:
+        return recorded_config(known, "/out", {}, {}, **RecordedOptions(**given).changes()).execution
+
+    assert changed() == execution.model_copy(update={"max_failure_rate": 1.0})
+    assert (changed(workers="2").scaling, changed(workers="2").num_workers) == (None, 2)
+    assert changed(executor="local").scaling is None
+    assert not changed(device="cpu").placement.asks_for_gpu
 
 
 def test_a_filled_group_is_written_as_its_user_would() -> None:

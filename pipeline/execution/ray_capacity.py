@@ -1,0 +1,85 @@
+"""Whether a worker that waits for a place can ever get one: on a node that is there, or on one that can be started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
+from ray.exceptions import RayError
+
+from pipeline.execution.ray_session import WorkerResources
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Totals of the nodes that are alive with their labels, and what the autoscaler says that it can never start.
+
+    Both are resources and labels; `infeasible` is None where no autoscaler reports to the cluster.
+    """
+
+    nodes: tuple[tuple[dict[str, float], dict[str, str]], ...]
+    infeasible: tuple[tuple[dict[str, float], dict[str, str]], ...] | None
+
+
+def read_capacity() -> Capacity | None:
+    """Ask Ray; None where it does not answer at the moment, or not a driver behind Ray Client."""
+    if ray.util.client.ray.is_connected():
+        return None
+    try:
+        nodes = tuple((node["Resources"], node.get("Labels", {})) for node in ray.nodes() if node["Alive"])
+        client = GcsClient(address=ray.get_runtime_context().gcs_address)
+        reply = GetClusterStatusReply()
+        reply.ParseFromString(client.get_cluster_status(timeout_s=_TIMEOUT_S))
+    except (RayError, RuntimeError):
+        return None
+    state = reply.autoscaling_state
+    if not state.autoscaler_state_version:
+        return Capacity(nodes, None)
+    return Capacity(nodes, tuple(map(_refused, state.infeasible_resource_requests)))
+
+
+def _refused(request: ResourceRequest) -> tuple[dict[str, float], dict[str, str]]:
+    constraints = (one for selector in request.label_selectors for one in selector.label_constraints)
+    return dict(request.resources_bundle), {one.label_key: ",".join(one.label_values) for one in constraints}
+
+
+def why_impossible(wanted: WorkerResources, capacity: Capacity) -> str | None:
+    """One sentence that says what was asked and what there is, or None where a place is there or can come."""
+    if any(_fits(wanted, *node) for node in capacity.nodes):
+        return None
+    there = "; ".join(sorted({_describe(resources) for resources, _ in capacity.nodes})) or "no node"
+    asked = f"each worker asks for {wanted.describe()}"
+    if capacity.infeasible is None:
+        return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
+    bundle = _bundle(wanted)
+    if any(bundle == _rounded(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
+        return f"{asked}, which none of the autoscaler's node types offers; running are: {there}"
+    return None
+
+
+def _bundle(wanted: WorkerResources) -> dict[str, float]:
+    bundle = {"CPU": wanted.num_cpus, "GPU": wanted.num_gpus}
+    if wanted.accelerator_type:
+        bundle[f"accelerator_type:{wanted.accelerator_type}"] = 0.001
+    return _rounded({name: amount for name, amount in bundle.items() if amount})
+
+
+def _rounded(bundle: dict[str, float]) -> dict[str, float]:
+    """To Ray's own resolution of a ten-thousandth."""
+    return {name: round(amount, 4) for name, amount in bundle.items()}
+
+
+def _fits(wanted: WorkerResources, resources: dict[str, float], labels: dict[str, str]) -> bool:
+    enough = all(resources.get(name, 0.0) >= amount for name, amount in _bundle(wanted).items())
+    return enough and wanted.labels.items() <= labels.items()
+
+
+def _describe(resources: dict[str, Any]) -> str:
+    types = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    gpus = f" and {resources['GPU']:g} GPU" if resources.get("GPU") else ""
+    return f"{resources.get('CPU', 0):g} CPU{gpus}{' of type ' + types[0] if types else ''}"

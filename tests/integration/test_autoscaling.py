@@ -1,0 +1,162 @@
+"""Jobs on nodes that Ray's real autoscaler (v2) starts and stops: from no GPU node and back, and nodes taken away.
+
+The nodes are fake: raylets on this machine with a GPU that only Ray believes in, so that `auto` is the CPU there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+import pytest
+from commands import descendants, hdrfleet_here, rows_of, start_hdrfleet, wait_until
+from photographs import jpeg, picture
+from servers.autoscaled_cluster import AutoscaledCluster, autoscaled_cluster
+
+NUM_PHOTOS = 100
+OPTIONS = ("--weights", "identity", "--precision", "fp32", "--max-workers", "3", "--workers-per-gpu", "1")
+SMALL = ("--shard-images", "1")
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledCluster]:
+    with autoscaled_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(NUM_PHOTOS):
+        (folder / f"{index:03}.jpg").write_bytes(jpeg(picture(256, 256, seed=index)))
+    return folder
+
+
+class Run:
+    """One conversion in a process of its own, and the most nodes that were seen beside it."""
+
+    def __init__(self, cluster: AutoscaledCluster, photos: Path, root: Path, *options: str) -> None:
+        self.cluster, self.dst, self.log = cluster, root / "out", root / "log"
+        root.mkdir(parents=True, exist_ok=True)
+        words = ("convert", photos, self.dst, "--address", cluster.address, *OPTIONS, *options)
+        self.started_at = monotonic()
+        self.process = start_hdrfleet(*words, home=root / "home", log=self.log, env=cluster.env)
+        self.num_nodes = 0
+        self.timings: list[tuple[float, int]] = []
+
+    def wait(self, what: str, timeout_s: float = 400, *, num_rows: int | None = None, num_nodes: int = 0) -> None:
+        """Until it has ended; or so many rows are committed, on so many nodes at least."""
+
+        def is_so() -> bool:
+            now = len(self.cluster.raylets())
+            if not self.timings or self.timings[-1][1] != now:
+                self.timings.append((round(monotonic() - self.started_at, 1), now))
+            self.num_nodes = max(self.num_nodes, now)
+            if num_rows is None:
+                return self.process.poll() is not None
+            assert self.process.poll() is None, self.log.read_text()
+            return now >= num_nodes and len(list(self.dst.glob("manifest/plan=*/shard-*"))) >= num_rows
+
+        wait_until(is_so, what, timeout_s)
+
+    def require_whole(self) -> list[dict[str, Any]]:
+        assert self.process.wait(30) == 0, self.log.read_text()
+        sys.stdout.write(f"{self.log.read_text()}nodes: {self.timings}\n")  # pytest -s: for docs/operations.md
+        rows = rows_of(self.dst)
+        assert Counter(row["source"] for row in rows) == {f"{index:03}.jpg": 1 for index in range(NUM_PHOTOS)}
+        assert {row["status"] for row in rows} == {"ok"}
+        assert hdrfleet_here("verify", self.dst, "--deep", "--quiet") == 0
+        return rows
+
+    def busy_node(self) -> psutil.Process:
+        """The raylet of a node on which a worker of ours is."""
+        return next(raylet for raylet in self.cluster.raylets() if descendants(raylet.pid, "RayWorker"))
+
+    def drain(self, raylet: psutil.Process, deadline_s: int) -> None:
+        node = raylet.environ()["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.cluster.address),
+                *("--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"),
+                *("--deadline-remaining-seconds", str(deadline_s)),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+
+def wait_for_none(cluster: AutoscaledCluster) -> None:
+    wait_until(lambda: not cluster.raylets(), "nodes without work leave", 120)
+
+
+def test_a_type_of_gpu_that_no_node_type_has_ends_the_job_and_says_so(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path
+) -> None:
+    wait_for_none(cluster)
+    run = Run(cluster, photos, tmp_path, "--accelerator-type", "T4")
+    run.wait("the job gives up", 90)
+    assert run.process.returncode == 1
+    said = " ".join(run.log.read_text().split())
+    assert "1 CPU and 1 GPU of type T4, which none of the autoscaler's node types offers" in said
+    assert run.num_nodes == 0
+
+
+def test_nodes_come_for_a_job_and_go_and_another_job_meets_them_on_their_way(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for_none(cluster)
+    first = Run(cluster, photos, tmp_path / "first", *SMALL)
+    first.wait("the first job ends")
+    first.require_whole()
+    assert first.num_nodes == 3
+    second = Run(cluster, photos, tmp_path / "second", *SMALL)
+    second.wait("the second job is at work", num_rows=5)
+    second.busy_node().kill()
+    second.wait("the second job ends")
+    second.require_whole()
+    wait_for_none(cluster)
+
+    capsys.readouterr()
+    assert hdrfleet_here("status", first.dst, "--json") == 0
+    decisions = json.loads(capsys.readouterr().out)["scaling"]
+    assert decisions[0]["delta"] == 1
+    assert max(decision["num_workers"] for decision in decisions) == 3
+    assert all(decision["reason"] for decision in decisions)
+    assert hdrfleet_here("status", first.dst) == 0
+    assert f"then {decisions[-1]['num_workers']}, at {decisions[-1]['at']}" in capsys.readouterr().out
+
+
+def test_a_node_that_drains_finishes_what_it_has_and_nothing_is_done_twice(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path
+) -> None:
+    run = Run(cluster, photos, tmp_path, *SMALL)
+    run.wait("two nodes are at work", num_rows=10, num_nodes=2)
+    run.drain(run.busy_node(), 60)
+    run.wait("the job ends")
+    rows = run.require_whole()
+    assert {row["attempt"] for row in rows} == {1}
+    assert not any(row["adopted"] for row in rows)
+    assert "lost on the way" not in run.log.read_text()
+
+
+def test_a_shard_that_a_drained_node_cannot_finish_is_given_back_and_what_it_stored_is_adopted(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path
+) -> None:
+    run = Run(cluster, photos, tmp_path, "--shard-images", "50")
+    wait_until(lambda: len(list(run.dst.glob("images/*"))) >= 5, "a shard is begun", 120)
+    run.drain(run.busy_node(), 8)
+    run.wait("the job ends")
+    rows = run.require_whole()
+    assert {row["attempt"] for row in rows} == {2}
+    assert sum(row["adopted"] for row in rows) >= 5
+    assert "lost on the way" not in run.log.read_text()

@@ -1,0 +1,59 @@
+"""Workers that come and go: the policy on real actors, on this machine and on nodes that a real autoscaler starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from commands import rows_of
+from photographs import jpeg, picture
+
+from pipeline.config import build_config
+from pipeline.execution.base import Progress, WorkerSpec, WorkSize
+from pipeline.execution.ray_executor import RayExecutor
+from pipeline.execution.ray_session import WorkerResources
+from pipeline.scaling_record import ScalingEvent
+from pipeline.sharding import open_source, plan_shards
+
+UP_TO_TWO = WorkerResources(num_workers=2, num_workers_on_node=2, num_cpus=1, num_gpus=0)
+
+
+@pytest.mark.timeout(300)
+def test_workers_come_with_the_work_and_go_when_none_waits(ray_here: None, tmp_path: Path) -> None:
+    """The last image outlasts the cool-down by far: whoever has nothing to do beside it leaves."""
+    (tmp_path / "photos").mkdir()
+    for index in range(40):
+        (tmp_path / f"photos/{index:02}.jpg").write_bytes(jpeg(picture(256, 256, seed=index)))
+    (tmp_path / "photos/last.jpg").write_bytes(jpeg(picture(1024, 1024)))
+    config = build_config(
+        source={"url": str(tmp_path / "photos")},
+        destination={"url": str(tmp_path / "out")},
+        model={"weights": "identity"},
+        inference={"device": "cpu", "precision": "fp32", "num_threads": 1},
+        sharding={"max_images": 1},
+        execution={
+            "leases_per_worker": 1,
+            "scaling": {"max_workers": 2, "interval_s": 0.2, "cool_down_s": 0.5},
+        },
+    )
+    shards = list(plan_shards(open_source(config.source).iterate(), 1, config.sharding))
+    events: list[ScalingEvent] = []
+    seen: list[Progress] = []
+    with RayExecutor(WorkerSpec(config, "identity", None), UP_TO_TWO, events.append) as executor:
+        done = executor.run(
+            iter(shards),
+            num_shards=len(shards),
+            resuming=False,
+            on_progress=seen.append,
+            size=WorkSize(len(shards), 41 * 0.1),
+        )
+    assert (done.num_shards, done.num_ok, done.num_workers_lost) == (41, 41, 0)
+    deltas = [event.delta for event in events]
+    assert deltas == [1, 1, -1], [event.reason for event in events]
+    assert [event.num_workers for event in events] == [1, 2, 1]
+    assert "no shard waits" in events[-1].reason
+    assert [progress.num_images for progress in seen] == sorted(progress.num_images for progress in seen)
+    rows = rows_of(tmp_path / "out")
+    assert Counter(row["attempt"] for row in rows) == {1: 41}
+    assert len({row["worker"] for row in rows}) == 2

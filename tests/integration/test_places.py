@@ -1,0 +1,129 @@
+"""Places for workers: requests that nothing can satisfy, and nodes that are taken away; Ray's unstable interface."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from commands import descendants, end, wait_until
+from photographs import jpeg, picture
+
+from pipeline.config import build_config
+from pipeline.errors import WorkerLostError
+from pipeline.execution.base import WorkerSpec
+from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossible
+from pipeline.execution.ray_drain import drain_node, draining_nodes
+from pipeline.execution.ray_executor import RayExecutor
+from pipeline.execution.ray_session import WorkerResources
+from pipeline.sharding import open_source, plan_shards
+
+HEAD = ({"CPU": 2.0}, {"ray.io/node-id": "0"})
+T4_NODE = ({"CPU": 4.0, "GPU": 1.0, "accelerator_type:T4": 1.0}, {"zone": "a"})
+ONE_GPU = WorkerResources(3, 1, 1, 1)
+ONE_T4 = WorkerResources(3, 1, 1, 1, "T4")
+IN_B = WorkerResources(3, 1, 1, 1, labels={"zone": "b"})
+REFUSED_T4 = ({"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}, {})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capacity", "says"),
+    [
+        (ONE_GPU, Capacity((HEAD, T4_NODE), None), None),
+        (ONE_T4, Capacity((HEAD, T4_NODE), None), None),
+        (ONE_T4, Capacity((HEAD,), ()), None),  # an autoscaler that does not refuse it may be starting it
+        (ONE_T4, Capacity((HEAD,), (({"CPU": 1.0, "GPU": 8.0}, {}),)), None),  # refused to somebody else
+        (IN_B, Capacity((HEAD,), (({"CPU": 1.0, "GPU": 1.0}, {"zone": "c"}),)), None),
+        (WorkerResources(3, 3, 1, 1 / 3), Capacity((HEAD, T4_NODE), None), None),
+        (
+            ONE_GPU,
+            Capacity((HEAD, HEAD), None),
+            "each worker asks for 1 CPU and 1 GPU, which no node offers and no autoscaler starts; there are: 2 CPU",
+        ),
+        (
+            IN_B,
+            Capacity((HEAD, T4_NODE), None),
+            "1 CPU and 1 GPU on a node with zone=b, which no node offers and no autoscaler starts; there are: "
+            "2 CPU; 4 CPU and 1 GPU of type T4",
+        ),
+        (
+            ONE_T4,
+            Capacity((HEAD,), (REFUSED_T4,)),
+            "1 CPU and 1 GPU of type T4, which none of the autoscaler's node types offers; running are: 2 CPU",
+        ),
+        (IN_B, Capacity((), (({"CPU": 1.0, "GPU": 1.0}, {"zone": "b"}),)), "running are: no node"),
+    ],
+)
+def test_a_request_is_impossible_where_no_node_offers_it_and_none_can_come(
+    wanted: WorkerResources, capacity: Capacity, says: str | None
+) -> None:
+    why = why_impossible(wanted, capacity)
+    assert (why is None) if says is None else (why is not None and why.endswith(says))
+
+
+@pytest.mark.timeout(120)
+def test_a_job_whose_workers_fit_nowhere_ends_and_says_what_there_is(ray_here: None, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(jpeg(picture(16, 16)))
+    config = build_config(
+        source={"url": str(tmp_path / "photos")},
+        destination={"url": str(tmp_path / "out")},
+        execution={"scaling": {"max_workers": 3}, "placement": {"accelerator_type": "T4"}},
+    )
+    shards = plan_shards(open_source(config.source).iterate(), 1, config.sharding)
+    with (
+        RayExecutor(WorkerSpec(config, "identity", None), ONE_T4) as executor,
+        pytest.raises(WorkerLostError, match="no worker can start: each worker asks for 1 CPU and 1 GPU of type T4, "),
+    ):
+        executor.run(shards, num_shards=1, resuming=False, on_progress=lambda _: None)
+
+
+def test_what_ray_says_of_capacity_is_understood(ray_here: None) -> None:
+    capacity = read_capacity()
+    assert capacity is not None
+    (node,) = capacity.nodes
+    assert node[0]["CPU"] == 2
+    assert capacity.infeasible is None
+
+
+@pytest.mark.timeout(180)
+def test_the_hidden_interface_for_draining_is_where_it_was(ray_here: None, tmp_path: Path) -> None:
+    """Fails when Ray moves it: mend `pipeline/execution/ray_drain.py`, its one user, in the same commit as the pin."""
+    assert draining_nodes() == {}
+
+    class Guest:  # within the test: no worker can import this file
+        def place(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
+    address = ray.get_runtime_context().gcs_address
+    start = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}")
+    options = (
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=0",
+        '--resources={"place": 1}',
+        "--object-store-memory=100000000",
+    )
+    with (tmp_path / "node.log").open("wb") as log:
+        started = subprocess.Popen([*start, *options], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        here = ray.get_runtime_context().get_node_id()
+
+        def others() -> list[str]:
+            return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+
+        wait_until(lambda: len(others()) == 1, "a second node", 60)
+        (node,) = others()
+        # A node without work is gone before anybody sees that it drains.
+        guest = ray.remote(num_cpus=0, resources={"place": 1})(Guest).remote()
+        assert ray.get(guest.place.remote(), timeout=60) == node
+        drain_node(address, node, "spot", deadline_s=1000)
+        wait_until(lambda: bool(draining_nodes()), "the node drains", 30)
+        (left_s,) = draining_nodes().values()
+        assert set(draining_nodes()) == {node}
+        assert 0 < left_s <= 1000
+    finally:
+        end([*descendants(started.pid), psutil.Process(started.pid)])
+    wait_until(lambda: not draining_nodes(), "a node that is gone drains no more", 60)

@@ -1,0 +1,151 @@
+"""What the scaling policy is shown: work that counts down, and workers that start, work and idle, on a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.execution.base import WorkSize
+from pipeline.execution.elastic import RemainingWork, Scaler
+from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.execution.scaling import ScalingDecision
+from pipeline.records import ImageTask, Shard
+from pipeline.scaling_config import ScalingConfig
+from pipeline.sharding import estimate_megapixels
+
+IMAGE = ImageTask("a.jpg", "a.jpg", 1_000_000, "e")
+MEGAPIXELS = estimate_megapixels(IMAGE)
+
+
+class Job:
+    """Shards of two equal images each, and a scaler on a clock that the test moves."""
+
+    def __init__(self, num_shards: int, **limits: float) -> None:
+        self.now = 0.0
+        self.work = RemainingWork(num_shards, WorkSize(2 * num_shards, 2 * MEGAPIXELS * num_shards))
+        self.book = LeaseBook(self.work.counted(self._shards(num_shards)), 4, clock=lambda: self.now)
+        config = ScalingConfig.model_validate({"max_workers": 4, "interval_s": 5, "cool_down_s": 30} | limits)
+        self.scaler = Scaler(config, 1.0, clock=lambda: self.now)
+
+    @staticmethod
+    def _shards(number: int) -> Iterator[Shard]:
+        return (Shard(1, index, (IMAGE, IMAGE)) for index in range(number))
+
+    def take(self, holder: str) -> Lease:
+        lease = self.book.take(holder)
+        assert lease is not None
+        return lease
+
+    def finish(self, lease: Lease, megapixels: float = 2 * MEGAPIXELS) -> None:
+        assert self.book.complete(lease)
+        self.work.finish(lease.shard, megapixels)
+
+    def after(self, seconds: float, *busy: str, done: float = 0.0) -> ScalingDecision | None:
+        self.now += seconds
+        self.scaler.tick(busy)
+        return self.scaler.decide(self.work, self.book, done)
+
+
+def test_work_counts_down_as_shards_are_finished_not_as_they_are_taken() -> None:
+    job = Job(3)
+    whole = job.work.size
+    first, second = job.take("a"), job.take("b")
+    assert job.work.size == whole
+    assert job.work.num_untouched(job.book) == 1
+    job.finish(first)
+    assert (job.work.size.num_images, job.work.size.megapixels) == (4, pytest.approx(4 * MEGAPIXELS))
+    job.finish(second, megapixels=MEGAPIXELS)  # half as large as its file made believe: so are the others, by halves
+    assert job.work.size.megapixels == pytest.approx(2 * MEGAPIXELS * 3 / 4)
+    job.finish(job.take("a"))
+    assert job.work.size == WorkSize(0, 0.0)
+
+
+def test_a_plan_that_promised_too_much_ends_where_its_shards_end() -> None:
+    job = Job(2)
+    job.work = RemainingWork(9, WorkSize(18, 99.0))
+    job.book = LeaseBook(job.work.counted(Job._shards(1)), 4)
+    lease = job.take("a")
+    assert job.book.take("b") is None
+    assert job.work.num_untouched(job.book) == 0
+    job.finish(lease)
+    assert job.book.is_finished
+
+
+def test_a_job_whose_last_worker_left_before_it_saw_the_end_gets_another() -> None:
+    """Only a holder's look tells that nothing is left; without one the job would wait for ever."""
+    job = Job(1)
+    job.finish(job.take("a"))
+    assert not job.book.is_finished
+    decision = job.after(0)
+    assert decision is not None
+    assert decision.delta == 1
+
+
+def test_the_number_follows_the_work_by_what_a_start_and_a_worker_were_measured_to_take() -> None:
+    job = Job(1000)
+    first = job.after(0)
+    assert first is not None
+    assert first.delta == 4  # hours at the rate that is believed; as many as are allowed
+    job = Job(20)
+    first = job.after(0)
+    assert first is not None
+    assert first.delta == 1, first.reason  # believed: 320 s of work, and 180 of starting
+    job.scaler.asked("a")
+    assert job.after(4) is None, "not before the interval is over"
+    job.scaler.ready("a")
+    job.take("a")
+    second = job.after(1, "a")
+    assert second is not None
+    assert second.delta == 3
+    assert "4 workers are allowed" in second.reason
+
+
+def test_idle_workers_leave_after_the_cool_down_the_longest_idle_first_and_starting_ones_at_once() -> None:
+    job = Job(1)
+    for name in "abc":
+        job.scaler.asked(name)
+    job.scaler.ready("a")
+    job.scaler.ready("b")
+    job.take("a")
+    assert job.book.take("b") is None
+    decision = job.after(0, "a")
+    assert decision is not None
+    assert decision.delta == -1
+    assert job.scaler.leaving_order() == ["c", "b"]
+    job.scaler.gone("c")
+    decision = job.after(29, "a")
+    assert decision is not None
+    assert decision.delta == 0
+    decision = job.after(5, "a")
+    assert decision is not None
+    assert decision.delta == -1
+    assert job.scaler.leaving_order() == ["b"], "a holds a lease"
+
+
+def test_a_worker_is_believed_to_do_what_it_was_seen_to_do_however_wrong_the_belief_was() -> None:
+    """Large images are not slow workers: time without a finished one counts when the next one is."""
+    job = Job(100, max_workers=100)
+    job.scaler.asked("a")
+    job.after(100)
+    job.scaler.ready("a")
+    job.take("a")
+
+    def rate(decision: ScalingDecision | None) -> str:
+        assert decision is not None
+        return decision.reason.partition(" at ")[2].partition(" MP/s")[0]
+
+    assert rate(job.after(5, "a", done=2.5)) == "1", "believed: 5 s say little"
+    assert rate(job.after(5, "a", done=5.0)) == "0.5", "seen: 5 MP in 10 s"
+    for _ in range(10):
+        assert rate(job.after(5, "a", done=5.0)) == "0.5", "nothing was finished"
+    assert rate(job.after(40, "a", done=50.0)) == "0.5"
+    assert rate(job.after(120, "a", done=50.0 + 2.5 * 120)) == "1.5", "half of what is new, after a half-life"
+
+
+def test_a_deadline_asks_for_no_more_than_it_needs() -> None:
+    job = Job(1000, max_workers=100, deadline_s=36_000)
+    decision = job.after(0)
+    assert decision is not None
+    assert 1 <= decision.delta < 10
+    assert "the deadline in 36,000 s needs" in decision.reason or "deadline is in" in decision.reason
