@@ -214,6 +214,7 @@ class RayExecutor:
     def _end(self, worker: ActorHandle) -> None:
         """Let a worker without a lease go, for good; what it did still counts."""
         self._kill(worker)
+        self._meter.scaled(-1)
         self._retired += replace(worker.progress, num_workers=0)
 
     def _spawn_up_to(self, num_workers: int) -> None:
