@@ -23,7 +23,10 @@ def _require_time(text: str) -> str:
 
 
 class ScalingEvent(FrozenModel):
-    """`delta` workers were asked for (above 0) or ended (below), which left `num_workers`. `at` is UTC in ISO 8601."""
+    """`delta` workers were asked for (above 0) or ended (below), which left `num_workers`. `at` is UTC in ISO 8601.
+
+    Those that are about to leave a draining node are not counted.
+    """
 
     at: Annotated[str, AfterValidator(_require_time)]
     delta: int

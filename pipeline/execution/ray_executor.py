@@ -174,12 +174,12 @@ class RayExecutor:
         decision = scaler.decide(work, book, self._total_progress().megapixels)
         if decision is None or decision.delta == 0:
             return
-        before = len(self._workers)
+        before = self._num_staying
         if decision.delta > 0:
-            self._spawn_up_to(self._num_staying + (1 if self._num_failed_starts else decision.delta))
+            self._spawn_up_to(before + (1 if self._num_failed_starts else decision.delta))
         for name in scaler.leaving_order()[: max(0, -decision.delta)]:
             self._end(self._workers[name])
-        now = len(self._workers)
+        now = self._num_staying
         if self._on_scaling and now != before:
             reason = decision.reason
             if now - before != decision.delta:

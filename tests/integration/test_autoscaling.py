@@ -70,7 +70,8 @@ class Run:
 
     def require_whole(self) -> list[dict[str, Any]]:
         assert self.process.wait(30) == 0, self.log.read_text()
-        sys.stdout.write(f"{self.log.read_text()}nodes: {self.timings}\n")  # pytest -s: for docs/operations.md
+        # Seconds and nodes, for docs/operations.md: pytest keeps the folders of its last runs.
+        self.log.with_name("nodes.json").write_text(json.dumps(self.timings))
         rows = rows_of(self.dst)
         assert Counter(row["source"] for row in rows) == {f"{index:03}.jpg": 1 for index in range(NUM_PHOTOS)}
         assert {row["status"] for row in rows} == {"ok"}
