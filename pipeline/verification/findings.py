@@ -22,6 +22,7 @@ FindingCode = Literal[
     "output_missing",
     "output_size",
     "output_sha256",
+    "output_denied",
     "output_unreadable",
     "output_undecodable",
     "output_dimensions",

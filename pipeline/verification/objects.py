@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
-from pipeline.errors import ObjectMissingError, StorageError, VerifyError
+from pipeline.errors import ObjectDeniedError, ObjectMissingError, StorageError, TransientStorageError, VerifyError
 from pipeline.manifest.parts import MANIFEST_PREFIX
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
@@ -57,7 +57,7 @@ def check_contents(
     """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each. Decoding releases the GIL.
 
     An object that is missing is left to `check_listing`, and `on_missing` gets its key. At most `num_threads` objects
-    are in memory.
+    are in memory. Raises TransientStorageError where the store is unavailable: that says nothing about an output.
     """
 
     def check(expected: ExpectedOutput) -> tuple[int, list[Finding]]:
@@ -66,7 +66,11 @@ def check_contents(
         except ObjectMissingError:
             on_missing(expected.key)
             return 0, []
-        except StorageError as error:  # one bad sector or forbidden object is a finding, not the end
+        except ObjectDeniedError as error:
+            return 0, [Finding("output_denied", expected.key, str(error), expected.source)]
+        except TransientStorageError:  # an outage: taken for damage, it would cost sound outputs
+            raise
+        except StorageError as error:  # one object that the store cannot give is a finding, not the end
             return 0, [Finding("output_unreadable", expected.key, str(error), expected.source)]
         return len(data), [Finding(code, expected.key, text, expected.source) for code, text in _faults(data, expected)]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,15 +19,18 @@ from fakes import FakeEngine
 from photographs import write_library
 
 from jobs.options import parse_share
+from jobs.progress import ConsoleReporter
+from jobs.repair import RepairOutcome, run_repair
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import ConfigError, TransientStorageError
-from pipeline.job import Job, open_job
+from pipeline.errors import ConfigError, ObjectDeniedError, StorageError, TransientStorageError
+from pipeline.job import Job, open_job, read_job
 from pipeline.manifest import part_key
 from pipeline.records import Provenance
 from pipeline.sharding import open_source
 from pipeline.storage import ObjectStore, open_store
+from pipeline.storage.local import LocalStore
 from pipeline.verification import VerifyReport, verify_destination
 from pipeline.verification.findings import FINDING_CODES
 
@@ -74,8 +78,6 @@ def destination(pristine: Path, tmp_path: Path) -> Path:
 
 
 def verify(destination: Path, share: float = 1.0) -> VerifyReport:
-    from pipeline.job import read_job
-
     store = open_store(str(destination), StorageConfig())
     record = read_job(store)
     assert record is not None
@@ -280,23 +282,68 @@ def test_a_last_plan_that_is_gone_is_found_by_its_parts(destination: Path) -> No
     assert codes(destination)["_hdrfleet/plan/2/plan.json"] == "plan_missing"
 
 
-def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(destination: Path) -> None:
-    from pipeline.job import read_job
+@contextmanager
+def failing(key: str, error: StorageError) -> Iterator[None]:
+    """Let every local store fail to read `key`."""
+    read = LocalStore.read
 
-    store = open_store(str(destination), StorageConfig())
-    record, key = read_job(store), some_output(destination)[1]
-    assert record is not None
-    read = store.read
-
-    def bad_sector(name: str, **options: Any) -> bytes:
+    def fail(self: LocalStore, name: str, **options: Any) -> bytes:
         if name == key:
-            raise TransientStorageError(f"{name}: Input/output error")
-        return read(name, **options)
+            raise error
+        return read(self, name, **options)
 
-    with patch.object(store, "read", bad_sector):
-        report = verify_destination(store, record, share=1.0)
-    assert [(finding.code, finding.key) for finding in report.findings] == [("output_unreadable", key)]
+    with patch.object(LocalStore, "read", fail):
+        yield
+
+
+UNREAD = [(ObjectDeniedError("403"), "output_denied"), (StorageError("no certificate"), "output_unreadable")]
+
+
+@pytest.mark.parametrize(("error", "code"), UNREAD)
+def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(
+    destination: Path, error: StorageError, code: str
+) -> None:
+    key = some_output(destination)[1]
+    with failing(key, error):
+        report = verify(destination)
+    assert [(finding.code, finding.key) for finding in report.findings] == [(code, key)]
     assert report.num_decoded == 12
+
+
+def repair(destination: Path, *, delete_orphans: bool = False) -> RepairOutcome:
+    store = open_store(str(destination), StorageConfig())
+    record = read_job(store)
+    assert record is not None
+    config = record.config
+    return run_repair(
+        store, record, config, ConsoleReporter(quiet=True), share=1.0, delete_orphans=delete_orphans, quiet=True
+    )
+
+
+def contents(destination: Path) -> dict[str, bytes]:
+    paths = (path for path in destination.rglob("*") if path.is_file() and "lease" not in path.parts)
+    return {path.relative_to(destination).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_an_outage_ends_verification_and_repair_and_is_no_damage(destination: Path) -> None:
+    before = contents(destination)
+    with failing(some_output(destination)[1], TransientStorageError("503 SlowDown")):
+        with pytest.raises(TransientStorageError, match="503"):
+            verify(destination)
+        with pytest.raises(TransientStorageError, match="503"):
+            repair(destination)
+    assert contents(destination) == before
+    assert verify(destination).is_sound
+
+
+@pytest.mark.parametrize(("error", "code"), UNREAD)
+def test_a_refused_read_distrusts_and_replaces_nothing(destination: Path, error: StorageError, code: str) -> None:
+    before = contents(destination)
+    with failing(some_output(destination)[1], error):
+        outcome = repair(destination, delete_orphans=True)
+    assert outcome.after.num_by_code() == {code: 1}
+    assert (outcome.run, outcome.num_replaced) == (None, 0)
+    assert contents(destination) == before
 
 
 @pytest.mark.parametrize("pattern", ["plan.json", "part-*.parquet"])
@@ -307,8 +354,6 @@ def test_a_damaged_plan_is_found(destination: Path, pattern: str) -> None:
 
 
 def test_progress_counts_the_sample(destination: Path) -> None:
-    from pipeline.job import read_job
-
     store: ObjectStore = open_store(str(destination), StorageConfig())
     record, seen = read_job(store), []
     assert record is not None
