@@ -28,6 +28,7 @@ FindingCode = Literal[
     "output_dimensions",
     "output_identity",
     "orphan",
+    "orphan_unplanned",
     "unfinished_write",
 ]
 """Defined in docs/operations.md."""

@@ -192,6 +192,15 @@ class Ledger:
         """
         yield from self._rows(_UNNAMED)
 
+    def has_listing(self) -> bool:
+        """Whether anything lies below images/."""
+        return next(self._rows("SELECT key FROM listed LIMIT 1"), None) is not None
+
+    def sources(self) -> Iterator[str]:
+        """Yield the source of every row once, in no order."""
+        for (source,) in self._rows("SELECT DISTINCT source FROM noted"):
+            yield source
+
     def unlisted(self) -> Iterator[tuple[str, str]]:
         """Yield key and source of the expected outputs that are not listed; by key."""
         yield from self._rows(_UNLISTED)

@@ -58,7 +58,7 @@ def verify_destination(
         rows = check_rows(store, record, _ROW_THREADS, ledger)
         findings = [*rows.findings]
         if rows.is_readable:
-            findings.extend(check_listing(store, ledger))
+            findings.extend(check_listing(store, ledger, looks_at_orphans=not rows.findings))
         num_sampled = ledger.num_outputs(share)
         num_done = num_bytes_read = 0
 

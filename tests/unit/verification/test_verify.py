@@ -21,6 +21,7 @@ from photographs import write_library
 from jobs.options import parse_share
 from jobs.progress import ConsoleReporter
 from jobs.repair import RepairOutcome, run_repair
+from jobs.verify import print_report
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
@@ -208,6 +209,42 @@ def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> No
     assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
 
 
+def test_nothing_is_deleted_where_the_plans_are_gone(destination: Path) -> None:
+    shutil.rmtree(destination / "manifest")
+    shutil.rmtree(destination / "_hdrfleet/plan")
+    before = contents(destination)
+    outcome = repair(destination, delete_orphans=True)
+    assert outcome.after.num_by_code() == {"plan_missing": 1, "orphan": 12}
+    assert outcome.num_deleted == 0
+    assert contents(destination) == before
+
+
+def test_what_is_left_of_a_last_plan_that_is_gone_is_not_deleted(destination: Path) -> None:
+    key = "images/later.jpg.v2.exr"
+    shutil.copy(some_output(destination)[0], destination / key)
+    (destination / "images" / "stranger.exr").write_bytes(b"x")
+    shutil.copy(some_output(destination)[0], destination / "images/dot.png.v7.exr")
+    before = contents(destination)
+    expected = {key: "orphan_unplanned", "images/stranger.exr": "orphan", "images/dot.png.v7.exr": "orphan"}
+    assert codes(destination) == expected
+    assert repair(destination, delete_orphans=True).num_deleted == 0
+    assert contents(destination) == before
+    with failing(key, ObjectDeniedError("403"), "read_range"):
+        assert codes(destination)[key] == "orphan_unplanned"
+    (destination / key).unlink()
+    assert repair(destination, delete_orphans=True).num_deleted == 2
+    assert verify(destination).is_sound
+
+
+def test_a_job_without_plans_and_outputs_is_not_called_sound(
+    destination: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("manifest", "images", "_hdrfleet/plan"):
+        shutil.rmtree(destination / folder)
+    print_report(verify(destination), show_all=True)
+    assert capsys.readouterr().out == f"{destination}: nothing was planned yet; there is nothing to verify\n"
+
+
 def test_an_uncommitted_shard_is_found_and_its_outputs_are_orphans(destination: Path) -> None:
     outputs = [name for name in pq.read_table(part(destination))["output"].to_pylist() if name]
     part(destination).unlink()
@@ -253,6 +290,12 @@ def test_a_row_that_nobody_planned_is_found(destination: Path) -> None:
         ("source_sha256", None),
         ("weights_sha256", "0" * 64),
         ("pixel_digest", "0" * 64),
+        ("revision", 2),
+        ("revision", 0),
+        ("output", "../s/p0.jpg"),
+        ("output", "/etc/passwd"),
+        ("output", "images/../../x.exr"),
+        ("output", "manifest/x.exr"),
     ],
 )
 def test_a_row_that_contradicts_itself_or_the_job_is_found(destination: Path, column: str, value: object) -> None:
@@ -283,16 +326,17 @@ def test_a_last_plan_that_is_gone_is_found_by_its_parts(destination: Path) -> No
 
 
 @contextmanager
-def failing(key: str, error: StorageError) -> Iterator[None]:
+def failing(key: str, error: StorageError, method: str = "read") -> Iterator[None]:
     """Let every local store fail to read `key`."""
-    read = LocalStore.read
+    read = getattr(LocalStore, method)
 
-    def fail(self: LocalStore, name: str, **options: Any) -> bytes:
+    def fail(self: LocalStore, name: str, *arguments: Any, **options: Any) -> bytes:
         if name == key:
             raise error
-        return read(self, name, **options)
+        data: bytes = read(self, name, *arguments, **options)
+        return data
 
-    with patch.object(LocalStore, "read", fail):
+    with patch.object(LocalStore, method, fail):
         yield
 
 
