@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 FindingCode = Literal[
+    "job_damaged",
+    "lease_damaged",
+    "unknown_object",
     "plan_missing",
     "plan_damaged",
     "shard_uncommitted",

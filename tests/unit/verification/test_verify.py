@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import hdrfleet_here
 from fakes import FakeEngine
 from photographs import write_library
 
@@ -25,8 +27,9 @@ from jobs.verify import print_report
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import ConfigError, ObjectDeniedError, StorageError, TransientStorageError
+from pipeline.errors import ConfigError, DestinationError, ObjectDeniedError, StorageError, TransientStorageError
 from pipeline.job import Job, open_job, read_job
+from pipeline.lease_record import newest_epoch
 from pipeline.manifest import part_key
 from pipeline.records import Provenance
 from pipeline.sharding import open_source
@@ -243,6 +246,85 @@ def test_a_job_without_plans_and_outputs_is_not_called_sound(
         shutil.rmtree(destination / folder)
     print_report(verify(destination), show_all=True)
     assert capsys.readouterr().out == f"{destination}: nothing was planned yet; there is nothing to verify\n"
+
+
+def test_a_small_share_of_few_outputs_reads_one(destination: Path) -> None:
+    assert verify(destination, 0.0001).num_decoded == 1
+    assert verify(destination, 0.0).num_decoded == 0
+
+
+UNKNOWN = (
+    "manifest/plan=1/garbage.parquet",
+    "manifest/plan=01/shard-000000.parquet",
+    "manifest/gen-3/garbage.parquet",
+    "manifest/head/x.json",
+    "_hdrfleet/lease/garbage",
+    "_hdrfleet/lease/0000009.json",
+    "_hdrfleet/plan/3/notes.txt",
+    "_hdrfleet/distrusted/x.parquet",
+)
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_what_hdrfleet_never_writes_is_found_and_left(destination: Path, key: str) -> None:
+    (destination / key).parent.mkdir(parents=True, exist_ok=True)
+    (destination / key).write_bytes(b"x")
+    assert codes(destination, 0.0) == {key: "unknown_object"}
+    repair(destination, delete_orphans=True)
+    assert (destination / key).exists()
+    assert newest_epoch(open_store(str(destination), StorageConfig())) == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "_hdrfleet/plan/3/part-00000-0123456789ab.parquet",
+        "manifest/gen-1/part-00000-0123456789ab.parquet",
+        "_hdrfleet/probe/0123456789abcdef-0",
+    ],
+)
+def test_what_killed_planners_compactions_and_probes_leave_is_no_finding(destination: Path, key: str) -> None:
+    (destination / key).parent.mkdir(parents=True)
+    (destination / key).write_bytes(b"x")
+    assert verify(destination, 0.0).is_sound
+
+
+def test_a_lease_that_cannot_be_read_is_found(destination: Path) -> None:
+    (destination / "_hdrfleet/lease").mkdir()
+    (destination / "_hdrfleet/lease/000007.json").write_bytes(b"\xff garbage")
+    assert codes(destination, 0.0) == {"_hdrfleet/lease/000007.json": "lease_damaged"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pixel_digest": "0" * 64}, "pixel_digest"),
+        ({"pixel_fields": {"pixel_type": "float"}}, "pixel_digest"),
+        ({"config": {"encode": {"pixel_type": "float"}}}, "pixel_type"),
+    ],
+)
+def test_a_job_that_contradicts_itself_is_found_and_refused(
+    destination: Path, pristine: Path, change: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = destination / "_hdrfleet/job.json"
+    job = json.loads(path.read_text())
+    for name, value in change.items():
+        if name == "config":
+            job["config"]["encode"] |= value["encode"]
+        else:
+            job[name] = value if isinstance(value, str) else job[name] | value
+    path.write_text(json.dumps(job))
+    before = contents(destination)
+    (finding,) = (finding for finding in verify(destination, 0.0).findings if finding.code == "job_damaged")
+    assert says in finding.message
+    with pytest.raises(DestinationError, match=r"job\.json was changed"):
+        convert(pristine / "photos", destination)
+    for command in ("retry", "repair"):
+        assert hdrfleet_here(command, destination, "--quiet") == 2
+        message = capsys.readouterr().err
+        assert says in message
+        assert len(message.strip().splitlines()) == 1
+    assert contents(destination) == before
 
 
 def test_an_uncommitted_shard_is_found_and_its_outputs_are_orphans(destination: Path) -> None:
