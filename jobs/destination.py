@@ -41,6 +41,17 @@ def open_destination(
     return store, job
 
 
+def open_whole(
+    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
+) -> tuple[ObjectStore, JobRecord]:
+    """`open_destination`, for commands that make outputs: DestinationError where job.json contradicts itself, too."""
+    from pipeline.job_record import require_whole
+
+    store, record = open_destination(dst, endpoint_url, profile, region)
+    require_whole(record, store.url)
+    return store, record
+
+
 def reopen_for_writing(
     store: ObjectStore,
     record: JobRecord,

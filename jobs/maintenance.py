@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs import options as opt
-from jobs.destination import finish, open_destination, reopen_for_writing
+from jobs.destination import finish, open_destination, open_whole, reopen_for_writing
 from jobs.option_groups import RecordedOptions, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
 from pipeline.config import StorageConfig
@@ -81,7 +81,7 @@ def retry(
     """
     from jobs.retry import check_codes, recorded_config, run_retry
 
-    store, record = open_destination(dst, endpoint_url, profile, region)
+    store, record = open_whole(dst, endpoint_url, profile, region)
     check_codes(store, code or ())
     config = recorded_config(
         record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
@@ -121,7 +121,7 @@ def repair(
     from jobs.verify import EXIT_UNSOUND, print_report
 
     share = opt.parse_share(sample)
-    store, record = open_destination(dst, endpoint_url, profile, region)
+    store, record = open_whole(dst, endpoint_url, profile, region)
     store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     config = recorded_config(
         record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()

@@ -23,7 +23,9 @@ from pipeline.storage import ObjectStore
 from pipeline.verification import Finding, VerifyReport
 from pipeline.verification.findings import FINDING_CODES
 
-_OUTPUT_FAULTS = frozenset(code for code in FINDING_CODES if code.startswith("output_"))
+# What cannot be read here may be whole: it is never distrusted.
+_UNREAD = frozenset({"output_denied", "output_unreadable"})
+_OUTPUT_FAULTS = frozenset(code for code in FINDING_CODES if code.startswith("output_")) - _UNREAD
 _LEFTOVERS = frozenset({"orphan", "unfinished_write"})
 
 
@@ -65,10 +67,11 @@ def run_repair(
 ) -> RepairOutcome:
     """Verify, make anew what can be, and verify again; outputs are read here, or by tasks on the Ray of `config`.
 
-    What is damaged or missing is first recorded as distrusted, for good. Outputs of current rows become the next
+    What is damaged or missing is first recorded as distrusted, for good; what the store did not let us read is not.
+    Outputs of current rows become the next
     revision of their source, and uncommitted shards are finished. Parts and plans are never touched: what is wrong with
     them is for a person to decide. With `delete_orphans`, leftovers are deleted when nothing else is found any more.
-    Raises as `run_conversion` does.
+    Raises as `run_conversion` does, and TransientStorageError, with nothing recorded, where the store is unavailable.
     """
     on_ray = config.execution if verifies_on_ray else None
     verify = partial(run_verify, store, record, quiet=quiet, on_ray=on_ray, storage=config.destination.storage)

@@ -56,9 +56,10 @@ def print_report(report: VerifyReport, *, show_all: bool) -> None:
     rows, plans = plural(report.num_rows, "row"), plural(report.num_plans, "plan")
     decoded = f"{report.num_decoded:,} of them decoded ({report.num_bytes_read / 2**20:,.0f} MiB)"
     looked_at = f"{rows} of {plans}, {plural(report.num_outputs, 'output')}, {decoded}"
-    console.print(
-        f"{report.destination}: {'sound' if report.is_sound else 'not sound'}; {looked_at}", markup=False, style="bold"
-    )
+    verdict = f"{'sound' if report.is_sound else 'not sound'}; {looked_at}"
+    if report.is_sound and not report.num_plans:
+        verdict = "nothing was planned yet; there is nothing to verify"
+    console.print(f"{report.destination}: {verdict}", markup=False, style="bold")
     for code, number in report.num_by_code().items():
         console.print(f"{number:>8,}  {code}", markup=False)
     shown = report.findings if show_all else report.findings[:_NUM_SHOWN]

@@ -22,7 +22,7 @@ from pipeline.errors import (
     SourceMissingError,
 )
 from pipeline.faults import fault_point
-from pipeline.job_record import JOB_KEY, JOB_SCHEMA_VERSION, JobRecord, read_job, require_same, to_record
+from pipeline.job_record import JOB_KEY, JOB_SCHEMA_VERSION, JobRecord, read_job, require_same, require_whole, to_record
 from pipeline.manifest import committed_parts, open_manifest
 from pipeline.records import ConversionStatus, ImageTask, Shard
 from pipeline.sharding import (
@@ -172,8 +172,8 @@ def open_job(
 
     `has_conditional_create` and `store_weakness` are recorded for a new job: False where the store was seen to ignore
     the condition, and why it is not safe for two drivers, if it is not.
-    Raises DestinationError when the one that is there would give other pixels or reads another source, naming the
-    fields that differ, and when the destination cannot be written.
+    Raises DestinationError when the one that is there contradicts itself, would give other pixels or reads another
+    source, naming the fields that differ, and when the destination cannot be written.
     """
     record = JobRecord(
         schema_version=JOB_SCHEMA_VERSION,
@@ -201,5 +201,6 @@ def open_job(
             raise DestinationError(f"cannot write to {store.url}: {error}") from error
     if existing is None:
         raise ManifestError(f"{store.url}: {JOB_KEY} appeared and vanished; is something else deleting here?")
+    require_whole(existing, store.url)
     require_same(existing, record, store.url)
     return Job(store, existing.model_copy(update={"config": config}))

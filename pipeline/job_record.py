@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.storage import ObjectStore, redact_url
 
 JOB_KEY = "_hdrfleet/job.json"
 JOB_SCHEMA_VERSION = 1
+_PIPELINE_FIELD = "pixel_pipeline_version"
 
 
 class JobRecord(BaseModel):
@@ -34,6 +36,25 @@ class JobRecord(BaseModel):
     pixel_fields: dict[str, object]
     pixel_digest: str
     config: ConversionConfig
+
+    def fault(self) -> str:
+        """How the record contradicts itself; empty where it does not.
+
+        The digest has to be that of the recorded fields, and these those of the recorded options, unless another pixel
+        pipeline derived them.
+        """
+        canonical = json.dumps(self.pixel_fields, sort_keys=True)
+        if hashlib.sha256(canonical.encode()).hexdigest() != self.pixel_digest:
+            return "pixel_digest is not that of pixel_fields"
+        derived = self.config.pixel_fields()
+        if self.pixel_fields.get(_PIPELINE_FIELD) != derived[_PIPELINE_FIELD]:
+            return ""
+        differing = sorted(
+            name
+            for name in derived.keys() | self.pixel_fields.keys()
+            if derived.get(name) != self.pixel_fields.get(name)
+        )
+        return f"config contradicts pixel_fields: {', '.join(differing)}" if differing else ""
 
 
 def read_job(store: ObjectStore) -> JobRecord | None:
@@ -70,6 +91,12 @@ def _recorded_url(url: str) -> str:
         named = listed_name(url)
         return named if "?" in named else redact_url(named)
     return str(Path(url).expanduser().absolute()) + ("/" if url.endswith("/") else "")
+
+
+def require_whole(record: JobRecord, url: str) -> None:
+    """Raise DestinationError where the job recorded at `url` contradicts itself: nothing may be made by it."""
+    if fault := record.fault():
+        raise DestinationError(f"{url}/{JOB_KEY} was changed: {fault}; restore it from a backup")
 
 
 def require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:

@@ -71,8 +71,14 @@ class LeaseRecord(FrozenModel):
 
 def newest_epoch(store: ObjectStore) -> int:
     """The highest epoch that any driver has had at this destination; 0 before the first."""
-    found = (_KEY.fullmatch(info.key) for info in store.list(LEASE_PREFIX))
-    return max((int(match[1]) for match in found if match), default=0)
+    keys = (info.key for info in store.list(LEASE_PREFIX))
+    return max((int(key[len(LEASE_PREFIX) + 1 : -len(".json")]) for key in keys if is_lease_key(key)), default=0)
+
+
+def is_lease_key(key: str) -> bool:
+    """Whether `key` is the name of an epoch's object: `0000009.json` is not that of epoch 9, and nobody reads it."""
+    match = _KEY.fullmatch(key)
+    return match is not None and int(match[1]) >= 1 and key == lease_key(int(match[1]))
 
 
 def read_lease(store: ObjectStore) -> LeaseRecord | None:

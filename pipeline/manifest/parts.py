@@ -43,7 +43,9 @@ def part_key(plan: int, shard: int) -> str:
 def parse_part_key(key: str) -> PartRef | None:
     """The part that `key` names; None for any other object."""
     match = _PART_KEY.fullmatch(key)
-    return PartRef(int(match[1]), int(match[2]), key) if match else None
+    ref = PartRef(int(match[1]), int(match[2]), key) if match else None
+    # `plan=01` would stand for the shard of `plan=1` a second time.
+    return ref if ref and key == part_key(ref.plan, ref.shard) else None
 
 
 def read_part(data: bytes, key: str, *, columns: Sequence[str] | None = None) -> StoredPart:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 FindingCode = Literal[
+    "job_damaged",
+    "lease_damaged",
+    "unknown_object",
     "plan_missing",
     "plan_damaged",
     "shard_uncommitted",
@@ -22,11 +25,13 @@ FindingCode = Literal[
     "output_missing",
     "output_size",
     "output_sha256",
+    "output_denied",
     "output_unreadable",
     "output_undecodable",
     "output_dimensions",
     "output_identity",
     "orphan",
+    "orphan_unplanned",
     "unfinished_write",
 ]
 """Defined in docs/operations.md."""

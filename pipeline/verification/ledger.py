@@ -192,6 +192,15 @@ class Ledger:
         """
         yield from self._rows(_UNNAMED)
 
+    def has_listing(self) -> bool:
+        """Whether anything lies below images/."""
+        return next(self._rows("SELECT key FROM listed LIMIT 1"), None) is not None
+
+    def sources(self) -> Iterator[str]:
+        """Yield the source of every row once, in no order."""
+        for (source,) in self._rows("SELECT DISTINCT source FROM noted"):
+            yield source
+
     def unlisted(self) -> Iterator[tuple[str, str]]:
         """Yield key and source of the expected outputs that are not listed; by key."""
         yield from self._rows(_UNLISTED)
@@ -201,7 +210,10 @@ class Ledger:
         return int(next(self._rows(f"SELECT count(*) FROM outputs WHERE {_sampled(share)}"))[0])  # noqa: S608
 
     def sample(self, share: float) -> Iterator[ExpectedOutput]:
-        """Yield a fixed share (0 to 1) of the expected outputs, chosen by a hash of the key; by key."""
+        """Yield a fixed share (0 to 1) of the expected outputs, chosen by a hash of the key; by key.
+
+        The one of the lowest hash is in every share but 0, however few outputs there are.
+        """
         sql = f"SELECT output, {_AGREED}, source, plan FROM outputs WHERE {_sampled(share)} ORDER BY output"  # noqa: S608
         for row in self._rows(sql):
             yield ExpectedOutput(*row)
@@ -242,9 +254,12 @@ def open_ledger() -> Iterator[Ledger]:
 
 
 def _sampled(share: float) -> str:
-    """The condition that `is_sampled` puts on a key, in SQL: the first 64 bits of its SHA-256, as hex digits."""
+    """The condition on a key in SQL: the first 64 bits of its SHA-256, as hex digits, or the lowest of all."""
     bound = -int(-share * _HASH_SPACE // 1)
-    return "true" if bound >= _HASH_SPACE else f"left(sha256(output), 16) < '{bound:016x}'"
+    if bound <= 0 or bound >= _HASH_SPACE:
+        return "true" if bound > 0 else "false"
+    lowest = "(SELECT min_by(output, sha256(output)) FROM outputs)"
+    return f"(left(sha256(output), 16) < '{bound:016x}' OR output = {lowest})"
 
 
 @contextmanager

@@ -8,28 +8,34 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
-from pipeline.errors import ObjectMissingError, StorageError, VerifyError
+from pipeline.errors import ObjectDeniedError, ObjectMissingError, StorageError, TransientStorageError, VerifyError
 from pipeline.manifest.parts import MANIFEST_PREFIX
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, FindingCode
 from pipeline.verification.ledger import ExpectedOutput, Ledger
+from pipeline.verification.orphans import ORPHAN_TEXT, check_orphans
 
 _OUR_FOLDERS = ("_hdrfleet", OUTPUT_FOLDER, MANIFEST_PREFIX)
 
 
-def check_listing(store: ObjectStore, ledger: Ledger) -> Iterator[Finding]:
+def check_listing(store: ObjectStore, ledger: Ledger, *, looks_at_orphans: bool) -> Iterator[Finding]:
     """Compare the listing with the rows: sizes, missing objects, orphans, and what killed writers left behind.
 
-    What looks missing, or is there although it was collected, is looked at again.
+    What looks missing, or is there although it was collected, is looked at again. With `looks_at_orphans`, which makes
+    sense where every planned image has its row, the headers of those are read whose source no row names.
     """
     for key, size_bytes, expected_bytes, source in ledger.other_sizes():
         yield Finding("output_size", key, f"{size_bytes} bytes; its row says {expected_bytes}", source)
+    strangers: list[str] = []
     for key, was_collected in ledger.unnamed():
-        if not was_collected:
-            yield Finding("orphan", key, "belongs to no row; an interrupted run adopts or supersedes it")
+        if not was_collected and looks_at_orphans:
+            strangers.append(key)
+        elif not was_collected:
+            yield Finding("orphan", key, ORPHAN_TEXT)
         elif _is_there(store, key):
             yield Finding("orphan", key, "its rows say that it was collected; the next gc deletes it")
+    yield from check_orphans(store, ledger, strangers)
     for key, source in ledger.unlisted():
         if not _is_there(store, key):
             yield Finding("output_missing", key, "its row is there, the object is not", source)
@@ -57,7 +63,7 @@ def check_contents(
     """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each. Decoding releases the GIL.
 
     An object that is missing is left to `check_listing`, and `on_missing` gets its key. At most `num_threads` objects
-    are in memory.
+    are in memory. Raises TransientStorageError where the store is unavailable: that says nothing about an output.
     """
 
     def check(expected: ExpectedOutput) -> tuple[int, list[Finding]]:
@@ -66,7 +72,11 @@ def check_contents(
         except ObjectMissingError:
             on_missing(expected.key)
             return 0, []
-        except StorageError as error:  # one bad sector or forbidden object is a finding, not the end
+        except ObjectDeniedError as error:
+            return 0, [Finding("output_denied", expected.key, str(error), expected.source)]
+        except TransientStorageError:  # an outage: taken for damage, it would cost sound outputs
+            raise
+        except StorageError as error:  # one object that the store cannot give is a finding, not the end
             return 0, [Finding("output_unreadable", expected.key, str(error), expected.source)]
         return len(data), [Finding(code, expected.key, text, expected.source) for code, text in _faults(data, expected)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,15 +19,17 @@ from pipeline.manifest.parts import part_key, read_part
 from pipeline.manifest.snapshot import Snapshot, take_snapshot
 from pipeline.records import ConversionStatus, Shard
 from pipeline.sharding import PlanSummary, iter_shards, read_plan_summary
+from pipeline.sharding.names import OUTPUT_FOLDER, output_key
 from pipeline.sharding.plan import PLAN_PREFIX, plan_number
 from pipeline.storage import ObjectStore
+from pipeline.storage.keys import is_valid_key
 from pipeline.verification.compacted import CompactedRows
 from pipeline.verification.findings import Finding, FindingCode
 from pipeline.verification.ledger import Ledger
 
 _COLUMNS = (
     *("source", "status", "error_code", "output", "output_bytes", "output_sha256", "width", "height", "has_alpha"),
-    *("source_sha256", "pixel_digest", "weights_sha256", "collected_at"),
+    *("revision", "source_sha256", "pixel_digest", "weights_sha256", "collected_at"),
 )
 _OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height", "source_sha256")
 
@@ -138,6 +140,9 @@ def _check_collected(store: ObjectStore, head: Head, check: RowCheck, *, missing
 def _plans(store: ObjectStore, committed: Iterable[int], check: RowCheck) -> Iterator[PlanSummary]:
     """Yield the plans that can be read; a plan counts as gone where a later one, or a part of its own, is there."""
     numbers = {number for info in store.list(PLAN_PREFIX) if (number := plan_number(info.key)) is not None}
+    if not numbers and not set(committed) and check.ledger.has_listing():
+        text = "no plan and no part is there, although outputs are: nothing tells whose they are"
+        check.add("plan_missing", f"{PLAN_PREFIX}/1/plan.json", text)
     for missing in sorted(set(range(1, max((*numbers, *committed), default=0) + 1)) - numbers):
         check.add(
             "plan_missing", f"{PLAN_PREFIX}/{missing}/plan.json", f"plan {missing} is gone; its rows are unchecked"
@@ -212,7 +217,9 @@ def _check_shard(shard: Shard, rows: pa.Table, key: str, record: JobRecord, chec
             check.add("row_unplanned", source, f"in {key}, but not planned there", source=source, part=key)
         elif count > planned[source]:
             check.add("row_twice", source, f"{count} rows in {key}", source=source, part=key)
-    consistent = [_check_row(row, key, record, check) for row in rows.to_pylist()]
+    consistent = [
+        _check_row(row, key, record, check) and _check_name(row, key, planned, check) for row in rows.to_pylist()
+    ]
     if not all(consistent):
         rows = rows.filter(pa.array(consistent))
     check.ledger.note(rows, plan=shard.plan, adopts_earlier=shard.adopts_earlier, part=key)
@@ -236,3 +243,15 @@ def _check_row(row: dict[str, Any], key: str, record: JobRecord, check: RowCheck
     if is_ok and (row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest):
         contradict("made with other weights or options than job.json names")
     return True
+
+
+def _check_name(row: dict[str, Any], key: str, planned: Container[str], check: RowCheck) -> bool:
+    """Whether a consistent row's output can be looked at; one that its source and revision do not give is noted."""
+    source, output, revision = row["source"], row["output"], row["revision"]
+    if output is None:
+        return True
+    # A row that nobody planned is told as such.
+    if source in planned and (revision < 1 or output != output_key(source, revision)):
+        text = f"{key}: its output {output} is not the one of revision {revision}"
+        check.add("row_contradictory", source, text, source=source, part=key)
+    return output.startswith(f"{OUTPUT_FOLDER}/") and is_valid_key(output)

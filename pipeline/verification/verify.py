@@ -12,6 +12,7 @@ from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, VerifyReport
 from pipeline.verification.ledger import ExpectedOutput, open_ledger
 from pipeline.verification.objects import check_contents, check_listing
+from pipeline.verification.records import check_lease, check_names, check_record
 from pipeline.verification.rows import check_rows
 
 OnProgress = Callable[[int, int], None]
@@ -42,12 +43,12 @@ def verify_destination(
     """Check the destination whose job.json is `record`, and report everything that is not as it should be.
 
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
-    outputs is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets how many of these are done, and
-    of how many. Nothing is written. Outputs of all revisions count, for their rows are there, but for those that a
-    repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a
-    conversion runs, its unfinished work is reported as such. Rows and listing are compared in a database in TMPDIR.
-    Raises ValueError for a share outside 0..1, StorageError and SystemicError where the store cannot be read,
-    DiskFullError where TMPDIR is full.
+    outputs, at least one unless it is 0, is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets
+    how many of these are done, and of how many. Nothing is written. Outputs of all revisions count, for their rows are
+    there, but for those that a repair replaced or a collection gave up. Where the manifest's head is damaged, nothing
+    else can be told. While a conversion runs, its unfinished work is reported as such. Rows and listing are compared in
+    a database in TMPDIR. Raises ValueError for a share outside 0..1, StorageError and SystemicError where the store
+    cannot be read, DiskFullError where TMPDIR is full.
     """
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
@@ -56,9 +57,9 @@ def verify_destination(
         # Listed before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
         ledger.note_listing(store.list(OUTPUT_FOLDER))
         rows = check_rows(store, record, _ROW_THREADS, ledger)
-        findings = [*rows.findings]
+        findings = [*check_record(record), *check_lease(store), *rows.findings, *check_names(store)]
         if rows.is_readable:
-            findings.extend(check_listing(store, ledger))
+            findings.extend(check_listing(store, ledger, looks_at_orphans=not rows.findings))
         num_sampled = ledger.num_outputs(share)
         num_done = num_bytes_read = 0
 

@@ -23,7 +23,7 @@ from pipeline.manifest import (
     part_key,
     spool,
 )
-from pipeline.manifest.parts import read_part
+from pipeline.manifest.parts import parse_part_key, read_part
 from pipeline.manifest.schema import META_SCHEMA_VERSION
 
 
@@ -275,3 +275,9 @@ def test_attempt_comes_from_the_metadata(store: DictStore) -> None:
     stored = read_part(store.objects[part_key(4, 2)], part_key(4, 2))
 
     assert (stored.plan, stored.shard, stored.attempt, stored.rows.num_rows) == (4, 2, 6, 1)
+
+
+@pytest.mark.parametrize("key", ["manifest/plan=01/shard-000002.parquet", "manifest/plan=1/shard-0000002.parquet"])
+def test_another_spelling_of_a_part_is_no_part(key: str) -> None:
+    assert parse_part_key("manifest/plan=1/shard-000002.parquet") == (1, 2, "manifest/plan=1/shard-000002.parquet")
+    assert parse_part_key(key) is None

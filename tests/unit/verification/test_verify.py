@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,19 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import hdrfleet_here
 from fakes import FakeEngine
 from photographs import write_library
 
 from jobs.options import parse_share
+from jobs.progress import ConsoleReporter
+from jobs.repair import RepairOutcome, run_repair
+from jobs.verify import print_report
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import ConfigError, TransientStorageError
-from pipeline.job import Job, open_job
+from pipeline.errors import ConfigError, DestinationError, ObjectDeniedError, StorageError, TransientStorageError
+from pipeline.job import Job, open_job, read_job
+from pipeline.lease_record import newest_epoch
 from pipeline.manifest import part_key
 from pipeline.records import Provenance
 from pipeline.sharding import open_source
 from pipeline.storage import ObjectStore, open_store
+from pipeline.storage.local import LocalStore
 from pipeline.verification import VerifyReport, verify_destination
 from pipeline.verification.findings import FINDING_CODES
 
@@ -74,8 +82,6 @@ def destination(pristine: Path, tmp_path: Path) -> Path:
 
 
 def verify(destination: Path, share: float = 1.0) -> VerifyReport:
-    from pipeline.job import read_job
-
     store = open_store(str(destination), StorageConfig())
     record = read_job(store)
     assert record is not None
@@ -206,6 +212,121 @@ def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> No
     assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
 
 
+def test_nothing_is_deleted_where_the_plans_are_gone(destination: Path) -> None:
+    shutil.rmtree(destination / "manifest")
+    shutil.rmtree(destination / "_hdrfleet/plan")
+    before = contents(destination)
+    outcome = repair(destination, delete_orphans=True)
+    assert outcome.after.num_by_code() == {"plan_missing": 1, "orphan": 12}
+    assert outcome.num_deleted == 0
+    assert contents(destination) == before
+
+
+def test_what_is_left_of_a_last_plan_that_is_gone_is_not_deleted(destination: Path) -> None:
+    key = "images/later.jpg.v2.exr"
+    shutil.copy(some_output(destination)[0], destination / key)
+    (destination / "images" / "stranger.exr").write_bytes(b"x")
+    shutil.copy(some_output(destination)[0], destination / "images/dot.png.v7.exr")
+    before = contents(destination)
+    expected = {key: "orphan_unplanned", "images/stranger.exr": "orphan", "images/dot.png.v7.exr": "orphan"}
+    assert codes(destination) == expected
+    assert repair(destination, delete_orphans=True).num_deleted == 0
+    assert contents(destination) == before
+    with failing(key, ObjectDeniedError("403"), "read_range"):
+        assert codes(destination)[key] == "orphan_unplanned"
+    (destination / key).unlink()
+    assert repair(destination, delete_orphans=True).num_deleted == 2
+    assert verify(destination).is_sound
+
+
+def test_a_job_without_plans_and_outputs_is_not_called_sound(
+    destination: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("manifest", "images", "_hdrfleet/plan"):
+        shutil.rmtree(destination / folder)
+    print_report(verify(destination), show_all=True)
+    assert capsys.readouterr().out == f"{destination}: nothing was planned yet; there is nothing to verify\n"
+
+
+def test_a_small_share_of_few_outputs_reads_one(destination: Path) -> None:
+    assert verify(destination, 0.0001).num_decoded == 1
+    assert verify(destination, 0.0).num_decoded == 0
+
+
+UNKNOWN = (
+    "manifest/plan=1/garbage.parquet",
+    "manifest/plan=01/shard-000000.parquet",
+    "manifest/gen-3/garbage.parquet",
+    "manifest/head/x.json",
+    "_hdrfleet/lease/garbage",
+    "_hdrfleet/lease/0000009.json",
+    "_hdrfleet/plan/3/notes.txt",
+    "_hdrfleet/distrusted/x.parquet",
+)
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_what_hdrfleet_never_writes_is_found_and_left(destination: Path, key: str) -> None:
+    (destination / key).parent.mkdir(parents=True, exist_ok=True)
+    (destination / key).write_bytes(b"x")
+    assert codes(destination, 0.0) == {key: "unknown_object"}
+    repair(destination, delete_orphans=True)
+    assert (destination / key).exists()
+    assert newest_epoch(open_store(str(destination), StorageConfig())) == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "_hdrfleet/plan/3/part-00000-0123456789ab.parquet",
+        "manifest/gen-1/part-00000-0123456789ab.parquet",
+        "_hdrfleet/probe/0123456789abcdef-0",
+    ],
+)
+def test_what_killed_planners_compactions_and_probes_leave_is_no_finding(destination: Path, key: str) -> None:
+    (destination / key).parent.mkdir(parents=True)
+    (destination / key).write_bytes(b"x")
+    assert verify(destination, 0.0).is_sound
+
+
+def test_a_lease_that_cannot_be_read_is_found(destination: Path) -> None:
+    (destination / "_hdrfleet/lease").mkdir()
+    (destination / "_hdrfleet/lease/000007.json").write_bytes(b"\xff garbage")
+    assert codes(destination, 0.0) == {"_hdrfleet/lease/000007.json": "lease_damaged"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pixel_digest": "0" * 64}, "pixel_digest"),
+        ({"pixel_fields": {"pixel_type": "float"}}, "pixel_digest"),
+        ({"config": {"encode": {"pixel_type": "float"}}}, "pixel_type"),
+    ],
+)
+def test_a_job_that_contradicts_itself_is_found_and_refused(
+    destination: Path, pristine: Path, change: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = destination / "_hdrfleet/job.json"
+    job = json.loads(path.read_text())
+    for name, value in change.items():
+        if name == "config":
+            job["config"]["encode"] |= value["encode"]
+        else:
+            job[name] = value if isinstance(value, str) else job[name] | value
+    path.write_text(json.dumps(job))
+    before = contents(destination)
+    (finding,) = (finding for finding in verify(destination, 0.0).findings if finding.code == "job_damaged")
+    assert says in finding.message
+    with pytest.raises(DestinationError, match=r"job\.json was changed"):
+        convert(pristine / "photos", destination)
+    for command in ("retry", "repair"):
+        assert hdrfleet_here(command, destination, "--quiet") == 2
+        message = capsys.readouterr().err
+        assert says in message
+        assert len(message.strip().splitlines()) == 1
+    assert contents(destination) == before
+
+
 def test_an_uncommitted_shard_is_found_and_its_outputs_are_orphans(destination: Path) -> None:
     outputs = [name for name in pq.read_table(part(destination))["output"].to_pylist() if name]
     part(destination).unlink()
@@ -251,6 +372,12 @@ def test_a_row_that_nobody_planned_is_found(destination: Path) -> None:
         ("source_sha256", None),
         ("weights_sha256", "0" * 64),
         ("pixel_digest", "0" * 64),
+        ("revision", 2),
+        ("revision", 0),
+        ("output", "../s/p0.jpg"),
+        ("output", "/etc/passwd"),
+        ("output", "images/../../x.exr"),
+        ("output", "manifest/x.exr"),
     ],
 )
 def test_a_row_that_contradicts_itself_or_the_job_is_found(destination: Path, column: str, value: object) -> None:
@@ -280,23 +407,69 @@ def test_a_last_plan_that_is_gone_is_found_by_its_parts(destination: Path) -> No
     assert codes(destination)["_hdrfleet/plan/2/plan.json"] == "plan_missing"
 
 
-def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(destination: Path) -> None:
-    from pipeline.job import read_job
+@contextmanager
+def failing(key: str, error: StorageError, method: str = "read") -> Iterator[None]:
+    """Let every local store fail to read `key`."""
+    read = getattr(LocalStore, method)
 
-    store = open_store(str(destination), StorageConfig())
-    record, key = read_job(store), some_output(destination)[1]
-    assert record is not None
-    read = store.read
-
-    def bad_sector(name: str, **options: Any) -> bytes:
+    def fail(self: LocalStore, name: str, *arguments: Any, **options: Any) -> bytes:
         if name == key:
-            raise TransientStorageError(f"{name}: Input/output error")
-        return read(name, **options)
+            raise error
+        data: bytes = read(self, name, *arguments, **options)
+        return data
 
-    with patch.object(store, "read", bad_sector):
-        report = verify_destination(store, record, share=1.0)
-    assert [(finding.code, finding.key) for finding in report.findings] == [("output_unreadable", key)]
+    with patch.object(LocalStore, method, fail):
+        yield
+
+
+UNREAD = [(ObjectDeniedError("403"), "output_denied"), (StorageError("no certificate"), "output_unreadable")]
+
+
+@pytest.mark.parametrize(("error", "code"), UNREAD)
+def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(
+    destination: Path, error: StorageError, code: str
+) -> None:
+    key = some_output(destination)[1]
+    with failing(key, error):
+        report = verify(destination)
+    assert [(finding.code, finding.key) for finding in report.findings] == [(code, key)]
     assert report.num_decoded == 12
+
+
+def repair(destination: Path, *, delete_orphans: bool = False) -> RepairOutcome:
+    store = open_store(str(destination), StorageConfig())
+    record = read_job(store)
+    assert record is not None
+    config = record.config
+    return run_repair(
+        store, record, config, ConsoleReporter(quiet=True), share=1.0, delete_orphans=delete_orphans, quiet=True
+    )
+
+
+def contents(destination: Path) -> dict[str, bytes]:
+    paths = (path for path in destination.rglob("*") if path.is_file() and "lease" not in path.parts)
+    return {path.relative_to(destination).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_an_outage_ends_verification_and_repair_and_is_no_damage(destination: Path) -> None:
+    before = contents(destination)
+    with failing(some_output(destination)[1], TransientStorageError("503 SlowDown")):
+        with pytest.raises(TransientStorageError, match="503"):
+            verify(destination)
+        with pytest.raises(TransientStorageError, match="503"):
+            repair(destination)
+    assert contents(destination) == before
+    assert verify(destination).is_sound
+
+
+@pytest.mark.parametrize(("error", "code"), UNREAD)
+def test_a_refused_read_distrusts_and_replaces_nothing(destination: Path, error: StorageError, code: str) -> None:
+    before = contents(destination)
+    with failing(some_output(destination)[1], error):
+        outcome = repair(destination, delete_orphans=True)
+    assert outcome.after.num_by_code() == {code: 1}
+    assert (outcome.run, outcome.num_replaced) == (None, 0)
+    assert contents(destination) == before
 
 
 @pytest.mark.parametrize("pattern", ["plan.json", "part-*.parquet"])
@@ -307,8 +480,6 @@ def test_a_damaged_plan_is_found(destination: Path, pattern: str) -> None:
 
 
 def test_progress_counts_the_sample(destination: Path) -> None:
-    from pipeline.job import read_job
-
     store: ObjectStore = open_store(str(destination), StorageConfig())
     record, seen = read_job(store), []
     assert record is not None
