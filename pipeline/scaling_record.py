@@ -17,6 +17,11 @@ _KEY = re.compile(rf"{SCALING_PREFIX}/\d{{8}}T\d{{6}}Z-(\d{{6,}})\.json")
 _MAX_TRIES = 100
 
 
+def is_scaling_key(key: str) -> bool:
+    """Whether an event may lie there."""
+    return _KEY.fullmatch(key) is not None
+
+
 def _require_time(text: str) -> str:
     datetime.fromisoformat(text)
     return text

@@ -11,6 +11,7 @@ from pipeline.lease_record import LEASE_PREFIX, is_lease_key, lease_key, newest_
 from pipeline.manifest.distrusted import DISTRUST_PREFIX
 from pipeline.manifest.head import HEAD_PREFIX
 from pipeline.manifest.parts import MANIFEST_PREFIX, parse_part_key
+from pipeline.scaling_record import is_scaling_key
 from pipeline.sharding.plan import PLAN_PREFIX
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding
@@ -50,4 +51,4 @@ def check_names(store: ObjectStore) -> Iterator[Finding]:
 
 
 def _is_known(key: str) -> bool:
-    return parse_part_key(key) is not None or is_lease_key(key) or _KNOWN.fullmatch(key) is not None
+    return any((parse_part_key(key), is_lease_key(key), is_scaling_key(key), _KNOWN.fullmatch(key)))

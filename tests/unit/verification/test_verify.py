@@ -32,6 +32,7 @@ from pipeline.job import Job, open_job, read_job
 from pipeline.lease_record import newest_epoch
 from pipeline.manifest import part_key
 from pipeline.records import Provenance
+from pipeline.scaling_record import ScalingEvent, append_event
 from pipeline.sharding import open_source
 from pipeline.storage import ObjectStore, open_store
 from pipeline.storage.local import LocalStore
@@ -503,3 +504,9 @@ def test_shares_are_read(text: str, share: float) -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--sample"):
         parse_share(text)
+
+
+def test_what_scaling_decisions_leave_is_known(destination: Path) -> None:
+    event = ScalingEvent(at="2026-11-28T12:00:00+00:00", delta=2, num_workers=2, reason="start 2 beside 0")
+    append_event(open_store(str(destination), StorageConfig()), event)
+    assert codes(destination, 0.0) == {}
