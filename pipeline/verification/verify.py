@@ -45,8 +45,9 @@ def verify_destination(
     Every plan, part, row and the existence and size of every output are checked; a fixed `share` (0 to 1) of the
     outputs, at least one unless it is 0, is read, hashed and decoded as well, by `check_outputs`. `on_progress` gets
     how many of these are done, and of how many. Nothing is written. Outputs of all revisions count, for their
-    rows are there, but for those that a repair replaced or a collection gave up. Where the manifest's head is damaged, nothing else can be told. While a
-    conversion runs, its unfinished work is reported as such. Rows and listing are compared in a database in TMPDIR.
+    rows are there, but for those that a repair replaced or a collection gave up. Where the manifest's head is
+    damaged, nothing else can be told. While a conversion runs, its unfinished work is reported as such. Rows and
+    listing are compared in a database in TMPDIR.
     Raises ValueError for a share outside 0..1, StorageError and SystemicError where the store cannot be read,
     DiskFullError where TMPDIR is full.
     """
