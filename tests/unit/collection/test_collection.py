@@ -322,7 +322,7 @@ def test_superseded_generations_and_files_of_losers_go_and_those_in_the_making_s
     ours = {info.key for info in world.store.list("manifest/gen-2")}
     for key in ("manifest/gen-1/part-00000-lost.parquet", "manifest/gen-2/part-00009-lost.parquet"):
         world.store.create(key, b"x")
-    world.store.create("manifest/gen-3/part-00000-inthemaking.parquet", b"x")
+    world.store.create("manifest/gen-3/part-00000-0123456789ab.parquet", b"x")
     world.store.create("manifest/head/1.json.old", b"not ours")
     done = gc(world, keep=None)
     assert (done.num_heads, done.num_generation_files) == (1, 3)
@@ -330,9 +330,9 @@ def test_superseded_generations_and_files_of_losers_go_and_those_in_the_making_s
     assert left == ours | {
         "manifest/head/2.json",
         "manifest/head/1.json.old",
-        "manifest/gen-3/part-00000-inthemaking.parquet",
+        "manifest/gen-3/part-00000-0123456789ab.parquet",
     }
-    assert world.findings() == []
+    assert world.findings() == [("unknown_object", "manifest/head/1.json.old")]
 
 
 def test_a_generation_is_superseded_when_the_next_one_has_settled(world: World) -> None:
@@ -353,7 +353,7 @@ def test_a_generation_is_superseded_when_the_next_one_has_settled(world: World) 
 
 def test_plan_parts_that_no_committed_plan_names_go(world: World) -> None:
     folder = "_hdrfleet/plan"
-    lost, in_the_making = f"{folder}/1/part-00000-lost.parquet", f"{folder}/9/part-00000-next.parquet"
+    lost, in_the_making = f"{folder}/1/part-00000-lost.parquet", f"{folder}/9/part-00000-0123456789ab.parquet"
     for key in (lost, in_the_making, f"{folder}/1/notes.txt"):
         world.store.create(key, b"x")
     assert gc(world, keep=None, older_than=timedelta(hours=1)).num_plan_parts == 0
@@ -362,7 +362,7 @@ def test_plan_parts_that_no_committed_plan_names_go(world: World) -> None:
     left = {info.key for info in world.store.list(folder)}
     assert lost not in left
     assert {in_the_making, f"{folder}/1/notes.txt"} <= left
-    assert world.findings() == []
+    assert world.findings() == [("unknown_object", f"{folder}/1/notes.txt")]
 
 
 def test_nothing_goes_for_a_generation_that_is_damaged(world: World) -> None:
