@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own.
+# Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own,
+# and wait for them most of the time: two processes, file by file.
 UNIT_TESTS := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 8
+OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -n 2 --dist loadfile
 # The fuzzer is in no constraints: it has wheels for some versions of Python and some machines only.
 ATHERIS := atheris>=3.0,<3.2
 FUZZ := .cache/fuzz
@@ -28,7 +30,7 @@ demo: $(STAMP)  ## convert generated photographs and show the result
 
 test: $(STAMP)  ## run the tests, with coverage of pipeline/
 	$(UNIT_TESTS) -m 'not long' --cov --cov-report=
-	$(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
+	$(OTHER_TESTS) -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
 
 test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
 	$(UNIT_TESTS)

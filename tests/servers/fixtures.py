@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -186,10 +187,13 @@ def _install_swift() -> None:
         pytest.skip("Swift's start script needs bash")
     command = [SWIFT_SCRIPT, "install", SWIFT_VENV]
     environment = {**os.environ, "PYTHON": sys.executable}
+    SWIFT_VENV.parent.mkdir(parents=True, exist_ok=True)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SWIFT_INSTALL_TIMEOUT_S, env=environment, check=False
-        )
+        with (SWIFT_VENV.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes that share the tests; its own time limit ends it
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SWIFT_INSTALL_TIMEOUT_S, env=environment, check=False
+            )
     except subprocess.TimeoutExpired:
         pytest.skip(f"Swift could not be installed within {SWIFT_INSTALL_TIMEOUT_S} s")
     if done.returncode:
