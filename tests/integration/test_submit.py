@@ -80,7 +80,9 @@ def driver_of(head: RayHead) -> psutil.Process:
 
 
 def test_a_token_is_needed(head: RayHead, run: Callable[..., Any]) -> None:
-    assert json.loads(run("jobs", "--json").stdout) == []
+    listed = run("jobs", "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert isinstance(json.loads(listed.stdout), list)
     for env, said in (
         ({"RAY_AUTH_TOKEN": "0" * 64}, "Invalid authentication token"),
         ({"RAY_AUTH_MODE": "disabled"}, "Missing authentication token"),
