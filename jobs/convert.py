@@ -91,6 +91,9 @@ def run_conversion(
         examples = ", ".join(listing.counts.ignored_examples)
         files = plural(listing.num_ignored, "file")
         reporter.note(f"left out {files} without the name of an image ({kinds}), for example {examples}")
+    if listing.counts.num_unusable:
+        images, examples = plural(listing.counts.num_unusable, "image"), ", ".join(listing.counts.unusable_examples)
+        reporter.warn(f"left out {images} whose names cannot be used, for example {examples}; rename them")
     if listing.counts.num_vanished:
         images, examples = plural(listing.counts.num_vanished, "image"), ", ".join(listing.counts.vanished_examples)
         reporter.note(f"no longer in the source: {images}, for example {examples}; their rows and outputs stay")
@@ -101,6 +104,8 @@ def run_conversion(
         did_work=run.num_shards > 0,
         num_planned=num_planned,
         num_ignored=listing.num_ignored,
+        num_unusable=listing.counts.num_unusable,
+        unusable_examples=tuple(listing.counts.unusable_examples),
         num_vanished=listing.counts.num_vanished,
         vanished_examples=tuple(listing.counts.vanished_examples),
         seconds=monotonic() - started,

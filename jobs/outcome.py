@@ -22,6 +22,8 @@ class ConversionOutcome:
     did_work: bool
     num_planned: int
     num_ignored: int
+    num_unusable: int
+    unusable_examples: tuple[str, ...]
     num_vanished: int
     vanished_examples: tuple[str, ...]
     seconds: float
@@ -31,8 +33,8 @@ class ConversionOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 when every image is converted, 3 when some failed."""
-        return 3 if set(self.manifest.num_by_status) - {ConversionStatus.OK.value} else 0
+        """0 when every image is converted, 3 when some failed or have names that no output can have."""
+        return 3 if self.num_unusable or set(self.manifest.num_by_status) - {ConversionStatus.OK.value} else 0
 
     def headline(self) -> str:
         """One line for a person."""
@@ -41,6 +43,8 @@ class ConversionOutcome:
         if self.failures.num_rows:
             failed = plural(self.failures.num_rows, "image")
             return f"nothing to do: in {self.destination}, {failed} failed before and did not change since"
+        if self.num_unusable:
+            return f"nothing to do: what can be converted is in {self.destination}"
         return f"nothing to do: {self.destination} is complete"
 
     def to_json(self) -> dict[str, object]:

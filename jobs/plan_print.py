@@ -55,6 +55,8 @@ def _source_lines(source: SourceEstimate) -> list[str]:
         lines.append(f"{source.num_unreadable:,} of these are no image that can be read, for example {names}")
     if source.num_ignored:
         lines.append(f"{plural(source.num_ignored, 'file')} without the name of an image left out")
+    if source.num_unusable:
+        lines.append(f"{plural(source.num_unusable, 'image')} whose names cannot be used left out; rename them")
     return lines
 
 

@@ -30,6 +30,7 @@ class SourceEstimate:
     num_images: int
     num_bytes: int
     num_ignored: int
+    num_unusable: int
     num_shards: int
     num_sampled: int
     num_unknown: int
@@ -59,6 +60,7 @@ def estimate_source(listing: SourceListing, sharding: ShardingConfig, *, num_hea
         num_images=drawn.num_images,
         num_bytes=drawn.num_bytes,
         num_ignored=listing.num_ignored,
+        num_unusable=listing.counts.num_unusable,
         num_shards=num_shards,
         num_sampled=len(sizes),
         num_unknown=sum(fate == "unknown" for _, _, fate in sizes),

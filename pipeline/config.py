@@ -172,7 +172,7 @@ class ExecutionConfig(FrozenModel):
     image_timeout_s: float = Field(600.0, gt=0)
     max_failure_rate: float = Field(0.5, gt=0, le=1)
     min_images_for_rate: int = Field(200, ge=1)
-    lease_timeout_s: float = Field(180.0, gt=0)
+    lease_timeout_s: float = Field(180.0, ge=1)  # renewed six times in it
     scaling: ScalingConfig | None = None
     placement: PlacementConfig = PlacementConfig()
 

@@ -27,6 +27,7 @@ _NUM_STATS_AHEAD = 64
 class ListingCounts:
     """What one pass over a source took and left. Complete once the pass has ended; a limit ends it early.
 
+    `num_unusable` images have names that no output can be named after; examples are escaped, so that they can be shown.
     `num_vanished` known sources were looked for and not found by `SourceListing.noting_vanished`.
     """
 
@@ -34,14 +35,22 @@ class ListingCounts:
     num_excluded: int = 0
     ignored_by_extension: Counter[str] = field(default_factory=Counter)
     ignored_examples: list[str] = field(default_factory=list)
+    num_unusable: int = 0
+    unusable_examples: list[str] = field(default_factory=list)
     num_vanished: int = 0
     vanished_examples: list[str] = field(default_factory=list)
 
+    def refuse(self, source: str) -> None:
+        """Count an image that cannot be taken for its name; the first five are named."""
+        self.num_unusable += 1
+        if len(self.unusable_examples) < _NUM_EXAMPLES:
+            self.unusable_examples.append(_shown(source))
+
     def ignore(self, source: str, kind: str) -> None:
         """Count a file that is not taken as an image; the first five are named."""
-        self.ignored_by_extension[kind] += 1
+        self.ignored_by_extension[_shown(kind)] += 1
         if len(self.ignored_examples) < _NUM_EXAMPLES:
-            self.ignored_examples.append(source)
+            self.ignored_examples.append(_shown(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class SourceListing:
     def _would_take(self, source: str, is_taken: Callable[[str], bool]) -> bool:
         """Whether a whole pass yields an image of that name where it is there."""
         assert self.reaches is not None
-        return self.reaches(source) and is_taken(source) and not self._ignored_kind(ImageTask(source, source, 0, ""))
+        return self.reaches(source) and is_taken(source) and self._is_image(ImageTask(source, source, 0, ""))
 
     def _filtered(self, counts: ListingCounts) -> Iterator[ImageTask]:
         is_taken = name_filter(self.config.include, self.config.exclude)
@@ -126,6 +135,8 @@ class SourceListing:
                 counts.num_excluded += 1
             elif kind := self._ignored_kind(task):
                 counts.ignore(source, kind)
+            elif not self._is_usable(task):
+                counts.refuse(source)
             else:
                 yield task
 
@@ -137,20 +148,30 @@ class SourceListing:
         extension = posixpath.splitext(name)[1].lower()
         if self.by_extension and extension not in IMAGE_EXTENSIONS:
             return extension or "(none)"
+        return None
+
+    def _is_image(self, task: ImageTask) -> bool:
+        return not self._ignored_kind(task) and self._is_usable(task)
+
+    def _is_usable(self, task: ImageTask) -> bool:
         # What is found, unlike what is listed, may have any name: below `p`, `p//a.jpg` would take `p/a.jpg`'s output.
-        is_usable = self.needs_stat or (
-            is_valid_key(task.key.removeprefix("/")) and unrooted(task.source) == task.source
-        )
-        return None if is_usable else "(unusable name)"
+        return self.needs_stat or (is_valid_key(task.key.removeprefix("/")) and unrooted(task.source) == task.source)
 
     def _nothing_found(self, counts: ListingCounts) -> str:
         message = f"no image to convert in {redact_url(self.config.url)}"
         if counts.num_excluded:
             message += f"; {counts.num_excluded} left out by include or exclude patterns"
+        if counts.num_unusable:
+            message += f"; {counts.num_unusable} with names that cannot be used: {', '.join(counts.unusable_examples)}"
         if self.num_ignored:
             kinds = ", ".join(f"{kind} {number}" for kind, number in counts.ignored_by_extension.most_common(3))
             message += f"; {self.num_ignored} without an image's extension ({kinds})"
         return message
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed and stored: as it is, or with escapes where it cannot be a key."""
+    return name if is_valid_key(name.removeprefix("/")) else ascii(name)[1:-1]
 
 
 def _looked_up(store: ObjectStore, tasks: Iterable[ImageTask]) -> Iterator[ImageTask]:

@@ -60,8 +60,8 @@ class PlanSummary(FrozenModel):
     """What `plan.json` says. `num_bytes` and `megapixels` (an estimate) are of the source images.
 
     `created_at` is UTC in ISO 8601. `num_ignored` counts files of the source that are no images by their names, split
-    up in `ignored_by_extension`; `ignored_examples` names up to five. `adopts_earlier` is that of its
-    shards.
+    up in `ignored_by_extension`; `ignored_examples` names up to five. `num_unusable` images have names that no output
+    can have. `adopts_earlier` is that of its shards.
     """
 
     schema_version: int = PLAN_SCHEMA_VERSION
@@ -74,6 +74,8 @@ class PlanSummary(FrozenModel):
     num_ignored: int = 0
     ignored_by_extension: dict[str, int] = Field(default_factory=dict)
     ignored_examples: tuple[str, ...] = ()
+    num_unusable: int = 0
+    unusable_examples: tuple[str, ...] = ()
     adopts_earlier: bool = True
     parts: tuple[PlanPart, ...] = Field(min_length=1)
 
@@ -126,6 +128,8 @@ def write_plan(
         num_ignored=listing.num_ignored if listing else 0,
         ignored_by_extension=listing.ignored_by_extension if listing else {},
         ignored_examples=tuple(listing.counts.ignored_examples) if listing else (),
+        num_unusable=listing.counts.num_unusable if listing else 0,
+        unusable_examples=tuple(listing.counts.unusable_examples) if listing else (),
         adopts_earlier=adopts_earlier,
         parts=tuple(parts),
     )

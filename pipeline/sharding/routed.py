@@ -9,6 +9,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import ObjectDeniedError
 from pipeline.sharding.locations import Location, join_root, locate
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
+from pipeline.storage.keys import OnUnusable
 
 
 class RoutedStore:
@@ -50,10 +51,10 @@ class RoutedStore:
         store, place = self._route(key)
         return self._absolute(store.stat(place.key), place.root)
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore.list; `prefix` is absolute as keys are."""
         store, place = self._route(prefix)
-        for info in store.list(place.key):
+        for info in store.list(place.key, on_unusable and (lambda name: on_unusable(join_root(place.root, name)))):
             yield self._absolute(info, place.root)
 
     def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:  # noqa: ARG002

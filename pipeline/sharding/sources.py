@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,8 +156,18 @@ def _lies_below(source: str) -> bool:
 
 def _below(store: ObjectStore, folder_url: str) -> Iterator[ImageTask]:
     prefix = f"{folder_url.rstrip('/')}/"
-    for info in store.list(folder_url):
+    unusable: deque[str] = deque()
+    for info in store.list(folder_url, unusable.append):
+        yield from _refused(unusable, prefix)
         yield ImageTask(info.key.removeprefix(prefix), info.key, info.size_bytes, info.etag)
+    yield from _refused(unusable, prefix)
+
+
+def _refused(names: deque[str], prefix: str) -> Iterator[ImageTask]:
+    """What the store cannot give a key to: passed on, for the listing counts what it does not take."""
+    while names:
+        name = names.popleft()
+        yield ImageTask(name.removeprefix(prefix), name, 0, "")
 
 
 def _open_list(config: SourceConfig, place: Location, data: bytes, shape: SourceShape) -> SourceListing:

@@ -8,6 +8,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
+from pipeline.storage.keys import OnUnusable
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -58,10 +60,12 @@ class ObjectStore(Protocol):
         """Return size, etag and metadata. Raises ObjectMissingError."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
         """Yield every object below `prefix` (a folder, without trailing slash), in ascending byte order of the keys.
 
         Streams; yields nothing where there is nothing. Temporary files of an unfinished local create are left out.
+        Names that cannot be keys (`check_key`) are left out too: `on_unusable` is called with each before the listing
+        goes on; without it one warning at the end counts them.
         """
         ...
 

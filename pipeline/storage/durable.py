@@ -111,7 +111,8 @@ class FolderMaker:
     def make(self, folder: Path) -> None:
         """Make `folder` (the root, or below it) and its parents.
 
-        Raises NotADirectoryError where a file is in the way.
+        Raises NotADirectoryError where a file is in the way, or below the root a symbolic link: what is written
+        through one lies elsewhere, and listings, which do not enter links, would miss it.
         """
         with self._lock:
             if folder in self._known:
@@ -121,6 +122,8 @@ class FolderMaker:
             self.make(parent)
         elif not parent.is_dir():
             FolderMaker(parent).make(parent)
+        if folder != self._root and folder.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "a symbolic link is in the way of the folder", str(folder))
         # Nothing is known of folders above the root: they are synced only when a name in them is new.
         if _mkdir(folder) or folder != self._root:
             sync_folder(parent)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUM_EXAMPLES = 3
+
+OnUnusable = Callable[[str], None]
+"""Told of each listed name that cannot be a key, as the store spells it, control characters and all."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +70,18 @@ def normal_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 class SkippedNames:
     """Counts listed names that cannot be keys, so that a listing leaves them out aloud instead of failing."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_unusable: OnUnusable | None = None) -> None:
         self.num_skipped = 0
+        self._on_unusable = on_unusable
         self._examples: list[str] = []
 
     def accepts(self, name: str) -> bool:
-        """True for a valid key; any other name is counted."""
+        """True for a valid key; any other name is counted, or told to who asked for it."""
         if is_valid_key(name):
             return True
+        if self._on_unusable:
+            self._on_unusable(name)
+            return False
         self.num_skipped += 1
         if len(self._examples) < _NUM_EXAMPLES:
             self._examples.append(repr(name))

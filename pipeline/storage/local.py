@@ -23,7 +23,7 @@ from pipeline.errors import (
 from pipeline.faults import fault_point
 from pipeline.storage import durable
 from pipeline.storage.base import ObjectInfo
-from pipeline.storage.keys import SkippedNames, check_key, check_prefix, join_key
+from pipeline.storage.keys import OnUnusable, SkippedNames, check_key, check_prefix, join_key
 from pipeline.storage.os_errors import map_os_error
 from pipeline.storage.retry import RetryPolicy
 
@@ -76,12 +76,12 @@ class LocalStore:
         path = self._path(key)
         return _info(key, self._run(lambda: _regular(path.stat()), path))
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore. Holds the names of one folder per level in memory.
 
         Raises ObjectDeniedError at a folder that may not be read, rather than leave it out silently.
         """
-        skipped = SkippedNames()
+        skipped = SkippedNames(on_unusable)
         pending = [self._entries(check_prefix(prefix))]
         while pending:
             key, is_folder = next(pending[-1], ("", False))

@@ -24,7 +24,15 @@ from pipeline.errors import (
 )
 from pipeline.storage import s3_errors
 from pipeline.storage.base import ObjectInfo
-from pipeline.storage.keys import SkippedNames, check_key, check_prefix, is_valid_key, join_key, normal_metadata
+from pipeline.storage.keys import (
+    OnUnusable,
+    SkippedNames,
+    check_key,
+    check_prefix,
+    is_valid_key,
+    join_key,
+    normal_metadata,
+)
 from pipeline.storage.redact import redact_url
 from pipeline.storage.retry import RetryPolicy
 from pipeline.storage.s3_client import S3_EXCEPTIONS, S3Client
@@ -123,9 +131,9 @@ class S3Store:
             metadata=MappingProxyType(dict(answer.get("Metadata", {}))),
         )
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore. One page of up to 1,000 objects is in memory; folder markers (`a/`) are left out."""
-        objects = self._list(check_prefix(prefix))
+        objects = self._list(check_prefix(prefix), on_unusable)
         if self._bucket.endswith(_UNORDERED_BUCKET_SUFFIX):
             return iter(sorted(objects, key=lambda info: info.key.encode()))
         return objects
@@ -180,7 +188,7 @@ class S3Store:
             self._can_match_on_get = False  # it was the condition that the store did not understand
             return data
 
-    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _list(self, prefix: str, on_unusable: OnUnusable | None) -> Iterator[ObjectInfo]:
         strip = len(self._root) + 1 if self._root else 0
         folder = join_key(self._root, prefix)
         parameters: dict[str, Any] = {
@@ -188,7 +196,7 @@ class S3Store:
             "Prefix": folder + "/" if folder else "",
             "MaxKeys": _PAGE_OBJECTS,
         }
-        skipped = SkippedNames()
+        skipped = SkippedNames(on_unusable)
         while True:
             page = self._run(lambda: self._client.call("list_objects_v2", **parameters), prefix)
             for item in page.get("Contents", ()):

@@ -140,7 +140,7 @@ def leases(reader: Reader) -> dict[int, Any]:
 def crash_on_lease(library: Library, dst: str, reader: Reader, log: Path, fault: str) -> None:
     # The first sign of life comes after a sixth of this time. The next driver of the same machine does not wait for it.
     is_renewed = fault.startswith("lease.renewed")
-    crash_and_resume(library, dst, reader, log, fault, ("--lease-timeout", "0.3") if is_renewed else ())
+    crash_and_resume(library, dst, reader, log, fault, ("--lease-timeout", "1") if is_renewed else ())
     found = leases(reader)
     assert sorted(found) == [1, 2, 3], "one epoch for each run"
     assert [found[epoch]["released"] for epoch in found] == [fault.startswith("lease.released"), True, True]

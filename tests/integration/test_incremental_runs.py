@@ -177,6 +177,23 @@ def test_a_library_that_changes_is_followed_compacted_and_collected(
     assert is_sound(store)
 
 
+def test_an_image_with_an_unusable_name_is_not_lost_silently(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dst = str(tmp_path / "hdr")
+    (photos / "dot.png").rename(photos / "two\nlines.png")
+    for num_planned in (6, 0):
+        capsys.readouterr()
+        assert convert(photos, dst, "--json") == 3
+        told = capsys.readouterr()
+        result = json.loads(told.out)
+        assert (result["num_planned"], result["num_unusable"]) == (num_planned, 1)
+        assert result["unusable_examples"] == ["two\\nlines.png"]
+        assert r"left out 1 image whose names cannot be used, for example two\nlines.png; rename them" in told.err
+    (photos / "two\nlines.png").rename(photos / "dot.png")
+    assert convert(photos, dst, "-q") == 0
+
+
 @pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize("file_rows", [131_072, 4])
 def test_compactors_queries_and_commits_run_beside_each_other(

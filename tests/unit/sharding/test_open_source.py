@@ -53,6 +53,25 @@ def test_a_folder_gives_its_images_in_order_and_counts_the_rest(tmp_path: Path) 
     assert listing.num_ignored == 6
 
 
+def test_names_that_no_output_can_have_are_counted_and_can_be_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    fill(folder, "a.jpg", "b\nc.jpg", "note\x1b.txt", "odd.j\x07pg")
+    try:
+        (folder / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    listing = listing_of(folder)
+    assert [task.source for task in listing.iterate()] == ["a.jpg"]
+    assert listing.counts.num_unusable == 2
+    assert listing.counts.unusable_examples == ["b\\nc.jpg", "\\udcff.png"]
+    assert listing.ignored_by_extension == {".txt": 1, ".j\\x07pg": 1}
+    assert listing.counts.ignored_examples == ["note\\x1b.txt", "odd.j\\x07pg"]
+    matched = listing_of(f"{folder}/b*.jpg")
+    with pytest.raises(SourceError, match=r"1 with names that cannot be used: b\\nc\.jpg"):
+        list(matched.iterate())
+    list(listing_of(folder, include=("a.*",)).iterate())
+
+
 def test_a_trailing_slash_and_a_file_url_change_nothing(tmp_path: Path) -> None:
     fill(tmp_path / "my photos", "a.jpg")
     plain = list(listing_of(tmp_path / "my photos").iterate())

@@ -153,7 +153,9 @@ def test_names_that_no_store_or_output_can_have_are_counted() -> None:
     store.replace("inv/manifest.json", manifest(files))
     listing = open_source(SourceConfig(url="memory://inventory-names/inv/manifest.json"))
     assert [task.source for task in listing.iterate()] == ["good//d.jpg"]
-    assert listing.ignored_by_extension == {"(unusable name)": 4}
+    assert listing.counts.num_unusable == 4
+    assert listing.counts.unusable_examples == ["/a.jpg", "x/../b.jpg", "s3://c.jpg", "bell\\x07.jpg"]
+    assert listing.num_ignored == 0
 
 
 def test_a_manifest_that_is_no_json() -> None:

@@ -75,3 +75,12 @@ def test_skipped_names_are_counted_and_named(caplog: pytest.LogCaptureFixture) -
     assert "s3://b: 5 object(s) left out" in caplog.text
     assert r"'bad\n0', 'bad\n1', 'bad\n2'" in caplog.text
     assert "bad\\n3" not in caplog.text
+
+
+def test_skipped_names_go_to_who_asks_for_them(caplog: pytest.LogCaptureFixture) -> None:
+    names: list[str] = []
+    skipped = SkippedNames(names.append)
+    assert [skipped.accepts(name) for name in ("good", "bad\n", "..")] == [True, False, False]
+    skipped.warn("s3://b")
+    assert names == ["bad\n", ".."]
+    assert not caplog.records

@@ -189,6 +189,27 @@ def test_name_too_long(store: LocalStore) -> None:
     assert files(Path(store.url)) == []
 
 
+def test_nothing_is_written_through_a_linked_folder(store: LocalStore, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store.create("images/a", b"1")
+    (Path(store.url) / "images/link").symlink_to(elsewhere)
+    (Path(store.url) / "dangling").symlink_to(tmp_path / "nowhere")
+    for key in ("images/link/x", "images/link/deep/x", "dangling/x"):
+        for write in (store.create, store.replace):
+            with pytest.raises(StorageError, match="a symbolic link is in the way of the folder"):
+                write(key, b"2")
+    assert files(elsewhere) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    open_store(str(tmp_path / "link"), StorageConfig()).create("a/b", b"1")
+    assert (tmp_path / "real/a/b").read_bytes() == b"1"
+
+
 def test_file_in_the_way_of_a_folder(store: LocalStore) -> None:
     store.create("a", b"1")
     for write in (store.create, store.replace):
