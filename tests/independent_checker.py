@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 # What may differ between a job that was broken off and one that was not.
 _OF_THE_RUN = frozenset({"attempt", "worker", "node", "adopted", "verified"})
 _TEMPORARY = ".hdrfleet-tmp-"
+_PART = re.compile(r"manifest/plan=(?P<plan>\d+)/shard-(?P<shard>\d+)\.parquet")
 
 Row = dict[str, Any]
 
@@ -79,30 +82,56 @@ class Bucket:
 
 
 def rows_in(reader: Reader) -> list[Row]:
-    """All rows of all parts."""
-    found: list[Row] = []
-    for key in sorted(reader.stamps()):
-        if key.startswith("manifest/plan="):
-            found += pq.read_table(io.BytesIO(reader.read(key))).to_pylist()
-    return found
+    """Every committed row of every plan: those of the newest generation's files and of the parts beside it."""
+    keys = sorted(reader.stamps())
+    heads = sorted((int(Path(key).stem), key) for key in keys if key.startswith("manifest/head/"))
+    files: list[str] = []
+    covered: set[tuple[int, int]] = set()
+    if heads:
+        head = json.loads(reader.read(heads[-1][1]))
+        files = [file["key"] for file in head["files"]]
+        for plan, ranges in head["covered"].items():
+            covered |= {(int(plan), shard) for first, last in ranges for shard in range(first, last + 1)}
+    rows: list[Row] = []
+    for key in files:
+        rows += pq.read_table(io.BytesIO(reader.read(key))).to_pylist()
+    for key in (key for key in keys if key.startswith("manifest/plan=")):
+        part = _PART.fullmatch(key)
+        assert part, f"no name of a part: {key}"
+        if (int(part["plan"]), int(part["shard"])) not in covered:
+            rows += pq.read_table(io.BytesIO(reader.read(key))).to_pylist()
+    twice = [key for key, number in Counter((row["plan"], row["source"]) for row in rows).items() if number > 1]
+    assert not twice, f"more than one row of a source in a plan: {twice}"
+    return rows
+
+
+def current(rows: list[Row]) -> list[Row]:
+    """The row of each source that counts: that of the latest plan."""
+    latest: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row["plan"]):
+        latest[row["source"]] = row
+    return list(latest.values())
 
 
 def require_whole(reader: Reader, inputs: Mapping[str, bytes], *, num_leftovers: int = 0) -> list[Row]:
-    """Return the rows, one for each input. AssertionError says what is lost, twice, damaged, or too much.
+    """Return all rows; each input has a current one. AssertionError says what is lost, twice, damaged, or too much.
 
-    `num_leftovers` temporary files or uploads may be there.
+    `num_leftovers` temporary files or uploads may be there. Outputs of earlier revisions have to be there too, unless
+    their rows say that they were collected.
     """
     rows = rows_in(reader)
-    assert Counter(row["source"] for row in rows) == dict.fromkeys(inputs, 1), "not one row for each input"
+    found = {row["source"] for row in current(rows)}
+    assert found == set(inputs), f"without a row: {set(inputs) - found}; without an input: {found - set(inputs)}"
+    for row in current(rows):
+        digest = hashlib.sha256(inputs[row["source"]]).hexdigest()
+        assert row["source_sha256"] in {None, digest}, f"another source: {row}"
     for row in rows:
-        data = inputs[row["source"]]
-        assert row["source_sha256"] in {None, hashlib.sha256(data).hexdigest()}, f"another source: {row}"
         assert (row["status"] == "ok") == (row["output"] is not None) == (row["error_code"] is None), f"unclear: {row}"
-    ok = [row for row in rows if row["status"] == "ok"]
-    for row in ok:
+    kept = [row for row in rows if row["status"] == "ok" and not row["collected_at"]]
+    for row in kept:
         _require_output(reader.read(row["output"]), row)
     stored = {key for key in reader.stamps() if key.startswith("images/")}
-    assert stored == {row["output"] for row in ok}, "objects that no row names, or rows without one"
+    assert stored == {row["output"] for row in kept}, "objects that no row names, or rows without one"
     assert len(reader.leftovers()) <= num_leftovers, f"left behind: {reader.leftovers()}"
     return rows
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
@@ -69,7 +68,7 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
                 **common,
             )
-    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a raylet that does not come up in time is a bare Exception of Ray's
         target = f"at {address}" if address else "on this machine"
         raise ConfigError(f"cannot use Ray {target}: {first_line(error)}") from error
     if threading.current_thread() is threading.main_thread():

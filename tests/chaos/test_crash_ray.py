@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import hdrfleet
 from forked import forked
-from independent_checker import Bucket, Folder, Reader, Row, comparable, require_whole
+from independent_checker import Bucket, Folder, Reader, Row, comparable, require_whole, rows_in
 from photographs import write_library
 
+from pipeline.config import ExecutionConfig
+
 SHARD_IMAGES = 3
+LEASES_PER_WORKER = ExecutionConfig().leases_per_worker
 OPTIONS = (
     *("--weights", "identity", "--precision", "fp32", "--device", "cpu"),
     *("--shard-images", str(SHARD_IMAGES), "--quiet"),
@@ -28,6 +32,38 @@ CASES = [
 ]
 
 
+@dataclass(frozen=True)
+class Durable:
+    """What a destination held when a job had been broken off."""
+
+    stamps: dict[str, object]
+    committed: frozenset[str]
+
+    @classmethod
+    def of(cls, reader: Reader) -> Durable:
+        committed = frozenset(row["output"] for row in rows_in(reader) if row["output"])
+        stamps = {key: stamp for key, stamp in reader.stamps().items() if not key.startswith("_hdrfleet/lease/")}
+        return cls(stamps, committed)
+
+    def require_kept(self, reader: Reader, rows: list[Row]) -> None:
+        """Nothing was written again, and no image was computed again whose output was there."""
+        after = reader.stamps()
+        assert {key: after.get(key) for key in self.stamps} == self.stamps, "written again"
+        stored = {key for key in self.stamps if key.startswith("images/")}
+        # Workers that outlive their driver for a moment may have stored more.
+        assert stored - self.committed <= {row["output"] for row in rows if row["adopted"]}, "computed again"
+
+
+def require_undisturbed(tmp_path: Path, rows: list[Row]) -> None:
+    """The rows are those of a job that nothing happened to, with the same options but for where it runs."""
+    whole = forked(
+        "convert", tmp_path / "photos", tmp_path / "whole", "--executor", "local", *OPTIONS, log=tmp_path / "log"
+    )
+    assert whole == 3, (tmp_path / "log").read_text()
+    inputs = {path: (tmp_path / "photos" / path).read_bytes() for path in (row["source"] for row in rows)}
+    assert comparable(rows) == comparable(require_whole(Folder(tmp_path / "whole"), inputs))
+
+
 DRIVER_STEPS = ["plan.committed", "shard.leased", "shard.settled", "job.finished"]
 
 
@@ -41,10 +77,13 @@ def test_a_job_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, st
     env = {"HDRFLEET_FAULTS": f"{step}=kill:{2 if step.startswith('shard.') else 1}"}
     first = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=150)
     assert first.returncode == -9, f"the step was not reached: {first.stderr}"
+    before = Durable.of(Folder(dst))
     again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=150)
     assert again.returncode == 3, again.stderr
     rows = require_whole(Folder(dst), inputs, num_leftovers=4)
     assert {row["source"]: row["error_code"] for row in rows} == expected
+    before.require_kept(Folder(dst), rows)
+    require_undisturbed(tmp_path, rows)
 
 
 def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: str, num_leftovers: int) -> list[Row]:
@@ -62,10 +101,15 @@ def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: 
         assert first.returncode == 3, first.stderr  # a lost worker is replaced, and three inputs are bad
     else:
         assert first.returncode in {1, 3}, first.stderr
+    before = Durable.of(reader)
     again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=200)
     assert again.returncode == 3, again.stderr
     rows = require_whole(reader, {name: (photos / name).read_bytes() for name in expected}, num_leftovers=num_leftovers)
     assert {row["source"]: row["error_code"] for row in rows} == expected
+    before.require_kept(reader, rows)
+    # What was begun again had been leased to the one worker that died.
+    assert len({row["shard"] for row in rows if row["attempt"] > 1}) <= LEASES_PER_WORKER
+    require_undisturbed(tmp_path, rows)
     return rows
 
 
@@ -85,10 +129,4 @@ def test_a_job_on_s3_survives(tmp_path: Path, s3_bucket: Any, step: str, action:
 @pytest.mark.parametrize(("step", "action"), CASES)
 def test_a_job_survives(tmp_path: Path, step: str, action: str) -> None:
     dst = tmp_path / "out"
-    rows = die_and_resume(tmp_path, str(dst), Folder(dst), step, action, num_leftovers=1)
-    whole = forked(
-        "convert", tmp_path / "photos", tmp_path / "whole", "--executor", "local", *OPTIONS, log=tmp_path / "log"
-    )  # the same options but for where it runs
-    assert whole == 3, (tmp_path / "log").read_text()
-    inputs = {path: (tmp_path / "photos" / path).read_bytes() for path in (row["source"] for row in rows)}
-    assert comparable(rows) == comparable(require_whole(Folder(tmp_path / "whole"), inputs))
+    die_and_resume(tmp_path, str(dst), Folder(dst), step, action, num_leftovers=1)

@@ -96,6 +96,16 @@ def test_the_command_itself_prints_one_line_and_no_traceback(photos: Path, tmp_p
     assert result.stderr.startswith("hdrfleet: ")
 
 
+def test_a_ray_that_cannot_start_is_said_in_one_line(photos: Path, tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 110)  # longer than the name of a socket may be
+    deep.mkdir()
+    env = {"RAY_TMPDIR": str(deep)}
+    result = hdrfleet("convert", photos, tmp_path / "out", "-q", home=tmp_path / "home", env=env)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "cannot use Ray on this machine" in result.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_destination(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,40 @@ import pyarrow.parquet as pq
 import pytest
 from commands import hdrfleet_here
 from forked import forked
+from independent_checker import Row, current, require_whole, rows_in
 from photographs import jpeg, picture, write_library
 
 from pipeline.config import StorageConfig
 from pipeline.driver_lease import acquire_lease
 from pipeline.job import read_job
-from pipeline.manifest import compact, open_manifest, part_key, run_query, tiers
+from pipeline.manifest import compact, open_manifest, run_query, tiers
 from pipeline.manifest.head import list_heads, newest_head
 from pipeline.manifest.snapshot import take_snapshot
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification import verify_destination
 
-Row = dict[str, Any]
 NUM_PHOTOS = 4
+
+
+@dataclass(frozen=True)
+class Objects:
+    """A destination, for the independent checker."""
+
+    store: ObjectStore
+
+    def stamps(self) -> dict[str, object]:
+        return {info.key: info.etag for info in self.store.list()}
+
+    def read(self, key: str) -> bytes:
+        return self.store.read(key)
+
+    def leftovers(self) -> list[str]:
+        return list(self.store.unfinished())
 
 
 def raw_rows(store: ObjectStore) -> dict[tuple[int, str], Row]:
     """Every committed row by (plan, source), read from the store's Parquet files by none of the manifest's code."""
-    keys = {info.key for info in store.list("manifest")}
-    heads = sorted(int(Path(key).stem) for key in keys if key.startswith("manifest/head/"))
-    named: list[str] = []
-    covered: set[str] = set()
-    if heads:
-        head = json.loads(store.read(f"manifest/head/{heads[-1]}.json"))
-        named = [file["key"] for file in head["files"]]
-        for plan, ranges in head["covered"].items():
-            covered |= {part_key(int(plan), shard) for first, last in ranges for shard in range(first, last + 1)}
-    parts = sorted(key for key in keys if key.startswith("manifest/plan=") and key not in covered)
-    rows: dict[tuple[int, str], Row] = {}
-    for key in [*named, *parts]:
-        for row in pq.read_table(io.BytesIO(store.read(key))).to_pylist():
-            assert (row["plan"], row["source"]) not in rows, f"two rows of {row['source']} in plan {row['plan']}"
-            rows[row["plan"], row["source"]] = row
-    return rows
+    return {(row["plan"], row["source"]): row for row in rows_in(Objects(store))}
 
 
 def unmarked(rows: dict[tuple[int, str], Row]) -> dict[tuple[int, str], Row]:
@@ -103,6 +105,7 @@ def test_a_library_that_changes_is_followed_compacted_and_collected(
     assert convert(photos, dst, "-q") == 0
     first = raw_rows(store)
     gone, touched, changed = "dot.png", "deep/alpha.png", "trip 0/photo_000.jpg"
+    gone_bytes = (photos / gone).read_bytes()
     (photos / gone).unlink()
     os.utime(photos / touched, (1, 1))
     change(photos, changed, 50)
@@ -175,6 +178,9 @@ def test_a_library_that_changes_is_followed_compacted_and_collected(
     assert hdrfleet_here("status", dst) == 0
     assert "complete" in capsys.readouterr().out
     assert is_sound(store)
+    inputs = {path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.*g")}
+    everything = require_whole(Objects(store), inputs | {gone: gone_bytes})
+    assert {row["source"]: row["plan"] for row in current(everything)}[changed] == 4
 
 
 def test_an_image_with_an_unusable_name_is_not_lost_silently(
