@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,7 @@ from fakes import FakeEngine, HookedStore
 
 from pipeline.config import StorageConfig, build_config
 from pipeline.convert import ShardConverter
+from pipeline.errors import TransientStorageError
 from pipeline.job import Job, PlannedWork, open_job
 from pipeline.manifest import open_manifest
 from pipeline.records import Provenance
@@ -83,3 +85,35 @@ class World:
 
     def verify(self, share: float = 1.0) -> VerifyReport:
         return verify_destination(self.store, self.job.record, share=share)
+
+
+def killed_at_each_step(
+    world: World, start: dict[str, bytes], work: Callable[[World], object], *, stride: int = 1
+) -> Iterator[World]:
+    """Yield a world for each step of `work`, a create or delete, at which it was killed; it began with `start`.
+
+    Of the steps every `stride`-th one is taken; the run that comes to its end is not yielded.
+    """
+    step = 0
+    while True:
+        trial = World(world.photos)
+        for key, data in start.items():
+            trial.store.inner.replace(key, data)
+        trial.job = world.job.__class__(trial.store, world.job.record)
+        seen = 0
+
+        def kill(operation: str, _key: str, at: int = step) -> None:
+            nonlocal seen
+            seen += operation in {"create", "delete"}
+            if seen > at:
+                raise TransientStorageError("killed here")
+
+        trial.store.before = kill
+        try:
+            work(trial)
+        except TransientStorageError:
+            trial.store.before = lambda _operation, _key: None
+            yield trial
+        else:
+            return
+        step += stride

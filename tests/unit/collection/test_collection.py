@@ -10,14 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from incremental_job import World
+from incremental_job import World, killed_at_each_step
 from photographs import jpeg, picture
 
 from jobs.options import parse_duration
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.collection import Collection, collect
 from pipeline.collection.revisions import _superseded
-from pipeline.errors import ConfigError, LeaseLostError, ManifestError, TransientStorageError
+from pipeline.errors import ConfigError, LeaseLostError, ManifestError
 from pipeline.manifest import Manifest, compact, open_manifest, part_key
 from pipeline.manifest.head import newest_head
 from pipeline.outputs import OutputStore
@@ -266,26 +266,8 @@ def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: 
     gc(world)
     rows, end = without_marks(world.rows()), world.store.objects("images")
     num_steps = 0
-    while True:
-        trial = World(world.photos)
-        for key, data in start.items():
-            trial.store.inner.replace(key, data)
-        trial.job = world.job.__class__(trial.store, world.job.record)
-        seen = 0
-
-        def kill(operation: str, _key: str, at: int = num_steps) -> None:
-            nonlocal seen
-            seen += operation in {"create", "delete"}
-            if seen > at:
-                raise TransientStorageError("killed here")
-
-        trial.store.before = kill
-        try:
-            gc(trial)
-            break
-        except TransientStorageError:
-            num_steps += 1
-        trial.store.before = lambda _operation, _key: None
+    for trial in killed_at_each_step(world, start, gc):
+        num_steps += 1
         assert without_marks(trial.rows()) == rows
         given_up = collected(trial)
         # Nothing is missing, and what is left over belongs to rows that say that they gave it up.

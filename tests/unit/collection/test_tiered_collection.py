@@ -6,11 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from incremental_job import World
+from incremental_job import World, killed_at_each_step
 from photographs import jpeg, picture
 
 from pipeline.collection import collect
-from pipeline.errors import ManifestError, TransientStorageError
+from pipeline.errors import ManifestError
 from pipeline.manifest import compact, tiers
 from pipeline.manifest.head import newest_head
 
@@ -116,35 +116,22 @@ def test_a_collection_that_is_killed_at_any_step_is_finished_by_the_next(world: 
     collect(world.store, keep_revisions=1, older_than=NOTHING)
     rows, end = world.rows(), world.store.objects("images")
     without_marks = [{**row, "collected_at": None} for row in rows]
-    num_steps = 0
-    while True:
-        trial = World(world.photos)
-        for key, data in start.items():
-            trial.store.inner.replace(key, data)
-        trial.job = world.job.__class__(trial.store, world.job.record)
-        seen = 0
+    num_trials = 0
 
-        def kill(operation: str, _key: str, at: int = num_steps) -> None:
-            nonlocal seen
-            seen += operation in {"create", "delete"}
-            if seen > at:
-                raise TransientStorageError("killed here")
+    def gc(trial: World) -> None:
+        collect(trial.store, keep_revisions=1, older_than=NOTHING)
 
-        trial.store.before = kill
-        try:
-            collect(trial.store, keep_revisions=1, older_than=NOTHING)
-            break
-        except TransientStorageError:
-            num_steps += 2  # every other one: this takes seconds
-        trial.store.before = lambda _operation, _key: None
+    # Every other step: this takes seconds.
+    for trial in killed_at_each_step(world, start, gc, stride=2):
+        num_trials += 1
         assert [{**row, "collected_at": None} for row in trial.rows()] == without_marks
         assert {code for code, _ in trial.findings(share=0.0)} <= {"orphan"}
         for _ in range(2):  # the head of the marks is younger than the collection that made it
-            collect(trial.store, keep_revisions=1, older_than=NOTHING)
+            gc(trial)
         assert trial.findings(share=0.0) == []
         assert trial.store.objects("images") == end
         assert stored(trial) == set(named(trial))
-    assert num_steps >= 4, "two files, the names of outputs, the head"
+    assert 2 * num_trials >= 4, "two files, the names of outputs, the head"
 
 
 def test_a_compaction_that_lost_to_others_and_a_collection_harms_nobody(world: World) -> None:
