@@ -41,11 +41,11 @@ class LossConfig:
     luminance in stops, by patch. `relative_weight` is that of ln(1 + MSE / floor^2) / 2 by patch, half of it in the
     domain of mu-PSNR and half in that of PU21-PSNR (docs/evaluation.md): in effect of the mean of both in dB.
     `huber_stops` rounds off the absolute value of the log terms below that many stops of linear light: larger values
-    lean from the median of what is plausible towards its mean. `overshoot_weight` multiplies log errors of clipped
-    pixels that came out too bright; 1 is symmetric. `hue_weight` is that of the colour of pixels with all channels
-    clipped, by patch: the mean absolute error of log2(red / green) and log2(blue / green), in stops, plus
-    `neutral_prior` times their size. With a prior p the best answer is the median of what is plausible after a share
-    p / (1 + p) of it has been replaced by gray: white that nothing in the picture colours stays white.
+    lean from the median of what is plausible towards its mean. `overshoot_weight` multiplies the errors of clipped
+    pixels that came out too bright, in the log and area terms; 1 is symmetric. `hue_weight` is that of the colour of
+    pixels with all channels clipped, by patch: the mean absolute error of log2(red / green) and log2(blue / green), in
+    stops, plus `neutral_prior` times their size. With a prior p the best answer is the median of what is plausible
+    after a share p / (1 + p) of it has been replaced by gray: white that nothing in the picture colours stays white.
     """
 
     log_weight: float = 0.0
@@ -111,7 +111,9 @@ def training_loss(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig
 
 def _area_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:
     """Mean over patches with clipped pixels of the mean absolute error of luminance there, in stops."""
-    error = _absolute(_luminance_stops(output) - _luminance_stops(truth), config.huber_stops) * clipped
+    error = _luminance_stops(output) - _luminance_stops(truth)
+    weight = clipped * (1 + (error > 0) * (config.overshoot_weight - 1))
+    error = _absolute(error, config.huber_stops) * weight
     num_clipped = clipped.sum(dim=(1, 2, 3))
     by_patch = error.sum(dim=(1, 2, 3)) / num_clipped.clamp_min(1)
     return by_patch.sum() / (num_clipped > 0).sum().clamp_min(1)

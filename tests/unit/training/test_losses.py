@@ -130,6 +130,15 @@ def test_overshoot_of_clipped_pixels_costs_more_and_nothing_else_does() -> None:
     assert errors[1.0, 0.7] == pytest.approx(3 * 0.7, rel=1e-4)
 
 
+def test_overshoot_of_the_clipped_area_costs_more() -> None:
+    plain, guarded = (with_log(area_weight=1.0, overshoot_weight=weight) for weight in (1.0, 3.0))
+    for factor, ratio in ((0.5, 1.0), (2.0, 3.0)):
+        images = (full(factor), full(1.0), full(1.0))
+        expected = ratio * parts_of(*images, plain)["area"]
+        assert parts_of(*images, guarded)["area"] == pytest.approx(expected, rel=1e-5)
+        assert expected > 0
+
+
 @pytest.mark.parametrize("delta", [0.01, 0.5, 1.0])
 @pytest.mark.parametrize("error", [-2.0, -0.2, 0.004, 0.3, 1.5])
 def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(delta: float, error: float) -> None:
