@@ -226,7 +226,7 @@ def test_a_preemption_on_compute_engine_drains_the_node_and_the_job_loses_nothin
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_now_drains_a_node_without_work_and_a_head_that_comes_late_is_waited_for(
+def test_now_drains_a_node_without_work_and_a_node_that_comes_late_is_drained(
     cluster: Cluster, token: dict[str, str], agent: Callable[..., Agent]
 ) -> None:
     with metadata_server(Ec2) as ec2:
@@ -237,8 +237,11 @@ def test_now_drains_a_node_without_work_and_a_head_that_comes_late_is_waited_for
         )
         ec2.interrupt_on_ec2(left_s=120)
         early.wait_for("notice")
-        add_node(cluster, "127.0.0.2", token)  # it starts though its machine is to go
-        early.wait_for("node_draining")
+        # It starts though its machine is to go, and has left before anybody else looks.
+        cluster.nodes.append(
+            cluster.start(f"--address={cluster.address}", "--num-cpus=1", "--node-ip-address=127.0.0.2")
+        )
+        early.wait_for("node_draining", START_TIMEOUT_S)
         wait_until_gone(cluster, "127.0.0.2", token)
     add_node(cluster, "127.0.0.3", token)
     leaving = agent("--now", "--grace", "60s", "--address", cluster.address, "--node-ip", "127.0.0.3", env=token)
