@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.cgroups import control_groups
+
 MIB = 2**20
 
 # Peak bytes per computed pixel of the published width (64), measured with bench/inference.py --memory (PyTorch 2.13).
@@ -37,6 +39,10 @@ MALLOC_ENV: dict[str, str] = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
     "MALLOC_ARENA_MAX": "1",
 }
+
+# Of a memory group: its limit, what it uses, and the field of memory.stat that says what of it is reclaimable cache.
+_V2_FILES = ("memory.max", "memory.current", "inactive_file")
+_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 # mallopt(3) parameters and values of glibc's malloc.h. M_MMAP_MAX stands in for the threshold, which is an int here.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -103,26 +109,10 @@ def cgroup_headrooms(root: Path = Path("/")) -> Iterator[int]:
     Covers cgroup v2 and v1, from this process's group up to the root, and a container's own view, where the group's
     files lie at the mount point although /proc names the host's path. Groups without a limit yield nothing.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(mount):
-                break
-            headroom = _headroom(folder, *names)
-            if headroom is not None:
-                yield headroom
+    for folder, is_v2 in control_groups("memory", root):
+        headroom = _headroom(folder, *(_V2_FILES if is_v2 else _V1_FILES))
+        if headroom is not None:
+            yield headroom
 
 
 def _headroom(folder: Path, limit_file: str, usage_file: str, cache_field: str) -> int | None:
