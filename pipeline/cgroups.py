@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,3 +37,27 @@ def control_groups(controller: str, root: Path = Path("/")) -> Iterator[ControlG
             if not folder.is_relative_to(mount):
                 break
             yield ControlGroup(folder, is_v2=not controllers)
+
+
+def usable_cores(root: Path = Path("/")) -> float:
+    """How many cores this process may keep busy: those that it may run on, and what its cpu groups let it have of them.
+
+    `root` is where /proc and /sys are looked for.
+    """
+    quotas = (_quota_cores(group) for group in control_groups("cpu", root))
+    return min((float(len(os.sched_getaffinity(0))), *(quota for quota in quotas if quota is not None)))
+
+
+def _quota_cores(group: ControlGroup) -> float | None:
+    """The group's limit in cores; None where it has none."""
+    try:
+        if group.is_v2:
+            quota, period = (group.folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (group.folder / name).read_text(encoding="ascii") for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            )
+        cores = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no cpu group, or "max"
+        return None
+    return cores if cores > 0 else None  # version 1 says -1 for none

@@ -30,6 +30,8 @@ CPU_BUDGET_FRACTION = 0.5
 CUDA_BUDGET_FRACTION = 0.85
 # All decoder children of a worker together: what they may take, which is several times what they do take.
 DECODERS_FRACTION = 0.25
+# What waits for the encode threads, and what these work on, where it is more than a configuration's `queue_bytes`.
+OUTPUT_FRACTION = 0.25
 
 # For the environment of a process that starts, for example Ray's runtime_env: glibc then keeps freed memory instead of
 # returning it and faulting it in again for every tensor. One arena, because threads' own arenas cannot hold blocks
@@ -81,6 +83,18 @@ def decoders_budget_bytes(num_workers: int = 1, *, root: Path = Path("/")) -> in
     A quarter of what is available, as for `cpu_budget_bytes`.
     """
     return int(_available_bytes(root) * DECODERS_FRACTION) // num_workers
+
+
+def output_budget_bytes(
+    queue_bytes: int, num_encode_threads: int, num_workers: int = 1, *, root: Path = Path("/")
+) -> int:
+    """Return the bytes of images between network and store in one of `num_workers` workers of this node.
+
+    `queue_bytes` for every two encode threads, so that large images keep them all busy, but no more than a quarter of
+    what is available, as for `cpu_budget_bytes`; `queue_bytes` at least, as it was given.
+    """
+    share = int(_available_bytes(root) * OUTPUT_FRACTION) // num_workers
+    return max(queue_bytes, min(queue_bytes * num_encode_threads // 2, share))
 
 
 def _available_bytes(root: Path) -> int:
