@@ -18,6 +18,7 @@ from jobs.evaluate_command import evaluate
 from jobs.explain import explain
 from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
+from jobs.preemption.command import node_agent
 from jobs.signals import stopping_on_signals
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
@@ -40,6 +41,7 @@ app.command()(convert)
 app.command()(evaluate)
 app.command()(train)
 app.command("jobs")(list_jobs)
+app.command("node-agent")(node_agent)
 for command in (submit, logs, stop, verify, retry, repair, compact, gc):
     app.command()(command)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,11 +10,8 @@ from jobs import options as opt
 from jobs.conversion_options import ConversionOptions, Destination, Source
 from jobs.destination import finish
 from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
+from jobs.reporting import LogFormat, reporting
 from jobs.signals import stopping_on_signals
-from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from jobs.progress import Reporter
 
 _RUNNING = "Running"
 
@@ -33,14 +27,7 @@ def convert(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to use (by default Ray is started here).", rich_help_panel=_RUNNING)
     ] = None,
-    log_format: Annotated[
-        str,
-        typer.Option(
-            help="text, or json: one object per line on standard error.",
-            envvar="HDRFLEET_LOG",
-            rich_help_panel=_RUNNING,
-        ),
-    ] = "text",
+    log_format: LogFormat = "text",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
     *,
@@ -53,9 +40,7 @@ def convert(
     Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
     done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
     """
-    if log_format not in {"text", "json"}:
-        raise ConfigError(f"--log-format must be text or json, not {log_format!r}")
-    with _reporting(log_format, quiet=quiet) as reporter:
+    with reporting(log_format, quiet=quiet) as reporter:
         config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
         cost.require_sensible()
         cost.require_limit()
@@ -69,19 +54,3 @@ def convert(
             outcome = run_conversion(config, reporter)
         reporter.finished(outcome.exit_code, outcome.seconds)
     finish(outcome, json=json)
-
-
-@contextlib.contextmanager
-def _reporting(log_format: str, *, quiet: bool) -> Iterator[Reporter]:
-    """What the job reports to; what libraries print goes to standard error, for standard output is for the result."""
-    if log_format == "json":
-        from jobs.json_log import json_log
-
-        with json_log(quiet=quiet) as log:
-            yield log
-        return
-    from jobs.progress import ConsoleReporter
-
-    # OpenEXR prints remarks about damaged files to standard output.
-    with contextlib.redirect_stdout(sys.stderr):
-        yield ConsoleReporter(quiet=quiet)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from jobs import options as opt
 from jobs.destination import finish, open_destination, open_whole, reopen_for_writing
 from jobs.option_groups import RecordedOptions, SourceStorage, grouped
+from jobs.reporting import LogFormat, report_findings, reporting
 from jobs.signals import stopping_on_signals
 from pipeline.config import StorageConfig
 
@@ -32,6 +32,7 @@ def verify(
         str, typer.Option(help="local, or ray: outputs are read all over the cluster.", rich_help_panel=_RUNNING)
     ] = "local",
     address: Address = None,
+    log_format: LogFormat = "text",
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
@@ -45,13 +46,17 @@ def verify(
     from jobs.tables import print_json
     from jobs.verify import EXIT_UNSOUND, print_report, run_verify
 
-    share = 1.0 if deep else opt.parse_share(sample)
-    on_ray = opt.verify_execution(executor, address)
-    store, record = open_destination(dst, endpoint_url, profile, region)
-    storage = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
-    # OpenEXR prints remarks about damaged files to standard output, which belongs to the result.
-    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
-        report = run_verify(store, record, share, quiet=quiet, on_ray=on_ray, storage=storage)
+    started_s = monotonic()
+    with reporting(log_format, quiet=quiet) as reporter:
+        share = 1.0 if deep else opt.parse_share(sample)
+        on_ray = opt.verify_execution(executor, address)
+        store, record = open_destination(dst, endpoint_url, profile, region)
+        reporter.job(record.job_id)
+        storage = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+        with stopping_on_signals():
+            report = run_verify(store, record, share, quiet=quiet, on_ray=on_ray, storage=storage)
+        report_findings(reporter, report)
+        reporter.finished(0 if report.is_sound else EXIT_UNSOUND, monotonic() - started_s)
     if json:
         print_json(report.to_json())
     else:
@@ -66,6 +71,7 @@ def retry(
     code: Annotated[
         list[str] | None, typer.Option(help="Only images that failed with this error_code; repeatable.")
     ] = None,
+    log_format: LogFormat = "text",
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
@@ -81,15 +87,15 @@ def retry(
     """
     from jobs.retry import check_codes, recorded_config, run_retry
 
-    store, record = open_whole(dst, endpoint_url, profile, region)
-    check_codes(store, code or ())
-    config = recorded_config(
-        record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
-    )
-    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
-        from jobs.progress import ConsoleReporter
-
-        outcome = run_retry(config, code or (), ConsoleReporter(quiet=quiet))
+    with reporting(log_format, quiet=quiet) as reporter:
+        store, record = open_whole(dst, endpoint_url, profile, region)
+        check_codes(store, code or ())
+        config = recorded_config(
+            record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
+        )
+        with stopping_on_signals():
+            outcome = run_retry(config, code or (), reporter)
+        reporter.finished(outcome.exit_code, outcome.seconds)
     finish(outcome, json=json)
 
 
@@ -101,6 +107,7 @@ def repair(
         bool, typer.Option("--delete-orphans", help="Delete objects that no row names, and unfinished writes.")
     ] = False,
     show_all: ShowAll = False,
+    log_format: LogFormat = "text",
     quiet: Quiet = False,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
@@ -120,27 +127,29 @@ def repair(
     from jobs.tables import print_json
     from jobs.verify import EXIT_UNSOUND, print_report
 
-    share = opt.parse_share(sample)
-    store, record = open_whole(dst, endpoint_url, profile, region)
-    store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
-    config = recorded_config(
-        record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
-    )
-    with stopping_on_signals(), contextlib.redirect_stdout(sys.stderr):
-        from jobs.progress import ConsoleReporter
-        from jobs.repair import hint, run_repair
-
-        reporter = ConsoleReporter(quiet=quiet)
-        outcome = run_repair(
-            store,
-            record,
-            config,
-            reporter,
-            share=share,
-            delete_orphans=delete_orphans,
-            quiet=quiet,
-            verifies_on_ray=recorded.asks_for_ray,
+    started_s = monotonic()
+    with reporting(log_format, quiet=quiet) as reporter:
+        share = opt.parse_share(sample)
+        store, record = open_whole(dst, endpoint_url, profile, region)
+        reporter.job(record.job_id)
+        store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
+        config = recorded_config(
+            record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
         )
+        with stopping_on_signals():
+            from jobs.repair import hint, run_repair
+
+            outcome = run_repair(
+                store,
+                record,
+                config,
+                reporter,
+                share=share,
+                delete_orphans=delete_orphans,
+                quiet=quiet,
+                verifies_on_ray=recorded.asks_for_ray,
+            )
+        reporter.finished(0 if outcome.after.is_sound else EXIT_UNSOUND, monotonic() - started_s)
     if json:
         print_json(outcome.to_json())
     else:

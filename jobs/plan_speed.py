@@ -123,15 +123,16 @@ def _slowest(
     work: Workload, megapixels: float, network: float, codec: float, node: NodeType, config: ConversionConfig
 ) -> tuple[str, float]:
     cores = node.cpus / node.num_workers
-    execution = config.execution
+    device = "cuda" if node.gpus and config.inference.device != "cpu" else "cpu"
+    num_decoders, num_encoders = config.execution.num_decode_threads, config.execution.encode_threads(device, cores)
     decode_s = megapixels / (DECODE_MEGAPIXELS_PER_S * codec)
     encode_s = megapixels / (ENCODE_MEGAPIXELS_PER_S[measured_compression(config.encode)] * codec)
     bytes_per_s = node.network_gbit_per_s / 8 * 1e9 * _NETWORK_SHARE / node.num_workers
     moved = work.source_bytes + work.output_bytes * megapixels / max(1e-9, work.megapixels)
     stages = {
         "network": megapixels / network,
-        f"{execution.num_decode_threads} decode threads": decode_s / min(cores, execution.num_decode_threads),
-        f"{execution.num_encode_threads} encode threads": encode_s / min(cores, execution.num_encode_threads),
+        f"{num_decoders} decode threads": decode_s / min(cores, num_decoders),
+        f"{num_encoders} encode threads": encode_s / min(cores, num_encoders),
         f"{cores:g} cores": (decode_s + encode_s) / cores,
         "bandwidth": moved / bytes_per_s,
     }

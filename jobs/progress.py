@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import monotonic
 from typing import Protocol
 
@@ -27,6 +28,10 @@ class Reporter(Protocol):
 
     def job(self, job_id: str) -> None:
         """Hear which job it is, once that is known."""
+        ...
+
+    def event(self, level: str, event: str, fields: Mapping[str, object] | None = None) -> None:
+        """Hear something that the result says as well, for logs alone; `fields` are plain values."""
         ...
 
     def finished(self, exit_code: int, seconds: float) -> None:
@@ -66,6 +71,9 @@ class ConsoleReporter:
 
     def job(self, job_id: str) -> None:
         """Nothing to show: a person knows the destination."""
+
+    def event(self, level: str, event: str, fields: Mapping[str, object] | None = None) -> None:
+        """Nothing to show: the result says it."""
 
     def finished(self, exit_code: int, seconds: float) -> None:
         """Nothing to show: the summary says it."""

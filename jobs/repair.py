@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from jobs.convert import ConversionOutcome, own_destination, run_conversion
 from jobs.progress import Reporter, plural
+from jobs.reporting import report_findings
 from jobs.verify import run_verify
 from pipeline.config import ConversionConfig
 from pipeline.execution.address import check_address, ray_address
@@ -82,6 +83,7 @@ def run_repair(
             check_address(ray_address(on_ray))
             stack.enter_context(ray_session(on_ray))  # one for all that follows
         before = verify(share)
+        report_findings(reporter, before)
         damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
         # Before anything else: whatever runs next, this repair or another, must not adopt them.
         if damaged:
@@ -97,6 +99,10 @@ def run_repair(
                 if set(after.num_by_code()) <= _LEFTOVERS:
                     num_deleted = _delete(store, after.findings)
             after = verify(0.0)
+        if after is not before:
+            counts = {"num_replaced": num_replaced, "num_deleted": num_deleted}
+            reporter.event("info", "repaired", counts)
+            report_findings(reporter, after)
     return RepairOutcome(before, num_replaced, num_deleted, run, after)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from jobs.supervise import LOGS_JSON
 from pipeline.errors import JobServerError, first_line
 
 POLL_S = 2.0
@@ -91,11 +92,19 @@ class JobServer:
             self._client = _bounded_client(self.address)
 
     def submit(
-        self, src: str, dst: str, arguments: Sequence[str], *, weights: Path | None = None, use_image: bool = False
+        self,
+        src: str,
+        dst: str,
+        arguments: Sequence[str],
+        *,
+        weights: Path | None = None,
+        use_image: bool = False,
+        log_format: str = "text",
     ) -> tuple[SubmittedJob, bool]:
         """Start `hdrfleet convert` with these arguments on the cluster, unless such a job waits or runs already.
 
         Returns the job, and whether it is a new one. `weights`, a local file, is sent along as `arguments` name it.
+        `log_format` is how its driver logs, which makes no other job of it.
         Raises JobServerError as well where a job with other arguments is at work on that DST.
         """
         digest = hashlib.sha256("\0".join((pipeline.__version__, *arguments)).encode()).hexdigest()
@@ -116,6 +125,7 @@ class JobServer:
                 "hdrfleet_command_sha256": digest,
             }
             command = ["python", "-m", "jobs.supervise", "convert", *arguments]
+            command += [LOGS_JSON] if log_format == "json" else []
             with self._errors(), _package(weights, use_image=use_image) as environment:
                 try:
                     self._send(

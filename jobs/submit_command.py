@@ -13,6 +13,7 @@ import typer
 from jobs import options as opt
 from jobs.conversion_options import ConversionOptions, Destination, Source
 from jobs.option_groups import DestinationStorage, SourceStorage, arguments_of, grouped
+from jobs.reporting import LogFormat, check_log_format
 
 if TYPE_CHECKING:
     from jobs.submission import JobServer, SubmittedJob
@@ -45,6 +46,7 @@ def submit(
             "--use-image", help="Run the hdrfleet of the cluster's image; by default this one's code is sent."
         ),
     ] = False,
+    log_format: LogFormat = "text",
     json: opt.Json = False,
     *,
     source_storage: SourceStorage,
@@ -57,13 +59,14 @@ def submit(
     """
     from jobs.submission import JobServer
 
+    check_log_format(log_format)
     options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
     sent, weights = _with_weights(options)
     src, dst = opt.absolute(src), opt.absolute(dst)
     arguments = [src, dst, "--address=auto"]
     arguments += [text for group in (sent, source_storage, destination_storage) for text in arguments_of(group)]
     server = JobServer(address)
-    job, is_new = server.submit(src, dst, arguments, weights=weights, use_image=use_image)
+    job, is_new = server.submit(src, dst, arguments, weights=weights, use_image=use_image, log_format=log_format)
     if json and not follow:
         _print_json(job, is_new=is_new)
         return

@@ -8,14 +8,17 @@ run again: what they say needs a person, or nothing.
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from types import FrameType
 
 NEEDED = ("ray", "torch", "typer", "pydantic", "pyarrow", "fsspec", "OpenEXR", "imagecodecs")
+LOGS_JSON = "--log-format=json"
 MAX_RESTARTS = 5
 FIRST_DELAY_S = 5.0
 # A driver that worked this long before it was killed was not killed by what it did first.
@@ -53,9 +56,10 @@ def supervise(command: Sequence[str], *, max_restarts: int = MAX_RESTARTS, first
             if asked_to_stop or num_killed > max_restarts:
                 return 128 - code
             delay_s = first_delay_s * 2 ** (num_killed - 1)
-            sys.stderr.write(
-                f"hdrfleet: the driver was killed by signal {-code}; it is started again in {delay_s:g} s "
-                f"({num_killed} of {max_restarts})\n"
+            _say(
+                f"the driver was killed by signal {-code}; it is started again in {delay_s:g} s "
+                f"({num_killed} of {max_restarts})",
+                as_json=LOGS_JSON in command,
             )
             time.sleep(delay_s)
             if asked_to_stop:
@@ -63,6 +67,13 @@ def supervise(command: Sequence[str], *, max_restarts: int = MAX_RESTARTS, first
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(text: str, *, as_json: bool) -> None:
+    """Write one line for people, or one of the log that the driver writes, as `jobs.json_log` does."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    event = {"time": now, "level": "warning", "event": "driver_killed", "message": text}
+    sys.stderr.write(f"{json.dumps(event) if as_json else f'hdrfleet: {text}'}\n")
 
 
 def missing_modules() -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import options as opt
 from jobs.destination import open_destination, reopen_for_writing
+from jobs.reporting import LogFormat, reporting
 from jobs.signals import stopping_on_signals
 
 if TYPE_CHECKING:
+    from jobs.progress import Reporter
     from pipeline.collection import Collection
     from pipeline.manifest import Compaction
     from pipeline.storage import ObjectStore
@@ -23,6 +26,7 @@ Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination of 
 
 def compact(
     dst: Destination,
+    log_format: LogFormat = "text",
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
@@ -35,8 +39,12 @@ def compact(
     from jobs.tables import print_json
     from pipeline.manifest import compact as compact_manifest
 
-    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as (store, confirm):
-        done = compact_manifest(store, before_commit=confirm)
+    started_s = monotonic()
+    with reporting(log_format) as reporter:
+        with stopping_on_signals(), _opened(dst, endpoint_url, profile, region, reporter) as (store, confirm):
+            done = compact_manifest(store, before_commit=confirm)
+        reporter.event("info", "compacted", asdict(done))
+        reporter.finished(0, monotonic() - started_s)
     if json:
         print_json({"destination": store.url, **asdict(done)})
     else:
@@ -53,6 +61,7 @@ def gc(
         str, typer.Option(help="Touch only what was superseded that long ago, such as 30m, 1h or 2d.")
     ] = "1h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    log_format: LogFormat = "text",
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
@@ -67,11 +76,17 @@ def gc(
     from pipeline.collection import collect
     from pipeline.errors import ConfigError
 
-    if keep_revisions is not None and keep_revisions < 1:
-        raise ConfigError(f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept")
-    grace = opt.parse_duration(older_than, "--older-than")
-    with stopping_on_signals(), _opened(dst, endpoint_url, profile, region) as (store, confirm):
-        done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run, before_step=confirm)
+    started_s = monotonic()
+    with reporting(log_format) as reporter:
+        if keep_revisions is not None and keep_revisions < 1:
+            raise ConfigError(
+                f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept"
+            )
+        grace = opt.parse_duration(older_than, "--older-than")
+        with stopping_on_signals(), _opened(dst, endpoint_url, profile, region, reporter) as (store, confirm):
+            done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run, before_step=confirm)
+        reporter.event("info", "collected", {"num_deleted": done.num_deleted, **asdict(done)})
+        reporter.finished(0, monotonic() - started_s)
     if json:
         print_json({"destination": store.url, "num_deleted": done.num_deleted, **asdict(done)})
         return
@@ -82,7 +97,7 @@ def gc(
 
 @contextmanager
 def _opened(
-    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
+    dst: str, endpoint_url: str | None, profile: str | None, region: str | None, reporter: Reporter
 ) -> Iterator[tuple[ObjectStore, Callable[[], None]]]:
     """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
 
@@ -90,15 +105,15 @@ def _opened(
     that cannot be undone. Raises DestinationInUseError where it does not and another driver is at work.
     """
     store, record = open_destination(dst, endpoint_url, profile, region)
+    reporter.job(record.job_id)
     store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     if record.store_weakness is None:
         yield store, lambda: None
         return
     from jobs.convert import own_destination
-    from jobs.progress import ConsoleReporter
     from pipeline.job import Job
 
-    with own_destination(Job(store, record), record.config.execution, ConsoleReporter()) as lease:
+    with own_destination(Job(store, record), record.config.execution, reporter) as lease:
         yield store, lease.confirm
 
 

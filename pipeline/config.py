@@ -149,10 +149,15 @@ class ShardingConfig(FrozenModel):
     max_megapixels: float = Field(256.0, gt=0)
 
 
+# What a worker encodes with by itself. More than the highest number was never of use beside one device.
+_MIN_ENCODE_THREADS, _MAX_ENCODE_THREADS = 2, 16
+
+
 class ExecutionConfig(FrozenModel):
     """How many workers run the job and what each may hold. None of it changes a pixel.
 
-    `queue_bytes` bounds decoded and to-be-encoded pixels in flight in one worker; `max_shard_attempts` counts
+    `num_encode_threads` None follows device and cores (`encode_threads`). `queue_bytes` bounds decoded pixels in flight
+    in one worker, and for each two encode threads to-be-encoded ones; `max_shard_attempts` counts
     failures of workers, not of images; a worker that holds one shard longer than `shard_timeout_s` is replaced, and one
     in which an image spends more than `image_timeout_s`, and 30 s a megapixel, in one stage. A run ends when more than
     `max_failure_rate` of its images failed, once there are `min_images_for_rate`; 1 never ends it. A driver that
@@ -163,7 +168,7 @@ class ExecutionConfig(FrozenModel):
     num_workers: int | None = Field(None, ge=1, le=100_000)
     address: str | None = None
     num_decode_threads: int = Field(2, ge=1, le=64)
-    num_encode_threads: int = Field(2, ge=1, le=64)
+    num_encode_threads: int | None = Field(None, ge=1, le=64)
     queue_bytes: int = Field(2**30, ge=2**20)
     leases_per_worker: int = Field(2, ge=1, le=16)
     max_shard_attempts: int = Field(4, ge=1, le=100)
@@ -175,6 +180,19 @@ class ExecutionConfig(FrozenModel):
     lease_timeout_s: float = Field(180.0, ge=1)  # renewed six times in it
     scaling: ScalingConfig | None = None
     placement: PlacementConfig = PlacementConfig()
+
+    def encode_threads(self, device: str, num_cores: float) -> int:
+        """How many threads a worker on `device` encodes, measures and stores with, which has `num_cores` to itself.
+
+        Beside a GPU all but one core, which is left to decoding (about a tenth of what encoding and measuring take,
+        docs/performance.md) and to what drives the device. Two where the network itself uses the cores, and is the
+        slower one: one computes while the other stores.
+        """
+        if self.num_encode_threads is not None:
+            return self.num_encode_threads
+        if device == "cpu":
+            return _MIN_ENCODE_THREADS
+        return max(_MIN_ENCODE_THREADS, min(_MAX_ENCODE_THREADS, int(num_cores) - 1))
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -41,8 +41,9 @@ class ShardConverter:
     is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
     stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
     `before_commit` raises when this process may not commit any more. `decoders_bytes` is what all children of the
-    decoder together may take (a single image that declares more passes alone); by default as much as a queue. `on_row`
-    hears of every finished image, from any thread.
+    decoder together may take (a single image that declares more passes alone); by default as much as a queue.
+    `num_encode_threads` are the configured ones or the fewest by default, and `output_bytes` bounds what is between
+    network and store, by default by one queue. `on_row` hears of every finished image, from any thread.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class ShardConverter:
         source_is_there: Callable[[], bool] = lambda: True,
         before_commit: Callable[[], None] = lambda: None,
         decoders_bytes: int | None = None,
+        num_encode_threads: int | None = None,
+        output_bytes: int | None = None,
         on_row: Callable[[ImageResult], None] = lambda _: None,
     ) -> None:
         self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
@@ -67,11 +70,12 @@ class ShardConverter:
         execution = config.execution
         self._decoder = ImageDecoder(config.decode)
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
-        self._encoders = ThreadPoolExecutor(execution.num_encode_threads, thread_name_prefix="encode")
+        num_encoders = num_encode_threads or execution.encode_threads(engine.device, 0)
+        self._encoders = ThreadPoolExecutor(num_encoders, thread_name_prefix="encode")
         self._fetched_budget = ByteBudget(execution.queue_bytes)
         self._children_budget = ByteBudget(execution.queue_bytes if decoders_bytes is None else decoders_bytes)
         self._decoded_budget = ByteBudget(execution.queue_bytes)
-        self._output_budget = ByteBudget(execution.queue_bytes)
+        self._output_budget = ByteBudget(execution.queue_bytes if output_bytes is None else output_bytes)
         self._watch = StageWatch(execution.image_timeout_s)
         self._output = OutputStage(destination, config.encode, provenance, self._watch)
         self._device_lock = threading.Lock()

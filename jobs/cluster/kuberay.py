@@ -8,6 +8,7 @@ from typing import Any
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
+from jobs.cluster.preemption import check_group
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
 _QUEUE = "kueue.x-k8s.io/queue-name"
@@ -64,6 +65,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         faults = list(_check_gpus(where, mapping(group)))
         yield from faults
         yield from _check_group(where, mapping(group))
+        yield from check_group(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))
         usable += not faults and gpus_of(pod) >= 1 and number(group.get("maxReplicas")) >= 1
     if not usable:

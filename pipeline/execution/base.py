@@ -17,11 +17,19 @@ RETRY_DELAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class NodeShare:
+    """What one worker has of its node: it is one of `num_workers` there, with `num_cores` cores to itself."""
+
+    num_workers: int
+    num_cores: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """All that a worker needs to build its replica, on any machine.
 
     `weights_data` holds the checkpoint's bytes (None for built-in weights), read once by the driver, so that
-    workers need no access to the file. `num_workers_on_node` divides the node's memory between replicas.
+    workers need no access to the file. `num_workers_on_node` divides the card's or the node's memory between replicas.
     `atomic_create` is what `open_store` takes for the destination. `epoch` is that of the driver's lease: where a later
     one is there, nothing is committed any more. `job_id` labels metrics. `build_engine` makes another engine than the
     network's, from a module that every worker can import.

@@ -5,9 +5,9 @@ Nothing else tells: to Ray, as to a parent on another machine, every process tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.cgroups import control_groups
 from pipeline.errors import WorkerCrashError, WorkerOutOfMemoryError
 
 
@@ -17,7 +17,9 @@ def count_oom_kills(root: Path = Path("/")) -> int | None:
     Reads `oom_kill` of memory.events (cgroup v2) or of memory.oom_control (v1, where the kernel is not too old). `root`
     is where /proc and /sys are looked for.
     """
-    for path in _event_files(root):
+    # The group of this process comes first, and then what a container sees of it.
+    for folder, is_v2 in control_groups("memory", root):
+        path = folder / ("memory.events" if is_v2 else "memory.oom_control")
         try:
             lines = path.read_text(encoding="ascii").splitlines()
             return int(dict(line.split() for line in lines)["oom_kill"])
@@ -35,24 +37,3 @@ def vanished_code(kills_before: int | None, kills_after: int | None) -> str:
     if kills_before is None or kills_after is None or kills_after <= kills_before:
         return WorkerCrashError.code
     return WorkerOutOfMemoryError.code
-
-
-def _event_files(root: Path) -> Iterator[Path]:
-    """Where the group of this process counts, or what a container sees of it: its files lie at the mount point."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, name = root / "sys/fs/cgroup", "memory.events"
-        elif "memory" in controllers.split(","):
-            mount, name = root / "sys/fs/cgroup/memory", "memory.oom_control"
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(mount):
-                break
-            yield folder / name

@@ -41,9 +41,12 @@ def draining_nodes() -> Mapping[str, float]:
     return {node: ms / 1000 - now_s if ms else math.inf for node, ms in deadlines_ms.items()}
 
 
-def drain_node(address: str, node_id: str, message: str, *, deadline_s: int) -> None:
-    """Tell the cluster at `address` (host:port) that a node ends in `deadline_s` seconds. Raises DrainRefusedError."""
-    deadline_ms = int((time.time() + deadline_s) * 1000)
+def drain_node(address: str, node_id: str, message: str, *, deadline_s: float | None) -> None:
+    """Tell the cluster at `address` (host:port) that a node ends in `deadline_s` seconds (None: nobody said when).
+
+    Saying it again is no error, and the later word counts. Raises DrainRefusedError.
+    """
+    deadline_ms = 0 if deadline_s is None else int((time.time() + deadline_s) * 1000)
     reason = autoscaler_pb2.DrainNodeReason.Value(_REASON)
     try:
         accepted, why = GcsClient(address=address).drain_node(node_id, reason, message, deadline_ms)

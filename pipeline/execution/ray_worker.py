@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import ray
+from ray.exceptions import RayError
 
+from pipeline.cgroups import usable_cores
 from pipeline.errors import ConfigError
-from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.base import NodeShare, Progress, WorkerSpec
 from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
 from pipeline.execution.ray_metrics import ray_recorder
@@ -34,7 +37,8 @@ class RayWorker:
     @ray.method(concurrency_group="control")
     def start(self, spec: WorkerSpec) -> SignOfLife:
         """Build stores and engine, warm up. Raises what building raises."""
-        self._worker = Worker(spec, self._name, ray_recorder(spec.job_id, Role.WORKER))
+        recorder = ray_recorder(spec.job_id, Role.WORKER)
+        self._worker = Worker(spec, self._name, recorder, _node_share(spec.num_workers_on_node))
         return self._sign_of_life()
 
     @ray.method(concurrency_group="convert")
@@ -55,3 +59,31 @@ class RayWorker:
         if self._worker is None:
             raise ConfigError("the worker was not started")
         return self._worker
+
+
+def _node_share(num_workers_on_card: int) -> NodeShare | None:
+    """What this actor has of its node, by what Ray was told of both; None where Ray does not say."""
+    context = ray.get_runtime_context()
+    try:
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+    except (RayError, RuntimeError):  # the head is away for a moment
+        return None
+    offers = nodes.get(context.get_node_id())
+    return node_share(offers, context.get_assigned_resources(), num_workers_on_card, usable_cores()) if offers else None
+
+
+def node_share(
+    offers: Mapping[str, float], has: Mapping[str, float], num_workers_on_card: int, num_cores: float
+) -> NodeShare:
+    """What a worker that `has` these resources has of a node that `offers` those, on a machine of `num_cores` cores.
+
+    Beside a GPU a worker reserves one core, and may take all that are left for its card; without one it has the cores
+    that it reserves, and the network uses them all.
+    """
+    offered = min(num_cores, offers.get("CPU", 0.0) or num_cores)
+    if has.get("GPU"):
+        num_workers = max(1, round(offers.get("GPU", 1.0) / has["GPU"]))
+        return NodeShare(num_workers, offered / num_workers)
+    reserved = has.get("CPU") or offered
+    num_workers = max(num_workers_on_card, int(offers.get("CPU", 0.0) // reserved))
+    return NodeShare(num_workers, min(reserved, num_cores))

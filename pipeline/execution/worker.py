@@ -7,13 +7,14 @@ import socket
 from functools import partial
 
 import pipeline
+from pipeline.cgroups import usable_cores
 from pipeline.convert import ShardConverter
 from pipeline.driver_lease import require_epoch
-from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.base import NodeShare, Progress, WorkerSpec
 from pipeline.execution.meters import NullRecorder, Recorder, WorkerMeter
 from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
-from pipeline.inference.memory import decoders_budget_bytes, retain_freed_memory
+from pipeline.inference.memory import decoders_budget_bytes, output_budget_bytes, retain_freed_memory
 from pipeline.models.checkpoint import LoadedWeights, build_network, load_weights
 from pipeline.records import Provenance, Shard, ShardResult
 from pipeline.sharding import source_is_there, source_store
@@ -21,13 +22,20 @@ from pipeline.storage import open_store
 
 
 class Worker:
-    """Holds one network replica and converts shards with it. `convert` may run in several threads at once."""
+    """Holds one network replica and converts shards with it. `convert` may run in several threads at once.
 
-    def __init__(self, spec: WorkerSpec, name: str, recorder: Recorder | None = None) -> None:
+    `share` is what it has of its node; by default this process's cores and memory, divided by the workers on its card.
+    """
+
+    def __init__(
+        self, spec: WorkerSpec, name: str, recorder: Recorder | None = None, share: NodeShare | None = None
+    ) -> None:
         retain_freed_memory()
         config = spec.config
+        share = share or NodeShare(spec.num_workers_on_node, usable_cores() / spec.num_workers_on_node)
         weights = load_weights(spec.weights_name, spec.weights_data)
         engine = spec.build_engine(spec) if spec.build_engine else _network_engine(spec, weights)
+        num_encode_threads = config.execution.encode_threads(engine.device, share.num_cores)
         destination = open_store(config.destination.url, config.destination.storage, atomic_create=spec.atomic_create)
         self._meter = WorkerMeter(recorder or NullRecorder())
         self._converter = ShardConverter(
@@ -37,7 +45,9 @@ class Worker:
             config=config,
             source_is_there=partial(source_is_there, config.source),
             before_commit=partial(require_epoch, destination, spec.epoch),
-            decoders_bytes=decoders_budget_bytes(spec.num_workers_on_node),
+            decoders_bytes=decoders_budget_bytes(share.num_workers),
+            num_encode_threads=num_encode_threads,
+            output_bytes=output_budget_bytes(config.execution.queue_bytes, num_encode_threads, share.num_workers),
             on_row=self._meter.row,
             provenance=Provenance(
                 software_version=pipeline.__version__,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.cgroups import control_groups
+
 MIB = 2**20
 
 # Peak bytes per computed pixel of the published width (64), measured with bench/inference.py --memory (PyTorch 2.13).
@@ -28,6 +30,8 @@ CPU_BUDGET_FRACTION = 0.5
 CUDA_BUDGET_FRACTION = 0.85
 # All decoder children of a worker together: what they may take, which is several times what they do take.
 DECODERS_FRACTION = 0.25
+# What waits for the encode threads, and what these work on, where it is more than a configuration's `queue_bytes`.
+OUTPUT_FRACTION = 0.25
 
 # For the environment of a process that starts, for example Ray's runtime_env: glibc then keeps freed memory instead of
 # returning it and faulting it in again for every tensor. One arena, because threads' own arenas cannot hold blocks
@@ -37,6 +41,10 @@ MALLOC_ENV: dict[str, str] = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
     "MALLOC_ARENA_MAX": "1",
 }
+
+# Of a memory group: its limit, what it uses, and the field of memory.stat that says what of it is reclaimable cache.
+_V2_FILES = ("memory.max", "memory.current", "inactive_file")
+_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 # mallopt(3) parameters and values of glibc's malloc.h. M_MMAP_MAX stands in for the threshold, which is an int here.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -77,6 +85,18 @@ def decoders_budget_bytes(num_workers: int = 1, *, root: Path = Path("/")) -> in
     return int(_available_bytes(root) * DECODERS_FRACTION) // num_workers
 
 
+def output_budget_bytes(
+    queue_bytes: int, num_encode_threads: int, num_workers: int = 1, *, root: Path = Path("/")
+) -> int:
+    """Return the bytes of images between network and store in one of `num_workers` workers of this node.
+
+    `queue_bytes` for every two encode threads, so that large images keep them all busy, but no more than a quarter of
+    what is available, as for `cpu_budget_bytes`; `queue_bytes` at least, as it was given.
+    """
+    share = int(_available_bytes(root) * OUTPUT_FRACTION) // num_workers
+    return max(queue_bytes, min(queue_bytes * num_encode_threads // 2, share))
+
+
 def _available_bytes(root: Path) -> int:
     available: int = psutil.virtual_memory().available
     return min((available, *cgroup_headrooms(root)))
@@ -103,26 +123,10 @@ def cgroup_headrooms(root: Path = Path("/")) -> Iterator[int]:
     Covers cgroup v2 and v1, from this process's group up to the root, and a container's own view, where the group's
     files lie at the mount point although /proc names the host's path. Groups without a limit yield nothing.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(mount):
-                break
-            headroom = _headroom(folder, *names)
-            if headroom is not None:
-                yield headroom
+    for folder, is_v2 in control_groups("memory", root):
+        headroom = _headroom(folder, *(_V2_FILES if is_v2 else _V1_FILES))
+        if headroom is not None:
+            yield headroom
 
 
 def _headroom(folder: Path, limit_file: str, usage_file: str, cache_field: str) -> int | None:

@@ -103,7 +103,7 @@ def test_one_job_however_often_it_is_submitted_and_its_killed_driver_is_started_
     assert first.returncode == 0, first.stderr
     job = json.loads(first.stdout)
     assert job["is_new"]
-    again = run(*conversion, "--json")
+    again = run(*conversion, "--log-format", "json", "--json")  # how it logs makes no other job of it
     assert json.loads(again.stdout)["id"] == job["id"]
     assert not json.loads(again.stdout)["is_new"]
     other = run(*conversion, "--exposure", "1")
@@ -134,8 +134,11 @@ def test_a_job_that_was_stopped_is_resumed_by_the_next(run: Callable[..., Any], 
     assert stopped.returncode == 0, stopped.stderr
     assert "is stopped" in stopped.stdout
     assert 2 <= num_parts(bucket) < NUM_PHOTOS
-    second = run(*conversion, "--follow")
+    second = run(*conversion, "--follow", "--log-format", "json")
     assert second.returncode == 0, second.stdout + second.stderr
+    logged = [json.loads(line) for line in second.stdout.splitlines() if line.startswith('{"time"')]
+    assert {line["job_id"] for line in logged if line["event"] == "shard_completed"} == {logged[-1]["job_id"]}
+    assert logged[-1]["event"] == "finished"
     assert first["id"].removesuffix("-1") + "-2 submitted" in second.stderr
     assert_whole(bucket)
 

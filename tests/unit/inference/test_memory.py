@@ -35,6 +35,22 @@ def test_without_cgroups_the_systems_memory_counts(system: Path) -> None:
     assert memory.decoders_budget_bytes(4, root=system) == GIB
 
 
+@pytest.mark.parametrize(
+    ("num_threads", "num_workers", "expected"),
+    [
+        (2, 1, GIB),  # as it was configured
+        (7, 1, 3.5 * GIB),  # large images for each pair of threads
+        (16, 1, 4 * GIB),  # but no more than a quarter of 16 GiB
+        (7, 4, GIB),
+        (1, 100, GIB),  # and no less than was asked for
+    ],
+)
+def test_what_waits_for_the_store_follows_threads_and_memory(
+    system: Path, num_threads: int, num_workers: int, expected: float
+) -> None:
+    assert memory.output_budget_bytes(GIB, num_threads, num_workers, root=system) == expected
+
+
 def test_v2_takes_the_tightest_limit_up_the_tree(system: Path) -> None:
     write(system, "proc/self/cgroup", "0::/jobs/worker\n")
     write(system, "sys/fs/cgroup/jobs/worker/memory.max", "max\n")

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,3 +143,87 @@ def test_a_conversion_logs_json_alone_and_leaves_standard_output_to_the_result(
 def test_another_log_format_is_refused(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert hdrfleet_here("convert", tmp_path, tmp_path / "out", "--log-format", "xml") == 2
     assert capfd.readouterr().err == "hdrfleet: --log-format must be text or json, not 'xml' [bad_config]\n"
+
+
+@pytest.fixture
+def converted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+    """Two images that were converted and one that cannot be."""
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        (tmp_path / f"in/{index}.jpg").write_bytes(jpeg(picture(32, 32, seed=index)))
+    (tmp_path / "in/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    words = ["--executor", "local", "--device", "cpu", "--weights", "identity", "--shard-images", "1", "--quiet"]
+    assert hdrfleet_here("convert", tmp_path / "in", tmp_path / "out", *words) == 3
+    capfd.readouterr()
+    return tmp_path / "out"
+
+
+def logged_by(
+    capfd: pytest.CaptureFixture[str], command: str, dst: Path, *words: str, code: int = 0
+) -> list[dict[str, Any]]:
+    """Run a command with `--log-format json`: what it logged, all of it of one job, to its end; its result is JSON."""
+    assert hdrfleet_here(command, dst, "--log-format", "json", "--json", *words) == code
+    captured = capfd.readouterr()
+    json.loads(captured.out)
+    logged = lines(captured.err)
+    opened = next(index for index, line in enumerate(logged) if line["event"] == "job_opened")
+    assert {line["job_id"] for line in logged[opened:]} == {logged[opened]["job_id"]}
+    assert (logged[-1]["event"], logged[-1]["exit_code"]) == ("finished", code)
+    return logged
+
+
+def events(logged: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [line for line in logged if line["event"] == name]
+
+
+def test_a_retry_says_which_images_of_which_shards(converted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logged = logged_by(capfd, "retry", converted, code=3)
+    (failed,) = events(logged, "image_failed")
+    assert (failed["source"], failed["code"], failed["plan"]) == ("broken.jpg", "decode_truncated", 2)
+    assert [(line["plan"], line["shard"]) for line in events(logged, "shard_completed")] == [(2, failed["shard"])]
+
+
+def test_findings_name_their_image_or_shard_and_a_repair_what_it_did(
+    converted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (converted / "images/0.jpg.exr").unlink()
+    part = sorted(converted.glob("manifest/plan=1/*.parquet"))[0]
+    whole = part.read_bytes()
+    part.write_bytes(whole[:100])
+    logged = logged_by(capfd, "verify", converted, code=3)
+    damaged = next(line for line in events(logged, "finding") if line["code"] == "part_damaged")
+    assert (damaged["plan"], damaged["shard"], damaged["level"]) == (1, int(part.stem[6:]), "warning")
+
+    part.write_bytes(whole)
+    logged = logged_by(capfd, "verify", converted, code=3)
+    (missing,) = events(logged, "finding")
+    assert (missing["code"], missing["source"], missing["key"]) == ("output_missing", "0.jpg", "images/0.jpg.exr")
+    assert events(logged, "verified")[0]["findings_by_code"] == {"output_missing": 1}
+
+    logged = logged_by(capfd, "repair", converted)
+    assert [line["source"] for line in events(logged, "finding")] == ["0.jpg"]
+    assert events(logged, "repaired")[0]["num_replaced"] == 1
+    assert [line["num_ok"] for line in events(logged, "shard_completed")] == [1]
+    before, after = events(logged, "verified")
+    assert (before["num_findings"], after["num_findings"]) == (1, 0)
+    assert events(logged_by(capfd, "verify", converted), "finding") == []
+
+
+def test_upkeep_says_what_it_did(converted: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (compacted,) = events(logged_by(capfd, "compact", converted), "compacted")
+    assert (compacted["generation"], compacted["num_merged"], compacted["num_rows"]) == (1, 3, 3)
+    (collected,) = events(logged_by(capfd, "gc", converted, "--older-than", "0"), "collected")
+    assert (collected["num_parts"], collected["num_deleted"], collected["is_dry_run"]) == (3, 3, False)
+
+
+@pytest.mark.parametrize("command", ["retry", "repair", "verify", "compact", "gc"])
+def test_their_errors_and_bad_usage_are_lines_too(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert hdrfleet_here(command, tmp_path, "--log-format", "json") == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    (line,) = lines(captured.err)
+    assert (line["event"], line["code"], line["exit_code"]) == ("error", "bad_destination", 2)
+    assert hdrfleet_here(command, tmp_path, "--log-format", "xml") == 2
+    assert "--log-format must be text or json" in capfd.readouterr().err

@@ -41,9 +41,19 @@ def test_a_slow_network_is_the_limit() -> None:
 def test_a_fast_card_waits_for_its_encode_threads() -> None:
     fast = NODE.model_copy(update={"megapixels_per_s": 500.0})
     speed = node_speed(workload(SOURCE, config(), None), fast, config())
-    assert (speed.limit, speed.worker_s) == ("2 encode threads", pytest.approx(120_000 / (2 * 4.0)))
+    assert (speed.limit, speed.worker_s) == ("7 encode threads", pytest.approx(120_000 / (7 * 4.0)))
     few = fast.model_copy(update={"cpus": 2})
     assert node_speed(workload(SOURCE, config(), None), few, config()).limit == "1 cores"
+
+
+def test_as_many_threads_are_reckoned_with_as_workers_take() -> None:
+    fast = NODE.model_copy(update={"megapixels_per_s": 500.0, "cpus": 64})
+    work = workload(SOURCE, config(), None)
+    assert node_speed(work, fast, config()).limit == "16 encode threads"
+    given = build_config(source={"url": "/photos"}, destination={"url": "/out"}, execution={"num_encode_threads": 3})
+    assert node_speed(work, fast, given).limit == "3 encode threads"
+    on_cpu = fast.model_copy(update={"gpus": 0})
+    assert node_speed(work, on_cpu, config()).limit == "2 encode threads"
 
 
 def test_a_thin_line_is_the_limit() -> None:

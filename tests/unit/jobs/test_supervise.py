@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -45,6 +46,17 @@ def test_a_killed_one_is_run_again_ever_later(
     assert len(counter.read_text()) == 3
     assert naps == [4, 8]
     assert "killed by signal 9; it is started again in 8 s (2 of 5)" in capsys.readouterr().err
+
+
+def test_where_the_driver_logs_json_so_does_who_watches_over_it(
+    tmp_path: Path, naps: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", DIES_UNTIL, str(tmp_path / "runs"), "1", "0", "--log-format=json"]
+    assert supervise(command) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["event"]) == ("warning", "driver_killed")
+    assert said["message"].startswith("the driver was killed by signal 9; it is started again in 5 s")
 
 
 def test_there_is_an_end_to_it(tmp_path: Path, naps: list[float]) -> None:

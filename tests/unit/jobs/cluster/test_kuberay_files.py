@@ -58,6 +58,22 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to("1", "headGroupSpec", "rayStartParams", "num-gpus")],
         ("headGroupSpec.rayStartParams.num-gpus", "head_gpu"),
     ),
+    "spot pods without an agent": (
+        [without(*CONTAINER, "lifecycle")],
+        (f"{C}.lifecycle.preStop", "no_node_agent"),
+    ),
+    "GKE's spot pods without an agent": (
+        [set_to({"cloud.google.com/gke-spot": "true"}, *WORKER, "nodeSelector"), without(*CONTAINER, "lifecycle")],
+        (f"{C}.lifecycle.preStop", "no_node_agent"),
+    ),
+    "agent that is killed on its way": (
+        [set_to(85, *WORKER, "terminationGracePeriodSeconds")],
+        (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
+    ),
+    "agent within Kubernetes' own grace": (
+        [without(*WORKER, "terminationGracePeriodSeconds")],
+        (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
+    ),
     "host network": ([set_to(True, *WORKER, "hostNetwork")], (f"{W}.hostNetwork", "host_access")),
     "host folder": (
         [appended({"name": "x", "hostPath": {"path": "/"}}, *HEAD, "volumes")],

@@ -53,7 +53,7 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     ),
     "every address": (
         [appended("ray start --address=x --node-ip-address=0.0.0.0", "worker_start_ray_commands")],
-        ("worker_start_ray_commands[2]", "public_port"),
+        ("worker_start_ray_commands[3]", "public_port"),
     ),
     "published port": ([appended("-p 8265:8265", *OPTIONS)], ("docker.run_options[6]", "public_port")),
     "privileged container": ([appended("--privileged", *OPTIONS)], ("docker.run_options[6]", "privileged")),
@@ -71,6 +71,10 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "autoscaler v1": (
         [appended("export RAY_enable_autoscaler_v2=0", "head_start_ray_commands")],
         ("head_start_ray_commands[2]", "autoscaler_v1"),
+    ),
+    "spot nodes without an agent": (
+        [without("worker_start_ray_commands", 2)],
+        ("worker_start_ray_commands", "no_node_agent"),
     ),
     "latest image": (
         [set_to("registry.example.com/hdrfleet:latest", "docker", "image")],
@@ -289,3 +293,23 @@ def test_ec2_shapes_agree_with_botocores_own_validator() -> None:
         asked = {**node, **case}
         report = ParamValidator().validate({**asked, "MinCount": 1, "MaxCount": 1}, _run_instances())
         assert bool(list(check_shape("", asked, _run_instances()))) == report.has_errors(), case
+
+
+def test_nodes_that_nobody_takes_back_need_no_agent(tmp_path: Path) -> None:
+    def on_demand(document: Any) -> None:
+        for node_type in document[TYPES].values():
+            node_type["node_config"].pop("InstanceMarketOptions", None)
+        del document["worker_start_ray_commands"][2]
+
+    assert found_in_copy(AWS, tmp_path, on_demand) == []
+
+
+@pytest.mark.parametrize("scheduling", [{"preemptible": True}, {"provisioningModel": "SPOT"}])
+def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Path) -> None:
+    def only_one(document: Any) -> None:
+        for node_type in document[TYPES].values():
+            node_type["node_config"]["scheduling"] = {"onHostMaintenance": "TERMINATE"}
+        document[TYPES]["gpu_l4_on_demand"]["node_config"]["scheduling"].update(scheduling)
+        del document["worker_start_ray_commands"][2]
+
+    assert found_in_copy(GCP, tmp_path, only_one) == [("worker_start_ray_commands", "no_node_agent")]
