@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
 from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError
 from pipeline.execution.bisection import Bisection
+from pipeline.execution.lease_queue import ReturnQueue
 from pipeline.records import Shard
 
 # With this many shards given up since the last success, the job's surroundings are broken: go no further.
@@ -60,8 +61,9 @@ class LeaseBook:
         self._hopeless_losses = _HOPELESS_LOSSES + 2 * num_workers
         self._hopeless_failures = _HOPELESS_FAILURES + 2 * num_workers
         self._clock = clock
-        self._returned: list[tuple[float, Lease]] = []
+        self._returned: ReturnQueue[Lease] = ReturnQueue()
         self._outstanding: dict[_Identity, Lease] = {}
+        self._held: defaultdict[str, dict[_Identity, Lease]] = defaultdict(dict)
         self._failures: Counter[_Identity] = Counter()
         self._losses: Counter[_Identity] = Counter()
         self._bisections: dict[_Identity, Bisection] = {}
@@ -95,11 +97,13 @@ class LeaseBook:
 
     def take(self, holder: str) -> Lease | None:
         """Lease the next shard to `holder`; None when there is none for this holder at the moment."""
-        held = self.held_by(holder)
-        if any(lease.attempt > 1 for lease in held):
+        held = self._held.get(holder, {})
+        if any(lease.attempt > 1 for lease in held.values()):
             return None
-        lease = None if held else self._take_returned(holder)
-        if lease is None:
+        returned = None if held else self._returned.take(self._clock())
+        if returned is not None:
+            lease = replace(returned, holder=holder)
+        else:
             if self._returned and self._num_failed_in_a_row >= _SUSPICIOUS_FAILURES:
                 return None
             shard = None if self._exhausted else next(self._shards, None)
@@ -107,16 +111,8 @@ class LeaseBook:
                 self._exhausted = True
                 return None
             lease = Lease(shard, 1, holder)
-        self._outstanding[_identity(lease)] = lease
+        self._outstanding[_identity(lease)] = self._held[holder][_identity(lease)] = lease
         return lease
-
-    def _take_returned(self, holder: str) -> Lease | None:
-        now = self._clock()
-        for index, (due, lease) in enumerate(self._returned):
-            if due <= now:
-                del self._returned[index]
-                return replace(lease, holder=holder)
-        return None
 
     def complete(self, lease: Lease) -> bool:
         """Record that the lease's work is done: a shard is committed, a probe has passed.
@@ -185,7 +181,7 @@ class LeaseBook:
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
-        return [lease for lease in self._outstanding.values() if lease.holder == holder]
+        return list(self._held.get(holder, {}).values())
 
     def raise_if_given_up(self) -> None:
         """Raise what the first shard that no attempt could finish was given up for; its work is not lost but undone.
@@ -227,11 +223,15 @@ class LeaseBook:
         if self._outstanding.get(_identity(lease)) != lease:
             return False
         del self._outstanding[_identity(lease)]
+        held = self._held[lease.holder]
+        del held[_identity(lease)]
+        if not held:
+            del self._held[lease.holder]
         return True
 
     def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
-        self._returned.append((due, replace(lease, shard=shard, attempt=lease.attempt + 1)))
+        self._returned.put(due, replace(lease, shard=shard, attempt=lease.attempt + 1))
 
     def _give_up(self, lease: Lease, cause: str | StorageError) -> None:
         self._forget(_identity(lease))
