@@ -121,14 +121,19 @@ class Scaler:
             elif worker.is_ready and worker.idle_since is None:
                 worker.idle_since = now
 
-    def decide(self, work: RemainingWork, book: LeaseBook, megapixels_done: float) -> ScalingDecision | None:
-        """Ask the policy, if it is time to; `megapixels_done` are those of all workers since the first one started."""
+    def decide(
+        self, work: RemainingWork, book: LeaseBook, megapixels_done: float, num_lendable: int = 0
+    ) -> ScalingDecision | None:
+        """Ask the policy, if it is time to.
+
+        `megapixels_done` are those of all workers since the first one started; `num_lendable` as in `Observation`.
+        """
         now = self._clock()
         if now < self._next_at:
             return None
         self._next_at = now + self._limits.interval_s
         self._measure(megapixels_done)
-        return decide(self._observe(work, book, now), self._limits)
+        return decide(self._observe(work, book, num_lendable, now), self._limits)
 
     def _measure(self, megapixels_done: float) -> None:
         """Time without a finished image counts when the next one is: large images are not slow workers."""
@@ -148,12 +153,13 @@ class Scaler:
         idle = sorted((seen.idle_since, name) for name, seen in self._workers.items() if seen.idle_since is not None)
         return [name for _, name in (*starting, *idle)]
 
-    def _observe(self, work: RemainingWork, book: LeaseBook, now: float) -> Observation:
+    def _observe(self, work: RemainingWork, book: LeaseBook, num_lendable: int, now: float) -> Observation:
         size, workers = work.size, list(self._workers.values())
         idle = tuple(now - seen.idle_since for seen in workers if seen.idle_since is not None)
         return Observation(
             num_waiting=work.num_untouched(book) + book.num_returned,
             num_leased=book.num_outstanding,
+            num_lendable=num_lendable,
             num_images=size.num_images,
             megapixels=size.megapixels,
             throughput=self._throughput,

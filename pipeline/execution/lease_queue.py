@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
@@ -33,3 +34,10 @@ class ReturnQueue(Generic[_Item]):
             _, number, item = heapq.heappop(self._later)
             heapq.heappush(self._due, (number, item))
         return heapq.heappop(self._due)[1] if self._due else None
+
+    def drop(self, is_void: Callable[[_Item], bool]) -> None:
+        """Remove what nobody needs any more; takes linear time."""
+        self._later = [entry for entry in self._later if not is_void(entry[2])]
+        self._due = [entry for entry in self._due if not is_void(entry[1])]
+        heapq.heapify(self._later)
+        heapq.heapify(self._due)

@@ -19,8 +19,9 @@ from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code
 from pipeline.execution.ray_losses import Losses
 from pipeline.execution.ray_pool import WorkerPool
-from pipeline.execution.ray_scaling import OnScaling, scale
+from pipeline.execution.ray_scaling import OnScaling, Scaling
 from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_tail import Tail, num_worth_starting
 from pipeline.faults import fault_point
 from pipeline.records import Shard, ShardResult
 
@@ -42,8 +43,8 @@ class RayExecutor:
 
     def __init__(self, spec: WorkerSpec, resources: WorkerResources, on_scaling: OnScaling | None = None) -> None:
         self._execution = spec.config.execution
-        self._on_scaling = on_scaling
-        self._pool = WorkerPool(spec, resources)
+        self._pool = pool = WorkerPool(spec, resources)
+        self._scaling = Scaling(pool, pool.scaler, on_scaling) if pool.scaler else None
 
     def __enter__(self) -> Self:
         self._pool.open()
@@ -63,16 +64,18 @@ class RayExecutor:
     ) -> RunSummary:
         """See `Executor.run`."""
         pool = self._pool
-        num_workers = min(pool.resources.num_workers, max(1, num_shards))
-        work = RemainingWork(num_shards, size or WorkSize())
+        size = size or WorkSize()
+        num_useful = num_worth_starting(size, num_shards, pool.believed_megapixels_per_s)
+        num_workers = min(pool.resources.num_workers, num_useful)
+        work = RemainingWork(num_shards, size)
         book = LeaseBook(work.counted(shards), self._execution.max_shard_attempts, num_workers=num_workers)
         run = _Run(pool, book, work, resuming=resuming)
         lost_before = pool.num_lost
         pool.grant_time()
         try:
             while not book.is_finished:
-                if pool.scaler:
-                    scale(pool.scaler, pool, work, book, self._on_scaling)
+                if self._scaling:
+                    self._scaling.step(work, book, run.tail.num_lendable)
                 else:
                     pool.spawn_up_to(num_workers)
                 run.step()
@@ -83,7 +86,12 @@ class RayExecutor:
         except KeyboardInterrupt as error:
             raise InterruptedJobError("interrupted") from error
         book.raise_if_given_up()
-        return replace(run.summary, num_given_back=book.num_given_back, num_workers_lost=pool.num_lost - lost_before)
+        return replace(
+            run.summary,
+            num_given_back=book.num_given_back,
+            num_workers_lost=pool.num_lost - lost_before,
+            num_split=book.num_split,
+        )
 
 
 class _Run:
@@ -96,12 +104,14 @@ class _Run:
         self._resuming = resuming
         self._execution = pool.execution
         self._losses = Losses(pool, book)
+        self.tail = Tail(pool, book)
         self.summary = RunSummary()
 
     def step(self) -> None:
         """One round of the scheduler; takes a second at most unless Ray hangs."""
         self._losses.leave_draining_nodes()
         self._dispatch()
+        self.tail.step()
         for worker, ref in self._wait():
             self._settle(worker, ref)
         self._pool.expire_starts()
@@ -118,7 +128,8 @@ class _Run:
                 lease = self._book.take(worker.name)
                 if lease is None:
                     break
-                ref = worker.actor.convert.remote(lease.shard, lease.attempt, self._resuming or lease.attempt > 1)
+                adopt = self._resuming or lease.attempt > 1
+                ref = worker.actor.convert.remote(lease.shard, lease.attempt, adopt, lease.rows)
                 worker.running[ref] = (lease, monotonic() + self._execution.shard_timeout_s)
                 fault_point("shard.leased")
 
@@ -138,7 +149,7 @@ class _Run:
         ray.wait(list(owners), num_returns=1, timeout=_POLL_S)
         # Settle everything that is ready: a start that was overlooked would look like a late one.
         ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
-        polls = {worker.sign_ref: worker for worker in self._pool if worker.sign_ref}
+        polls = {ref: worker for worker in self._pool for ref in (worker.sign_ref, worker.cede_ref) if ref}
         if polls:
             polled, _ = ray.wait(list(polls), num_returns=len(polls), timeout=0)
             owners.update(polls)
@@ -167,14 +178,16 @@ class _Run:
                 del worker.running[ref]
                 self._complete(worker, lease, result)
             elif ref == worker.sign_ref:
-                worker.last_sign = result
-                worker.sign_ref = None
+                worker.take_sign(result)
+            elif ref == worker.cede_ref:
+                self.tail.settle(worker, result)
             else:
                 self._pool.started(worker, result)
 
     def _complete(self, worker: ActorHandle, lease: Lease, result: ShardResult) -> None:
-        if self._book.complete(lease) and not lease.shard.is_probe:
+        is_part = result.rows is not None
+        if self._book.complete(lease, result.rows) and not (lease.shard.is_probe or is_part):
             self._work.finish(lease.shard, result.megapixels)
         self._pool.report(*shard_events(result, worker.name))
-        fault_point("shard.settled")
+        fault_point("rows.settled" if is_part else "shard.settled")
         self.summary = self.summary.plus_shard(result)

@@ -20,14 +20,13 @@ from pipeline.execution.ray_capacity import read_capacity, why_impossible
 from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import SignOfLife
-from pipeline.scaling_config import ScalingConfig
 
 _MAX_FAILED_STARTS = 3
 _MAX_SPAWN_DELAY_S = 60.0
 # An autoscaler takes some rounds to see a request and to say that it has no such node; the look costs two requests.
 _IMPOSSIBLE_AFTER_S = 20.0
 _CAPACITY_LOOK_S = 5.0
-# Of one worker with the default network, until it was measured: a current GPU (docs/performance.md), one CPU core.
+# A current GPU (docs/performance.md), and one CPU core.
 _GPU_MEGAPIXELS_PER_S = 20.0
 _CORE_MEGAPIXELS_PER_S = 0.3
 
@@ -41,7 +40,12 @@ class WorkerPool:
     def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
         self.execution = spec.config.execution
         self.resources = resources
-        self.scaler = _scaler(self.execution.scaling, resources)
+        # Of one worker with the default network, until it was measured.
+        self.believed_megapixels_per_s = _GPU_MEGAPIXELS_PER_S * resources.num_gpus or (
+            _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
+        )
+        scaling = self.execution.scaling
+        self.scaler = Scaler(scaling, self.believed_megapixels_per_s) if scaling else None
         self.meter = driver_meter(spec.job_id)
         self.num_lost = 0
         self.num_failed_starts = 0
@@ -208,10 +212,3 @@ class WorkerPool:
             total += worker.progress
         events, self._events = tuple(self._events), []
         return replace(total, num_workers=self.num_ready, events=events)
-
-
-def _scaler(config: ScalingConfig | None, resources: WorkerResources) -> Scaler | None:
-    if config is None:
-        return None
-    rate = _GPU_MEGAPIXELS_PER_S * resources.num_gpus or _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
-    return Scaler(config, rate)

@@ -9,28 +9,42 @@ from time import monotonic
 from pipeline.execution.elastic import RemainingWork, Scaler
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.ray_pool import WorkerPool
+from pipeline.execution.scaling import ScalingDecision
 from pipeline.scaling_record import ScalingEvent
 
 OnScaling = Callable[[ScalingEvent], None]
 
 
-def scale(scaler: Scaler, pool: WorkerPool, work: RemainingWork, book: LeaseBook, on_scaling: OnScaling | None) -> None:
-    """Let the policy start or end workers; none that holds a lease, and after failed starts one at a time."""
-    scaler.tick({worker.name for worker in pool if worker.running})
-    if monotonic() < pool.next_spawn_at:
-        return
-    decision = scaler.decide(work, book, pool.megapixels)
-    if decision is None or decision.delta == 0:
-        return
-    before = pool.num_staying
-    if decision.delta > 0:
-        pool.spawn_up_to(before + (1 if pool.num_failed_starts else decision.delta))
-    for name in scaler.leaving_order()[: max(0, -decision.delta)]:
-        pool.end(pool[name])
-    now = pool.num_staying
-    if on_scaling and now != before:
+class Scaling:
+    """Lets the policy start or end workers; none that holds a lease, and after failed starts one at a time."""
+
+    def __init__(self, pool: WorkerPool, scaler: Scaler, on_scaling: OnScaling | None) -> None:
+        self._pool = pool
+        self._scaler = scaler
+        self._on_scaling = on_scaling
+
+    def step(self, work: RemainingWork, book: LeaseBook, num_lendable: int) -> None:
+        """Ask the policy, if it is time to; `num_lendable` workers without a lease could help with those there are."""
+        pool, scaler = self._pool, self._scaler
+        scaler.tick({worker.name for worker in pool if worker.running})
+        if monotonic() < pool.next_spawn_at:
+            return
+        decision = scaler.decide(work, book, pool.megapixels, num_lendable)
+        if decision is None or decision.delta == 0:
+            return
+        before = pool.num_staying
+        if decision.delta > 0:
+            pool.spawn_up_to(before + (1 if pool.num_failed_starts else decision.delta))
+        for name in scaler.leaving_order()[: max(0, -decision.delta)]:
+            pool.end(pool[name])
+        self._tell(decision, before)
+
+    def _tell(self, decision: ScalingDecision, before: int) -> None:
+        now = self._pool.num_staying
+        if self._on_scaling is None or now == before:
+            return
         reason = decision.reason
         if now - before != decision.delta:
             reason += f"; {now - before:+d} for now, for starts have failed"
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=reason))
+        self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=reason))
