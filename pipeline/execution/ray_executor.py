@@ -75,7 +75,7 @@ class RayExecutor:
         try:
             while not book.is_finished:
                 if self._scaling:
-                    self._scaling.step(work, book, run.tail.num_lendable)
+                    self._scaling.step(work, book, run.losses, run.tail.num_lendable)
                 else:
                     pool.spawn_up_to(num_workers)
                 run.step()
@@ -103,20 +103,20 @@ class _Run:
         self._work = work
         self._resuming = resuming
         self._execution = pool.execution
-        self._losses = Losses(pool, book)
+        self.losses = Losses(pool, book)
         self.tail = Tail(pool, book)
         self.summary = RunSummary()
 
     def step(self) -> None:
         """One round of the scheduler; takes a second at most unless Ray hangs."""
-        self._losses.leave_draining_nodes()
+        self.losses.leave_draining_nodes()
         self._dispatch()
         self.tail.step()
         for worker, ref in self._wait():
             self._settle(worker, ref)
         self._pool.expire_starts()
-        self._losses.expire_leases()
-        self._losses.replace_stuck()
+        self.losses.expire_leases()
+        self.losses.replace_stuck()
         self._pool.sample(self._book)
 
     def _dispatch(self) -> None:
@@ -164,15 +164,15 @@ class _Run:
         try:
             result = ray.get(ref, timeout=_GET_TIMEOUT_S)
         except RayTaskError as error:
-            self._losses.judge(error, worker, lease)
+            self.losses.judge(error, worker, lease)
             if lease:
                 worker.running.pop(ref, None)
         except RayError as error:  # the actor died, or its answer did not come in time
             if worker.is_draining or getattr(error, "preempted", False):
-                self._losses.release(worker)
+                self.losses.release(worker)
             else:
                 reason = f"{type(error).__name__}: {first_line(error)}"
-                self._losses.lose(worker, reason, code=death_code(worker, error))
+                self.losses.lose(worker, reason, code=death_code(worker, error))
         else:
             if lease:
                 del worker.running[ref]

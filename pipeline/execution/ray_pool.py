@@ -73,6 +73,9 @@ class WorkerPool:
         """The workers of the moment; any of them may be ended meanwhile."""
         return iter(list(self._workers.values()))
 
+    def __len__(self) -> int:
+        return len(self._workers)
+
     def __contains__(self, worker: ActorHandle) -> bool:
         return worker.name in self._workers
 

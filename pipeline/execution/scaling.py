@@ -125,10 +125,14 @@ class ScalingLimits:
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """Start `delta` workers, or end -`delta`: starting ones first, then the longest idle, busy ones last."""
+    """Start `delta` workers, or end -`delta`: starting ones first, then the longest idle.
+
+    Busy ones last, and only where it `ends_busy`: there is nothing left to pay them with.
+    """
 
     delta: int
     reason: str
+    ends_busy: bool = False
 
 
 def budget_in_worker_s(amount: float, price_per_worker_hour: float) -> float:
@@ -160,6 +164,7 @@ def _spent(seen: Observation, limits: ScalingLimits) -> ScalingDecision | None:
         num_paid - seen.num_workers,
         f"the budget's last {max(0.0, left_s):,.0f} of {limits.budget_worker_s:,.0f} worker-seconds pay for "
         f"{num_paid} of {seen.num_workers} workers until the next decision in {limits.interval_s:g} s",
+        ends_busy=True,
     )
 
 
