@@ -49,6 +49,8 @@ def require_like_a_quiet_run(dst: Path, library: Library, num_leftovers: int) ->
     rows = require_whole(Folder(dst), library.inputs, num_leftovers=num_leftovers)
     assert len(list(dst.glob("manifest/plan=1/*"))) == 2
     assert comparable(rows) == library.rows
+    code = forked("verify", dst, "--deep", "--quiet", log=dst.with_name("verified"), timeout_s=100)
+    assert code == (3 if Folder(dst).leftovers() else 0), dst.with_name("verified").read_text()
 
 
 @pytest.mark.timeout(500)
