@@ -104,6 +104,19 @@ class ConversionOptions:
             help="Start as many of --max-workers as finish in this time, such as 90m or 6h.", rich_help_panel=_RUNNING
         ),
     ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop, resumable, when the workers of --max-workers have cost this much.", rich_help_panel=_RUNNING
+        ),
+    ] = None
+    price_per_worker_hour: Annotated[
+        float | None,
+        typer.Option(
+            help="What --budget reckons with; convert takes it from the price table with --node-type.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None
     workers_per_gpu: Annotated[
         int | None, typer.Option(help="Workers that share one GPU.", rich_help_panel=_RUNNING)
     ] = None
@@ -166,7 +179,13 @@ class ConversionOptions:
                 "max_failure_rate": opt.parse_share(self.max_failure_rate, "--max-failure-rate"),
                 "lease_timeout_s": self.lease_timeout,
                 **opt.given(image_timeout_s=self.image_timeout, shard_timeout_s=self.shard_timeout),
-                "scaling": opt.scaling(self.max_workers, self.min_workers, self.deadline),
+                "scaling": opt.scaling(
+                    self.max_workers,
+                    self.min_workers,
+                    self.deadline,
+                    budget=self.budget,
+                    price_per_worker_hour=self.price_per_worker_hour,
+                ),
                 "placement": opt.given(workers_per_gpu=self.workers_per_gpu, accelerator_type=self.accelerator_type)
                 | {"labels": opt.labels(self.label)},
             },

@@ -186,7 +186,7 @@ def _run_all(
                 reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
             reporter.note(_announce(work, num_images))
             if executor is None:
-                executor = stack.enter_context(_executor(spec, ScalingLog(job.store, reporter)))
+                executor = stack.enter_context(_executor(spec, ScalingLog(job.store, reporter), reporter))
             with reporter.watch(num_images) as watch:
                 latest = [counted]
 
@@ -222,7 +222,7 @@ def require_few_failures(progress: Progress, execution: ExecutionConfig) -> None
 
 
 @contextmanager
-def _executor(spec: WorkerSpec, on_scaling: ScalingLog) -> Iterator[Executor]:
+def _executor(spec: WorkerSpec, on_scaling: ScalingLog, reporter: Reporter) -> Iterator[Executor]:
     """Build the executor that the configuration asks for; Ray is loaded, and started if need be, only here."""
     execution = spec.config.execution
     if execution.executor == "local":
@@ -241,8 +241,13 @@ def _executor(spec: WorkerSpec, on_scaling: ScalingLog) -> Iterator[Executor]:
         from pipeline.execution.ray_executor import RayExecutor
         from pipeline.execution.ray_session import plan_resources, ray_session
 
-        with ray_session(execution), RayExecutor(spec, plan_resources(spec.config), on_scaling) as on_ray:
-            yield on_ray
+        with ray_session(execution):
+            resources = plan_resources(spec.config)
+            if resources.why:
+                hint = "" if resources.num_gpus else "; --device cuda waits for GPUs"
+                reporter.note(f"each worker asks for {resources.describe()}: {resources.why}{hint}")
+            with RayExecutor(spec, resources, on_scaling) as on_ray:
+                yield on_ray
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -38,12 +39,16 @@ def convert(
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
     Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
-    done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
+    done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed,
+    4 the same because --budget is spent.
     """
     with reporting(log_format, quiet=quiet) as reporter:
-        config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
         cost.require_sensible()
-        cost.require_limit()
+        cost.require_limit(has_budget=options.budget is not None)
+        if options.budget is not None and options.price_per_worker_hour is None:
+            price = cost.price_per_worker_hour(options.workers_per_gpu)
+            options = replace(options, price_per_worker_hour=price)
+        config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
         with stopping_on_signals():
             from jobs.convert import run_conversion
 

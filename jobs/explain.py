@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import (
+    BudgetSpentError,
     HdrfleetError,
     InterruptedJobError,
     ManifestError,
@@ -13,7 +14,7 @@ from pipeline.errors import (
     WorkerLostError,
 )
 
-EXIT_DIED, EXIT_USAGE = 1, 2
+EXIT_DIED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 4
 
 
 def explain(error: HdrfleetError) -> tuple[str, int]:
@@ -23,9 +24,13 @@ def explain(error: HdrfleetError) -> tuple[str, int]:
     hint = ""
     if isinstance(error, InterruptedJobError):
         hint = "; committed work is kept, run the same command again to carry on"
+    elif isinstance(error, BudgetSpentError):
+        hint = "; committed work is kept, run the same command again to carry on with another budget of this size"
     elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | StuckError | ManifestError):
         hint = "; committed work is kept, run the same command again once this is mended"
     elif isinstance(error, TransientStorageError):
         hint = "; committed work is kept, run the same command again once the store answers"
     text = " ".join(redact_url(f"{error}{hint}").split())
+    if isinstance(error, BudgetSpentError):
+        return text, EXIT_BUDGET
     return text, EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED

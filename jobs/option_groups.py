@@ -149,12 +149,25 @@ class CostOptions:
         if self.max_cost is not None and not 0 <= self.max_cost < math.inf:
             raise ConfigError(f"--max-cost: {self.max_cost:g} is no limit; give an amount from 0 on")
 
-    def require_limit(self) -> None:
+    def require_limit(self, *, has_budget: bool = False) -> None:
         """Raise ConfigError where a machine or prices were given and no limit, to which alone they matter."""
-        if self.max_cost is None and (self.node_type or self.prices or self.throughput_from or self.spot):
+        prices = None if has_budget else self.node_type or self.prices or self.spot
+        if self.max_cost is None and (prices or self.throughput_from):
             raise ConfigError(
                 "--node-type, --prices, --throughput-from and --spot say what --max-cost is reckoned by; give it, too"
             )
+
+    def price_per_worker_hour(self, workers_per_gpu: int | None) -> float | None:
+        """That of the machine that was named, parted among its workers; None where none was. Raises ConfigError."""
+        from jobs.plan_prices import choose, load_node_types
+
+        if self.node_type is None:
+            return None
+        (node,) = choose(load_node_types(self.prices), self.node_type)
+        price = node.spot_price_per_h if self.spot else node.price_per_h
+        if price is None:
+            raise ConfigError(f"--spot: {self.node_type} has no spot price; give one with --prices, or drop --spot")
+        return price / (node.num_workers * (workers_per_gpu or 1))
 
 
 @dataclass(frozen=True, slots=True)

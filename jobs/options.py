@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from pipeline.config import ConversionConfig, ExecutionConfig, StorageConfig, build_config
 from pipeline.errors import ConfigError
+from pipeline.execution.scaling import budget_in_worker_s
 
 _MAX_DURATION_S = 100 * 366 * 86_400
 
@@ -157,15 +159,39 @@ def execution(
     return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
 
 
-def scaling(max_workers: int | None, min_workers: int | None, deadline: str | None) -> dict[str, object] | None:
-    """How workers come and go; None for a fixed number. Raises ConfigError for a deadline without a maximum."""
+def scaling(
+    max_workers: int | None,
+    min_workers: int | None,
+    deadline: str | None,
+    *,
+    budget: float | None = None,
+    price_per_worker_hour: float | None = None,
+) -> dict[str, object] | None:
+    """How workers come and go; None for a fixed number. Raises ConfigError for options that lack --max-workers."""
+    budget_s = _budget_s(budget, price_per_worker_hour)
     if max_workers is None:
-        for flag, value in (("--min-workers", min_workers), ("--deadline", deadline)):
+        for flag, value in (("--min-workers", min_workers), ("--deadline", deadline), ("--budget", budget)):
             if value is not None:
                 raise ConfigError(f"{flag} needs --max-workers, which says what the job may cost at most")
         return None
     seconds = parse_duration(deadline, "--deadline").total_seconds() if deadline is not None else None
-    return given(max_workers=max_workers, min_workers=min_workers, deadline_s=seconds)
+    return given(max_workers=max_workers, min_workers=min_workers, deadline_s=seconds, budget_worker_s=budget_s)
+
+
+def _budget_s(amount: float | None, price_per_worker_hour: float | None) -> float | None:
+    """Seconds of one worker that a budget buys."""
+    if amount is None:
+        if price_per_worker_hour is not None:
+            raise ConfigError("--price-per-worker-hour says what --budget buys; give that, too")
+        return None
+    if price_per_worker_hour is None:
+        raise ConfigError("--budget needs a price; give --price-per-worker-hour, or to convert --node-type")
+    if not 0 < amount < math.inf or not 0 < price_per_worker_hour < math.inf:
+        raise ConfigError(
+            f"--budget {amount:g} at {price_per_worker_hour:g} per worker-hour buys nothing that can be reckoned with; "
+            "give amounts above 0"
+        )
+    return budget_in_worker_s(amount, price_per_worker_hour)
 
 
 def labels(texts: list[str] | None) -> dict[str, str]:
@@ -228,6 +254,7 @@ _FLAGS = {
     "execution.scaling.max_workers": "--max-workers",
     "execution.scaling.min_workers": "--min-workers",
     "execution.scaling.deadline_s": "--deadline",
+    "execution.scaling.budget_worker_s": "--budget",
     "execution.placement.workers_per_gpu": "--workers-per-gpu",
     "execution.placement.accelerator_type": "--accelerator-type",
     "execution.placement.labels": "--label",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,14 +19,16 @@ from time import perf_counter
 from pipeline.codecs.isolation import ImageDecoder
 from pipeline.codecs.ldr import estimate_decoded_bytes
 from pipeline.config import ConversionConfig
-from pipeline.draft import ConversionCounts, Draft, probe_result, quarantine_error
+from pipeline.draft import ConversionCounts, Draft, part_result, probe_result, quarantine_error, quarantined_tasks
 from pipeline.errors import ImageError, InterruptedJobError
 from pipeline.faults import fault_point
 from pipeline.flow import ByteBudget, StageWatch
+from pipeline.futures import abandon, all_or_first_failure, has_failed
 from pipeline.inference.base import Engine
+from pipeline.lending import Lending, OpenImages, OpenWork
 from pipeline.manifest import commit_part
 from pipeline.output_stage import OutputStage
-from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardResult
+from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardKey, ShardResult
 from pipeline.source_reader import SourceReader
 from pipeline.storage import ObjectStore
 
@@ -76,6 +78,7 @@ class ShardConverter:
         self._children_budget = ByteBudget(execution.queue_bytes if decoders_bytes is None else decoders_bytes)
         self._decoded_budget = ByteBudget(execution.queue_bytes)
         self._output_budget = ByteBudget(execution.queue_bytes if output_bytes is None else output_bytes)
+        self._lending = Lending()
         self._watch = StageWatch(execution.image_timeout_s)
         self._output = OutputStage(destination, config.encode, provenance, self._watch)
         self._device_lock = threading.Lock()
@@ -83,45 +86,69 @@ class ShardConverter:
         self._counts_lock = threading.Lock()
         self._stopping = threading.Event()
 
-    def run(self, shard: Shard, attempt: int = 1, *, adopt: bool = False) -> ShardResult:
+    def run(
+        self, shard: Shard, attempt: int = 1, *, adopt: bool = False, known: Sequence[ImageResult] = ()
+    ) -> ShardResult:
         """Convert every image of the shard and commit its manifest part.
 
         With `adopt`, outputs of an earlier attempt are looked for before the device works. An ImageError costs one
         row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
-        by the next attempt. A probe stores its outputs and commits nothing.
+        by the next attempt. A probe stores its outputs and commits nothing. Images with `known` rows are not touched.
+        A part, and a shard of which images were ceded meanwhile, are not committed: the result has the rows.
         """
         self._output.refresh()
-        quarantined = {entry.source: entry for entry in shard.quarantined}
-        loads = {
-            self._decoders.submit(self._load, task, adopt, 1 if shard.adopts_earlier else task.revision)
-            for task in shard.tasks
-            if task.source not in quarantined
-        }
-        results: list[Future[ImageResult]] = [
-            self._fail(Draft(task), quarantine_error(quarantined[task.source]))
-            for task in shard.tasks
-            if task.source in quarantined
-        ]
-        is_broken = threading.Event()
-        try:
-            for load in as_completed(tuple(loads)):
-                loads.discard(load)
-                results.append(self._advance(load.result()))
-                results[-1].add_done_callback(lambda done: is_broken.set() if _has_failed(done) else None)
-                if is_broken.is_set():
-                    break
-            rows = _all_or_first_failure(results)
-        except BaseException:
-            self._abandon(loads, results)
-            raise
-        self._source.require_there(rows)
+        images = OpenImages(shard, known)
+        with ExitStack() as stack:
+            if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
+                stack.enter_context(self._lending.at_work(images))
+            rows = [*known, *self._convert(shard, images, adopt=adopt)]
+        if rows:
+            self._source.require_there(rows)
         if shard.is_probe:
             return probe_result(rows, shard, attempt)
+        if shard.part or images.has_ceded:
+            fault_point("rows.ready")
+            return part_result(rows, shard, attempt, self._provenance)
         fault_point("part.ready")
         self._before_commit()
         result = commit_part(self._destination, rows, shard, attempt, self._provenance)
         fault_point("part.created")
         return result
+
+    def _convert(self, shard: Shard, images: OpenImages, *, adopt: bool) -> list[ImageResult]:
+        """The rows of the images that are open, as far as they are not ceded, and of those in quarantine."""
+        loads = {
+            self._decoders.submit(self._load_if_open, images, task, adopt, 1 if shard.adopts_earlier else task.revision)
+            for task in shard.tasks
+            if images.is_open(task)
+        }
+        results = [self._fail(Draft(task), quarantine_error(entry)) for task, entry in quarantined_tasks(shard)]
+        is_broken = threading.Event()
+        try:
+            for load in as_completed(tuple(loads)):
+                loads.discard(load)
+                draft = load.result()
+                if draft is None:
+                    continue
+                if not images.claim(draft.task):
+                    self._release(draft)
+                    continue
+                results.append(self._advance(draft))
+                results[-1].add_done_callback(lambda done: is_broken.set() if has_failed(done) else None)
+                if is_broken.is_set():
+                    break
+            return all_or_first_failure(results)
+        except BaseException:
+            abandon(loads, results, self._release)
+            raise
+
+    def open_work(self) -> tuple[OpenWork, ...]:
+        """What is left of each shard that is at work here, as far as others could do it."""
+        return self._lending.open_work()
+
+    def cede(self, key: ShardKey, num_parts: int) -> tuple[tuple[ImageTask, ...], ...]:
+        """See `OpenImages.cede`. From then on `run` gives back rows instead of committing."""
+        return self._lending.cede(key, num_parts)
 
     def counts(self) -> ConversionCounts:
         """Totals since this converter was built."""
@@ -152,6 +179,9 @@ class ShardConverter:
         self._encoders.shutdown(cancel_futures=True)
 
     # Stage 1, on a decode thread.
+
+    def _load_if_open(self, images: OpenImages, task: ImageTask, adopt: bool, first_revision: int) -> Draft | None:
+        return self._load(task, adopt, first_revision) if images.is_open(task) else None
 
     def _load(self, task: ImageTask, adopt: bool, first_revision: int) -> Draft:
         draft = Draft(task)
@@ -261,33 +291,3 @@ class ShardConverter:
         if draft.held_bytes:
             self._decoded_budget.release(draft.held_bytes)
             draft.held_bytes = 0
-
-    def _abandon(self, loads: Iterable[Future[Draft]], results: Iterable[Future[ImageResult]]) -> None:
-        """Drop what no stage took over, and let what was being stored finish, so that the attempt is really over.
-
-        What is queued for a store that fails is dropped: it would be waited for once per image.
-        """
-        for load in loads:
-            if not load.cancel():
-                load.add_done_callback(self._release_loaded)
-        wait(results, return_when=FIRST_EXCEPTION)
-        if any(_has_failed(result) for result in results if result.done()):
-            for result in results:
-                result.cancel()
-        wait(results)
-
-    def _release_loaded(self, load: Future[Draft]) -> None:
-        if not load.cancelled() and load.exception() is None:
-            self._release(load.result())
-
-
-def _has_failed(result: Future[ImageResult]) -> bool:
-    return not result.cancelled() and result.exception() is not None
-
-
-def _all_or_first_failure(results: Sequence[Future[ImageResult]]) -> list[ImageResult]:
-    """Wait for all results, or raise the first failure as soon as there is one, whatever is still queued before it."""
-    done, _ = wait(results, return_when=FIRST_EXCEPTION)
-    for result in done:
-        result.result()
-    return [result.result() for result in results]

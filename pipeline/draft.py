@@ -23,6 +23,7 @@ from pipeline.records import (
     ImageTask,
     InferenceInfo,
     OutputInfo,
+    Provenance,
     QualityStats,
     Quarantine,
     Shard,
@@ -128,6 +129,12 @@ def quarantine_error(entry: Quarantine) -> QuarantinedError:
     return _QUARANTINE_ERRORS[entry.code](f"left alone, because it takes down its worker: {entry.reason}")
 
 
+def quarantined_tasks(shard: Shard) -> list[tuple[ImageTask, Quarantine]]:
+    """The images of a shard that are not touched, and why."""
+    entries = {entry.source: entry for entry in shard.quarantined}
+    return [(task, entries[task.source]) for task in shard.tasks if task.source in entries]
+
+
 def probe_result(rows: Sequence[ImageResult], probe: Shard, attempt: int) -> ShardResult:
     """What came of a probe, of which nothing is committed."""
     num_ok = sum(row.status is ConversionStatus.OK for row in rows)
@@ -140,4 +147,19 @@ def probe_result(rows: Sequence[ImageResult], probe: Shard, attempt: int) -> Sha
         num_failed=len(rows) - num_ok,
         megapixels=0.0,
         is_probe=True,
+    )
+
+
+def part_result(rows: Sequence[ImageResult], part: Shard, attempt: int, provenance: Provenance) -> ShardResult:
+    """What came of a part of a shard, for whoever commits the whole."""
+    num_ok = sum(row.status is ConversionStatus.OK for row in rows)
+    return ShardResult(
+        plan=part.plan,
+        shard=part.shard,
+        attempt=attempt,
+        committed=False,
+        num_ok=num_ok,
+        num_failed=len(rows) - num_ok,
+        megapixels=0.0,
+        rows=tuple(replace(row, provenance=provenance) for row in rows),
     )

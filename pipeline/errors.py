@@ -48,6 +48,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
         ├── StuckError                 stuck
         ├── LeaseLostError             lease_lost
         ├── TooManyFailuresError       too_many_failures
+        ├── BudgetSpentError           budget_spent (exit 4)
         ├── DivergedError              diverged
         ├── ManifestError              bad_manifest
         └── InterruptedJobError        interrupted
@@ -347,6 +348,12 @@ class TooManyFailuresError(SystemicError):
     """So many images fail that it is not the images: the job is configured wrongly."""
 
     code = "too_many_failures"
+
+
+class BudgetSpentError(SystemicError):
+    """What the user allowed for workers is spent, and work is left."""
+
+    code = "budget_spent"
 
 
 class DivergedError(SystemicError):

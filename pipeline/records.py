@@ -47,7 +47,8 @@ class Shard:
     `adopts_earlier`: an output of an earlier revision may stand for an image whose source has the same bytes; not so
     in a repair, which distrusts them. `quarantined` images are not touched: each gets the row of what it did to
     workers. With `is_probe` it holds some of the images of a shard that took workers down: they are converted and
-    stored, and nothing is committed.
+    stored, and nothing is committed. With a `part` above 0 it holds some of the images of a shard that several workers
+    do at the end of a job: they are converted and stored, and their rows go back to be committed with the others'.
     """
 
     plan: int
@@ -56,6 +57,16 @@ class Shard:
     adopts_earlier: bool = True
     quarantined: tuple[Quarantine, ...] = ()
     is_probe: bool = False
+    part: int = 0
+
+    @property
+    def key(self) -> ShardKey:
+        """Which shard, or part of one, of which plan."""
+        return self.plan, self.shard, self.part
+
+
+ShardKey = tuple[int, int, int]
+"""Plan, shard, and part: 0 for the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,7 @@ class ImageResult:
     """Everything the manifest records about one image. `started_at` and `finished_at` are aware UTC times.
 
     `warnings` are stable codes beside those of `image`: what a failure says of an input that was never decoded.
+    `provenance` is that of the worker that made it, where another one commits it.
     """
 
     task: ImageTask
@@ -188,6 +200,7 @@ class ImageResult:
     output: OutputInfo | None = None
     timings: StageTimings = field(default_factory=StageTimings)
     stats: QualityStats | None = None
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +228,8 @@ class ImageFailure:
 class ShardResult:
     """Summary of one committed shard. `committed` is False when another attempt's part was already there.
 
-    `failures` are its rows that are not `ok`. With `is_probe` it is that of a probe: stored, and not committed.
+    `failures` are its rows that are not `ok`. With `is_probe` it is that of a probe: stored, and not committed. `rows`
+    are there where others do images of the shard, too: nothing is committed until the rows of all are together.
     """
 
     plan: int
@@ -227,3 +241,4 @@ class ShardResult:
     megapixels: float
     is_probe: bool = False
     failures: tuple[ImageFailure, ...] = ()
+    rows: tuple[ImageResult, ...] | None = None

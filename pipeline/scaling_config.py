@@ -16,14 +16,16 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 class ScalingConfig(FrozenModel):
     """Workers come and go with the work (`execution/scaling.py`), between these two numbers.
 
-    `deadline_s` is counted from the start of the run. Decisions are `interval_s` apart at least; a worker that has had
-    nothing to do for `cool_down_s` goes. A node that an autoscaler has to get first may take `node_start_timeout_s`, on
-    top of the worker's own time to start.
+    `deadline_s` is counted from the start of the run. `budget_worker_s` is what all workers of the run may cost, in
+    seconds of one, each from its request to its end; with it spent the run stops. Decisions are `interval_s` apart at
+    least; a worker that has had nothing to do for `cool_down_s` goes. A node that an autoscaler has to get first may
+    take `node_start_timeout_s`, on top of the worker's own time to start.
     """
 
     min_workers: int = Field(0, ge=0, le=100_000)
     max_workers: int = Field(ge=1, le=100_000)
     deadline_s: float | None = Field(None, gt=0)
+    budget_worker_s: float | None = Field(None, gt=0)
     interval_s: float = Field(5.0, gt=0)
     cool_down_s: float = Field(60.0, ge=0)
     node_start_timeout_s: float = Field(1800.0, ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pipeline.config import ConversionConfig
@@ -87,7 +87,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What one `Executor.run` did. Shards that another attempt had committed first count as completed."""
+    """What one `Executor.run` did. Shards that another attempt had committed first count as completed.
+
+    `num_split` of them were done by several workers.
+    """
 
     num_shards: int = 0
     num_ok: int = 0
@@ -95,18 +98,18 @@ class RunSummary:
     megapixels: float = 0.0
     num_given_back: int = 0
     num_workers_lost: int = 0
+    num_split: int = 0
 
     def plus_shard(self, result: ShardResult) -> RunSummary:
-        """This summary with one more shard; a probe of a shard is none."""
-        if result.is_probe:
+        """This summary with one more shard; a probe or a part of a shard is none."""
+        if result.is_probe or result.rows is not None:
             return self
-        return RunSummary(
-            self.num_shards + 1,
-            self.num_ok + result.num_ok,
-            self.num_failed + result.num_failed,
-            self.megapixels + result.megapixels,
-            self.num_given_back,
-            self.num_workers_lost,
+        return replace(
+            self,
+            num_shards=self.num_shards + 1,
+            num_ok=self.num_ok + result.num_ok,
+            num_failed=self.num_failed + result.num_failed,
+            megapixels=self.megapixels + result.megapixels,
         )
 
     def plus(self, other: RunSummary) -> RunSummary:
@@ -118,6 +121,7 @@ class RunSummary:
             self.megapixels + other.megapixels,
             self.num_given_back + other.num_given_back,
             self.num_workers_lost + other.num_workers_lost,
+            self.num_split + other.num_split,
         )
 
 

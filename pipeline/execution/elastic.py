@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from time import monotonic
 
+from pipeline.errors import BudgetSpentError
 from pipeline.execution.base import WorkSize
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.scaling import Observation, ScalingDecision, ScalingLimits, Throughput, decide
@@ -79,7 +80,11 @@ class Scaler:
         self, config: ScalingConfig, megapixels_per_s: float, *, clock: Callable[[], float] = monotonic
     ) -> None:
         self._limits = ScalingLimits(
-            config.min_workers, config.max_workers, cool_down_s=config.cool_down_s, interval_s=config.interval_s
+            config.min_workers,
+            config.max_workers,
+            config.budget_worker_s,
+            cool_down_s=config.cool_down_s,
+            interval_s=config.interval_s,
         )
         self._clock = clock
         self._deadline = None if config.deadline_s is None else clock() + config.deadline_s
@@ -121,14 +126,19 @@ class Scaler:
             elif worker.is_ready and worker.idle_since is None:
                 worker.idle_since = now
 
-    def decide(self, work: RemainingWork, book: LeaseBook, megapixels_done: float) -> ScalingDecision | None:
-        """Ask the policy, if it is time to; `megapixels_done` are those of all workers since the first one started."""
+    def decide(
+        self, work: RemainingWork, book: LeaseBook, megapixels_done: float, num_lendable: int = 0
+    ) -> ScalingDecision | None:
+        """Ask the policy, if it is time to.
+
+        `megapixels_done` are those of all workers since the first one started; `num_lendable` as in `Observation`.
+        """
         now = self._clock()
         if now < self._next_at:
             return None
         self._next_at = now + self._limits.interval_s
         self._measure(megapixels_done)
-        return decide(self._observe(work, book, now), self._limits)
+        return decide(self._observe(work, book, num_lendable, now), self._limits)
 
     def _measure(self, megapixels_done: float) -> None:
         """Time without a finished image counts when the next one is: large images are not slow workers."""
@@ -142,18 +152,37 @@ class Scaler:
             self._throughput = self._throughput.updated(megapixels, self._busy_s)
         self._megapixels, self._busy_s = megapixels_done, 0.0
 
-    def leaving_order(self) -> list[str]:
-        """Who goes first: those that are starting, the latest first, then the idle ones, the longest idle first."""
+    def require_affordable(self, decision: ScalingDecision) -> None:
+        """Raise BudgetSpentError where no worker is left and the budget pays for none; work is left wherever this asks.
+
+        Without a budget, a decision never leaves a job without a worker.
+        """
+        budget_s = self._limits.budget_worker_s
+        if budget_s is None or self._workers or decision.delta > 0:
+            return
+        raise BudgetSpentError(
+            f"the budget of {budget_s / 3600:,.2f} worker-hours pays for no worker any more: "
+            f"{self._spent_s / 3600:,.2f} are spent, and work is left"
+        )
+
+    def leaving_order(self, *, with_busy: bool = False) -> list[str]:
+        """Who goes first: those that are starting, the latest first, then the idle ones, the longest idle first.
+
+        Then, if asked for, those at work, the latest first.
+        """
         starting = sorted((-seen.requested_at, name) for name, seen in self._workers.items() if not seen.is_ready)
         idle = sorted((seen.idle_since, name) for name, seen in self._workers.items() if seen.idle_since is not None)
-        return [name for _, name in (*starting, *idle)]
+        busy = [(-seen.requested_at, name) for name, seen in self._workers.items() if seen.is_ready]
+        busy = sorted(entry for entry in busy if self._workers[entry[1]].idle_since is None) if with_busy else []
+        return [name for _, name in (*starting, *idle, *busy)]
 
-    def _observe(self, work: RemainingWork, book: LeaseBook, now: float) -> Observation:
+    def _observe(self, work: RemainingWork, book: LeaseBook, num_lendable: int, now: float) -> Observation:
         size, workers = work.size, list(self._workers.values())
         idle = tuple(now - seen.idle_since for seen in workers if seen.idle_since is not None)
         return Observation(
             num_waiting=work.num_untouched(book) + book.num_returned,
             num_leased=book.num_outstanding,
+            num_lendable=num_lendable,
             num_images=size.num_images,
             megapixels=size.megapixels,
             throughput=self._throughput,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.execution.leases import Lease
-from pipeline.records import ShardResult
+from pipeline.records import ImageTask, ShardResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,12 @@ class ExecutionEvent:
 
 
 def shard_events(result: ShardResult, worker: str) -> list[ExecutionEvent]:
-    """The end of one attempt, and each image of its shard that failed; of a probe, that it passed."""
+    """The end of one attempt, and each image of its shard that failed; of a probe or a part, that it is done."""
     where = {"plan": result.plan, "shard": result.shard, "attempt": result.attempt, "worker": worker}
     if result.is_probe:
         return [ExecutionEvent("probe_passed", where | {"num_ok": result.num_ok, "num_failed": result.num_failed})]
+    if result.rows is not None:
+        return [ExecutionEvent("part_done", where | {"num_ok": result.num_ok, "num_failed": result.num_failed})]
     counts = {
         "committed": result.committed,
         "num_ok": result.num_ok,
@@ -36,6 +38,19 @@ def shard_events(result: ShardResult, worker: str) -> list[ExecutionEvent]:
         for each in result.failures
     ]
     return [*failed, ExecutionEvent("shard_completed", where | counts)]
+
+
+def split_event(kept: Lease, parts: Sequence[Collection[ImageTask]]) -> ExecutionEvent:
+    """A worker has ceded images of its shard to idle ones; `kept` is what it goes on with."""
+    fields = {
+        "plan": kept.shard.plan,
+        "shard": kept.shard.shard,
+        "attempt": kept.attempt,
+        "worker": kept.holder,
+        "num_parts": len(parts),
+        "num_images": sum(map(len, parts)),
+    }
+    return ExecutionEvent("shard_split", fields)
 
 
 def returned_event(lease: Lease, reason: str) -> ExecutionEvent:

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError
+from pipeline.errors import StorageError
 from pipeline.execution.bisection import Bisection
-from pipeline.records import Shard
+from pipeline.execution.lease_queue import ReturnQueue
+from pipeline.execution.patience import Patience
+from pipeline.execution.splits import SplitShard
+from pipeline.records import ImageResult, ImageTask, Shard, ShardKey
 
-# With this many shards given up since the last success, the job's surroundings are broken: go no further.
-_HOPELESS_SHARDS = 3
-# With this many failures of the store and nothing in between, no new shard is begun; with more, the store is gone.
-# Two more for each worker, whose attempts fail at the same time.
-_SUSPICIOUS_FAILURES = 3
-_HOPELESS_FAILURES = 8
 # A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
 _BISECT_AFTER_LOSSES = 2
-# With this many workers lost in a row on shards that were alone on them, it is not the images. Two more for each
-# worker: a whole cluster may go away, and once more while it comes back.
-_HOPELESS_LOSSES = 12
 _MAX_DELAY_S = 60.0
-_KEPT = "Committed shards are kept: run the same command again once the cause is removed"
-
-_Identity = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of `holder` to attempt a shard, or a probe of one. `attempt` counts from 1 in one run of the driver."""
+    """The right of `holder` to attempt a shard, or a probe or a part of one.
+
+    `attempt` counts from 1 in one run of the driver. With `rows`, the images were done in parts, and the shard is to be
+    committed with these.
+    """
 
     shard: Shard
     attempt: int
     holder: str
+    rows: tuple[ImageResult, ...] = ()
 
 
 class LeaseBook:
@@ -43,8 +39,10 @@ class LeaseBook:
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
     a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
-    neighbour along twice. One that does it again is bisected until the images that do it are known. While a store
-    fails time and again, no new shard is begun. Not thread-safe: one scheduler owns it.
+    neighbour along twice. One that does it again is bisected until the images that do it are known. While a
+    store fails time and again, no new shard is begun. A shard can be split among workers: its parts are leased as
+    shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one scheduler
+    owns it.
     """
 
     def __init__(
@@ -57,21 +55,19 @@ class LeaseBook:
     ) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
-        self._hopeless_losses = _HOPELESS_LOSSES + 2 * num_workers
-        self._hopeless_failures = _HOPELESS_FAILURES + 2 * num_workers
         self._clock = clock
-        self._returned: list[tuple[float, Lease]] = []
-        self._outstanding: dict[_Identity, Lease] = {}
-        self._failures: Counter[_Identity] = Counter()
-        self._losses: Counter[_Identity] = Counter()
-        self._bisections: dict[_Identity, Bisection] = {}
-        self._given_up: dict[_Identity, str | StorageError] = {}
-        self._num_given_up_in_a_row = 0
-        self._num_lost_in_a_row = 0
-        self._num_failed_in_a_row = 0
+        self._patience = Patience(num_workers=num_workers, max_attempts=max_attempts)
+        self._returned: ReturnQueue[Lease] = ReturnQueue()
+        self._outstanding: dict[ShardKey, Lease] = {}
+        self._held: defaultdict[str, dict[ShardKey, Lease]] = defaultdict(dict)
+        self._failures: Counter[ShardKey] = Counter()
+        self._losses: Counter[ShardKey] = Counter()
+        self._bisections: dict[ShardKey, Bisection] = {}
+        self._splits: dict[ShardKey, SplitShard] = {}
         self._exhausted = False
         self.num_completed = 0
         self.num_given_back = 0
+        self.num_split = 0
 
     @property
     def num_outstanding(self) -> int:
@@ -80,7 +76,7 @@ class LeaseBook:
 
     @property
     def num_returned(self) -> int:
-        """Leases that came back and wait for another holder."""
+        """Leases that came back, or parts of them, and wait for another holder."""
         return len(self._returned)
 
     @property
@@ -95,44 +91,73 @@ class LeaseBook:
 
     def take(self, holder: str) -> Lease | None:
         """Lease the next shard to `holder`; None when there is none for this holder at the moment."""
-        held = self.held_by(holder)
-        if any(lease.attempt > 1 for lease in held):
+        held = self._held.get(holder, {})
+        if any(lease.attempt > 1 for lease in held.values()):
             return None
-        lease = None if held else self._take_returned(holder)
-        if lease is None:
-            if self._returned and self._num_failed_in_a_row >= _SUSPICIOUS_FAILURES:
-                return None
-            shard = None if self._exhausted else next(self._shards, None)
-            if shard is None:
-                self._exhausted = True
-                return None
-            lease = Lease(shard, 1, holder)
-        self._outstanding[_identity(lease)] = lease
-        return lease
+        returned = None if held else self._returned.take(self._clock())
+        if returned is not None:
+            return self._begin(replace(returned, holder=holder))
+        if self._returned and self._patience.suspects_store:
+            return None
+        shard = None if self._exhausted else next(self._shards, None)
+        if shard is None:
+            self._exhausted = True
+            return None
+        return self._begin(Lease(shard, 1, holder))
 
-    def _take_returned(self, holder: str) -> Lease | None:
-        now = self._clock()
-        for index, (due, lease) in enumerate(self._returned):
-            if due <= now:
-                del self._returned[index]
-                return replace(lease, holder=holder)
-        return None
+    def split(self, lease: Lease, ceded: Sequence[Collection[ImageTask]]) -> Lease | None:
+        """Take note of images that the lease's holder has given up, in groups for one worker each.
 
-    def complete(self, lease: Lease) -> bool:
-        """Record that the lease's work is done: a shard is committed, a probe has passed.
+        Returns the lease that it has from now on, of which the rows have to come back; None when the lease was no
+        longer this holder's, and nothing changed.
+        """
+        if not self._end(lease):
+            return None
+        key = _whole(lease)
+        if key not in self._splits:
+            self._splits[key] = SplitShard(lease.shard)
+            self.num_split += 1
+        kept, parts = self._splits[key].cut(lease.shard, ceded)
+        losses = self._losses.pop(lease.shard.key, 0)
+        for part in (kept, *parts) if losses else ():
+            self._losses[part.key] = losses  # one of them may hold what took the worker down
+        for part in parts:
+            self._returned.put(self._clock(), Lease(part, lease.attempt, ""))
+        return self._begin(replace(lease, shard=kept))
 
+    def complete(self, lease: Lease, rows: Sequence[ImageResult] | None = None) -> bool:
+        """Record that the lease's work is done: a shard is committed, a probe has passed, the `rows` of a part are in.
+
+        Rows can lack images that the holder has given up without this book's knowledge: these are for others then.
         False when the lease was no longer this holder's.
         """
+        if rows is not None:
+            there = {row.task.source for row in rows}
+            lacking = [task for task in lease.shard.tasks if task.source not in there]
+            lease = (self.split(lease, [lacking]) or lease) if lacking else lease
         if not self._end(lease):
             return False
         if not lease.shard.quarantined or len(lease.shard.quarantined) < len(lease.shard.tasks):
-            self._num_lost_in_a_row = self._num_given_up_in_a_row = self._num_failed_in_a_row = 0
+            self._patience.succeeded()
         if lease.shard.is_probe:
-            self._return(lease, self._next_step(_identity(lease)))
+            self._return(lease, self._next_step(lease.shard.key))
             return True
-        self._forget(_identity(lease))
-        self.num_completed += 1
+        self._forget(lease.shard.key)
+        if rows is None:
+            self.num_completed += 1
+        else:
+            self._collect(lease, rows)
         return True
+
+    def _collect(self, lease: Lease, rows: Sequence[ImageResult]) -> None:
+        split = self._splits.get(_whole(lease))
+        if split is None:
+            return  # the shard was given up for another part of it
+        split.add(rows, lease.attempt)
+        whole = split.whole()
+        if whole is not None:
+            del self._splits[_whole(lease)]
+            self._returned.put(self._clock(), Lease(whole[0], split.attempt, "", whole[1]))
 
     def give_back(self, lease: Lease, error: StorageError, *, delay_s: float = 0.0) -> None:
         """Return a lease whose attempt failed for its store, its worker being sound; given up after `max_attempts`.
@@ -144,9 +169,9 @@ class LeaseBook:
         if not self._end(lease):
             return
         self.num_given_back += 1
-        self._count_failure(error)
-        self._failures[_identity(lease)] += 1
-        num_failures = self._failures[_identity(lease)]
+        self._patience.failed(error)
+        self._failures[lease.shard.key] += 1
+        num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts:
             self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1))
         else:
@@ -161,8 +186,8 @@ class LeaseBook:
         if not self._end(lease):
             return
         self.num_given_back += 1
-        key = _identity(lease)
-        self._count_loss(lease, reason)
+        key = lease.shard.key
+        self._patience.lost(reason, is_first=lease.attempt == 1)
         if lease.shard.is_probe:
             self._bisections[key].lost(lease.shard, code, reason, suspects)
             self._return(lease, self._next_step(key))
@@ -185,71 +210,48 @@ class LeaseBook:
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
-        return [lease for lease in self._outstanding.values() if lease.holder == holder]
+        return list(self._held.get(holder, {}).values())
 
     def raise_if_given_up(self) -> None:
-        """Raise what the first shard that no attempt could finish was given up for; its work is not lost but undone.
+        """See `Patience.raise_if_given_up`."""
+        self._patience.raise_if_given_up()
 
-        The store's error where that failed, which is more than the workers did, else WorkerLostError.
-        """
-        if not self._given_up:
-            return
-        (plan, shard), cause = next(iter(self._given_up.items()))
-        others = f" and {len(self._given_up) - 1} more" if len(self._given_up) > 1 else ""
-        failed = f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times"
-        if isinstance(cause, StorageError):
-            raise _said(cause, f"{failed} for its store") from cause
-        raise WorkerLostError(f"{failed}; the last time: {cause}. {_KEPT}")
-
-    def _count_failure(self, error: StorageError) -> None:
-        self._num_failed_in_a_row += 1
-        if self._num_failed_in_a_row >= self._hopeless_failures:
-            often = (
-                f"{self._num_failed_in_a_row} attempts in a row failed for their store and none succeeded in between"
-            )
-            raise _said(error, often) from error
-
-    def _count_loss(self, lease: Lease, reason: str) -> None:
-        """A first loss says nothing: half of a cluster may go away at once."""
-        self._num_lost_in_a_row += lease.attempt > 1
-        if self._num_lost_in_a_row >= self._hopeless_losses:
-            raise WorkerLostError(
-                f"{self._num_lost_in_a_row} workers in a row were lost at work and nothing was converted in between; "
-                f"the last one: {reason}. {_KEPT}"
-            )
-
-    def _next_step(self, key: _Identity) -> Shard:
+    def _next_step(self, key: ShardKey) -> Shard:
         """The next probe of a shard under bisection, or the whole of it with what was found."""
         bisection = self._bisections[key]
         return bisection.next() or bisection.final()
 
+    def _begin(self, lease: Lease) -> Lease:
+        self._outstanding[lease.shard.key] = self._held[lease.holder][lease.shard.key] = lease
+        return lease
+
     def _end(self, lease: Lease) -> bool:
-        if self._outstanding.get(_identity(lease)) != lease:
+        if self._outstanding.get(lease.shard.key) != lease:
             return False
-        del self._outstanding[_identity(lease)]
+        del self._outstanding[lease.shard.key]
+        held = self._held[lease.holder]
+        del held[lease.shard.key]
+        if not held:
+            del self._held[lease.holder]
         return True
 
     def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
-        self._returned.append((due, replace(lease, shard=shard, attempt=lease.attempt + 1)))
+        rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
+        self._returned.put(due, replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows))
 
     def _give_up(self, lease: Lease, cause: str | StorageError) -> None:
-        self._forget(_identity(lease))
-        self._given_up[_identity(lease)] = cause
-        self._num_given_up_in_a_row += 1
-        if self._num_given_up_in_a_row >= _HOPELESS_SHARDS:
-            self.raise_if_given_up()
+        """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""
+        key = _whole(lease)
+        self._forget(lease.shard.key)
+        self._splits.pop(key, None)
+        self._returned.drop(lambda other: _whole(other) == key)
+        self._patience.gave_up(key, cause)
 
-    def _forget(self, key: _Identity) -> None:
+    def _forget(self, key: ShardKey) -> None:
         for known in (self._failures, self._losses, self._bisections):
             known.pop(key, None)
 
 
-def _said(error: StorageError, often: str) -> HdrfleetError:
-    """The same error, whose text begins with the object that was asked for, saying how often it was met."""
-    kept = "" if isinstance(error, TransientStorageError) else f". {_KEPT}"  # of those the command says so itself
-    return type(error)(f"{error}; {often}{kept}")
-
-
-def _identity(lease: Lease) -> _Identity:
-    return lease.shard.plan, lease.shard.shard
+def _whole(lease: Lease) -> ShardKey:
+    return lease.shard.plan, lease.shard.shard, 0

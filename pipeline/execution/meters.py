@@ -20,6 +20,7 @@ from pipeline.execution.metrics import (
     READ_BYTES,
     SCALED_WORKERS,
     SHARDS_COMPLETED,
+    SHARDS_SPLIT,
     STAGE_SECONDS,
     STAGES,
     STORE_RETRIES,
@@ -129,6 +130,7 @@ class DriverMeter:
         if book is not self._book:  # each run has a book of its own, which counts from 0
             self._book, self._book_totals = book, _Totals(self._recorder)
         self._book_totals.record(SHARDS_COMPLETED, book.num_completed)
+        self._book_totals.record(SHARDS_SPLIT, book.num_split)
         self._book_totals.record(LEASES_RETURNED, book.num_given_back)
         self._totals.record(WORKERS_LOST, num_lost)
         self._totals.record(STORE_RETRIES, num_retries())

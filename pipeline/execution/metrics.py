@@ -133,6 +133,13 @@ SHARDS_COMPLETED = MetricDefinition(
     "Shards whose manifest part is there.",
     _DRIVER,
 )
+SHARDS_SPLIT = MetricDefinition(
+    "hdrfleet_shards_split_total",
+    MetricKind.COUNTER,
+    "shards",
+    "Shards of which idle workers did a part.",
+    _DRIVER,
+)
 LEASES_HELD = MetricDefinition(
     "hdrfleet_leases_held", MetricKind.GAUGE, "leases", "Shards that workers hold now.", _DRIVER
 )
@@ -178,5 +185,6 @@ SCALED_WORKERS = MetricDefinition(
 
 DEFINITIONS = (
     *(IMAGES, FAILURES, MEGAPIXELS, READ_BYTES, WRITTEN_BYTES, STAGE_SECONDS, DEVICE_BUSY, QUEUE_BYTES, STORE_RETRIES),
-    *(SHARDS_COMPLETED, LEASES_HELD, LEASES_RETURNED, DRIVER_LEASE_LOST, WORKERS, WORKERS_LOST, SCALED_WORKERS),
+    *(SHARDS_COMPLETED, SHARDS_SPLIT, LEASES_HELD, LEASES_RETURNED, DRIVER_LEASE_LOST),
+    *(WORKERS, WORKERS_LOST, SCALED_WORKERS),
 )

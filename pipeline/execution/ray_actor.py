@@ -30,7 +30,8 @@ _ASK_NODE_TIMEOUT_S = 10.0
 class ActorHandle:
     """One actor and what the driver knows of it. `running` has the lease and its deadline by reference.
 
-    `is_draining`: its node is being taken away; it finishes what it can and gets nothing new.
+    `is_draining`: its node is being taken away; it finishes what it can and gets nothing new. `cede_ref` is there while
+    it is asked to cede images of the lease `ceding`; what its last sign said of them is not `has_fresh_sign` then.
     """
 
     name: str
@@ -44,6 +45,9 @@ class ActorHandle:
     last_sign: SignOfLife = field(default_factory=SignOfLife)
     sign_ref: Any = None
     sign_asked_at: float = 0.0
+    has_fresh_sign: bool = False
+    cede_ref: Any = None
+    ceding: Lease | None = None
 
     @property
     def progress(self) -> Progress:
@@ -54,6 +58,15 @@ class ActorHandle:
         """Ask how it is; the answer is for `sign_ref`."""
         self.sign_ref = self.actor.sign_of_life.remote()
         self.sign_asked_at = monotonic()
+
+    def take_sign(self, sign: SignOfLife) -> None:
+        """It has answered."""
+        self.last_sign, self.sign_ref, self.has_fresh_sign = sign, None, self.cede_ref is None
+
+    def ask_to_cede(self, lease: Lease, num_parts: int) -> None:
+        """Ask it to give up images of a lease, in parts for `num_parts` - 1 others; the answer is for `cede_ref`."""
+        self.cede_ref = self.actor.cede.remote(lease.shard.key, num_parts)
+        self.ceding, self.has_fresh_sign = lease, False
 
     def silent_s(self) -> float:
         """Seconds that it has owed an answer."""

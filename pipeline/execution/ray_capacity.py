@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
+from ray.core.generated.autoscaler_pb2 import ResourceRequest
 from ray.exceptions import RayError
 
+from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_session import WorkerResources
-
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +26,14 @@ class Capacity:
 
 def read_capacity() -> Capacity | None:
     """Ask Ray; None where it does not answer at the moment, or not a driver behind Ray Client."""
-    if ray.util.client.ray.is_connected():
+    status = cluster_status()
+    if status is None:
         return None
     try:
         nodes = tuple((node["Resources"], node.get("Labels", {})) for node in ray.nodes() if node["Alive"])
-        client = GcsClient(address=ray.get_runtime_context().gcs_address)
-        reply = GetClusterStatusReply()
-        reply.ParseFromString(client.get_cluster_status(timeout_s=_TIMEOUT_S))
     except (RayError, RuntimeError):
         return None
-    state = reply.autoscaling_state
+    state = status.autoscaling_state
     if not state.autoscaler_state_version:
         return Capacity(nodes, None)
     return Capacity(nodes, tuple(map(_refused, state.infeasible_resource_requests)))

@@ -16,13 +16,17 @@ import ray
 from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
 from pipeline.execution.address import ray_address
+from pipeline.execution.ray_outlook import gpu_outlook
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # only weights, keys and statistics cross Ray
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """What each worker reserves and where it may run, and how many there are, or may be where they come and go."""
+    """What each worker reserves and where it may run, and how many there are, or may be where they come and go.
+
+    `why` says for a person what decided between GPUs and cores, where the nodes that are there did not.
+    """
 
     num_workers: int
     num_workers_on_node: int
@@ -30,6 +34,7 @@ class WorkerResources:
     num_gpus: float
     accelerator_type: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    why: str = field(default="", compare=False)
 
     def describe(self) -> str:
         """The request in words, for messages."""
@@ -87,7 +92,7 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     per worker as let the wanted number of workers fit; by default as many workers as nodes, because torch uses all
     cores for one image and a second replica costs its memory. Where workers come and go (`scaling`), the number is the
     largest one, and nodes that fit need not be there yet. Raises ConfigError for a GPU, type or label that no node has
-    otherwise.
+    otherwise. Where nobody said whether GPUs are meant and no node has one, nodes that an autoscaler starts count.
     """
     execution, placement = config.execution, config.execution.placement
     nodes = _fitting_nodes(placement)
@@ -95,6 +100,9 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     wants_gpu = placement.asks_for_gpu or config.inference.device.startswith("cuda")
     if execution.scaling is None:
         _require_nodes(placement, any_node=bool(nodes), any_gpu=bool(gpus), wants_gpu=wants_gpu)
+    why = ""
+    if execution.scaling is not None and config.inference.device == "auto" and not (wants_gpu or gpus):
+        wants_gpu, why = gpu_outlook(placement.labels)
     if wants_gpu or (gpus and config.inference.device != "cpu"):
         planned = _gpu_resources(gpus, execution, placement.workers_per_gpu or 1)
     else:
@@ -103,7 +111,7 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
             # A head that offers no core says nothing of the nodes that come.
             num_cpus = planned.num_cpus if planned.num_cpus >= 1 else 1.0
             planned = replace(planned, num_workers=execution.scaling.max_workers, num_cpus=num_cpus)
-    return replace(planned, accelerator_type=placement.accelerator_type, labels=placement.labels)
+    return replace(planned, accelerator_type=placement.accelerator_type, labels=placement.labels, why=why)
 
 
 def _most(execution: ExecutionConfig) -> int | None:

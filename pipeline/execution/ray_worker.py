@@ -15,16 +15,21 @@ from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
 from pipeline.execution.ray_metrics import ray_recorder
 from pipeline.execution.worker import Worker
-from pipeline.records import Shard, ShardResult
+from pipeline.lending import OpenWork
+from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResult
 
 
 @dataclass(frozen=True, slots=True)
 class SignOfLife:
-    """What an actor answers when it is asked how it is: its counts, its node, and what `count_oom_kills` says there."""
+    """What an actor answers when it is asked how it is: its counts, its node, and what `count_oom_kills` says there.
+
+    `open_work` is what it has not begun of its leases.
+    """
 
     progress: Progress = field(default_factory=Progress)
     node_id: str = ""
     num_oom_kills: int | None = None
+    open_work: tuple[OpenWork, ...] = ()
 
 
 class RayWorker:
@@ -42,9 +47,14 @@ class RayWorker:
         return self._sign_of_life()
 
     @ray.method(concurrency_group="convert")
-    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
-        """Convert and commit one shard."""
-        return self._started().convert(shard, attempt, adopt)
+    def convert(self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = ()) -> ShardResult:
+        """Convert and commit one shard, or convert a part of one."""
+        return self._started().convert(shard, attempt, adopt, known)
+
+    @ray.method(concurrency_group="control")
+    def cede(self, key: ShardKey, num_parts: int) -> tuple[tuple[ImageTask, ...], ...]:
+        """Give up images of a lease that are not begun, in parts for `num_parts` - 1 others."""
+        return self._started().cede(key, num_parts)
 
     @ray.method(concurrency_group="control")
     def sign_of_life(self) -> SignOfLife:
@@ -52,8 +62,9 @@ class RayWorker:
         return self._sign_of_life()
 
     def _sign_of_life(self) -> SignOfLife:
-        progress = self._worker.progress() if self._worker else Progress()
-        return SignOfLife(progress, ray.get_runtime_context().get_node_id(), count_oom_kills())
+        worker = self._worker
+        progress, open_work = (worker.progress(), worker.open_work()) if worker else (Progress(), ())
+        return SignOfLife(progress, ray.get_runtime_context().get_node_id(), count_oom_kills(), open_work)
 
     def _started(self) -> Worker:
         if self._worker is None:

@@ -57,6 +57,7 @@ class Observation:
     """What the scheduler sees. Megapixels are estimates; times are in seconds of the scheduler's own clock.
 
     `num_waiting` shards are not leased, `num_leased` are; `megapixels` and `num_images` count what is left of both.
+    `num_lendable` workers without a lease could do parts of those that are leased.
     `num_busy` workers hold a lease; `idle_s` says of each ready worker without one how long it has been without work,
     since its start if it never had any. `num_starting` are asked for and not ready. `spent_worker_s` is what all
     workers have cost so far, from their request to their end.
@@ -73,6 +74,12 @@ class Observation:
     start_s: float = 180.0
     time_left_s: float | None = None
     spent_worker_s: float = 0.0
+    num_lendable: int = 0
+
+    @property
+    def num_places(self) -> int:
+        """Workers that would have something to do beside the busy ones: a shard that waits, or a part of another."""
+        return self.num_waiting + self.num_lendable
 
     @property
     def num_workers(self) -> int:
@@ -118,10 +125,14 @@ class ScalingLimits:
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """Start `delta` workers, or end -`delta`: starting ones first, then the longest idle, busy ones last."""
+    """Start `delta` workers, or end -`delta`: starting ones first, then the longest idle.
+
+    Busy ones last, and only where it `ends_busy`: there is nothing left to pay them with.
+    """
 
     delta: int
     reason: str
+    ends_busy: bool = False
 
 
 def budget_in_worker_s(amount: float, price_per_worker_hour: float) -> float:
@@ -137,7 +148,7 @@ def decide(seen: Observation, limits: ScalingLimits) -> ScalingDecision:
     return (
         _spent(seen, limits)
         or _bounded(seen, limits)
-        or (_grow(seen, limits) if seen.num_waiting else _shrink(seen, limits))
+        or (_grow(seen, limits) if seen.num_places else _shrink(seen, limits))
     )
 
 
@@ -153,6 +164,7 @@ def _spent(seen: Observation, limits: ScalingLimits) -> ScalingDecision | None:
         num_paid - seen.num_workers,
         f"the budget's last {max(0.0, left_s):,.0f} of {limits.budget_worker_s:,.0f} worker-seconds pay for "
         f"{num_paid} of {seen.num_workers} workers until the next decision in {limits.interval_s:g} s",
+        ends_busy=True,
     )
 
 
@@ -175,8 +187,10 @@ def _grow(seen: Observation, limits: ScalingLimits) -> ScalingDecision:
     bounds = [
         (limits.max_workers - seen.num_workers, f"{limits.max_workers} workers are allowed"),
         (
-            seen.num_waiting - len(seen.idle_s) - seen.num_starting,
-            f"the {seen.num_waiting:,} shards give no more workers anything to do",
+            seen.num_places - len(seen.idle_s) - seen.num_starting,
+            f"the {seen.num_waiting:,} shards and {seen.num_lendable:,} parts of others give no more workers work"
+            if seen.num_lendable
+            else f"the {seen.num_waiting:,} shards give no more workers anything to do",
         ),
         (_num_affordable(seen, limits), "the budget pays for no more starts"),
     ]

@@ -1,12 +1,13 @@
 """The end of a job, when fewer shards are left than workers: who can still be busy, and what to split. Pure.
 
-A shard is committed by one process. A split lends images that it has not begun to idle workers, which store them and
-return the rows; the holder commits all (as with probes of a bisection).
+A shard is committed by one process. A split lends images that its holder has not begun to idle workers; all of them
+store what they do and return the rows, and whoever is free then commits the rows of all.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,17 @@ def num_busy_at_most(leases: Sequence[RemainingLease], num_workers: int, *, can_
     """Workers that can have work at the same time: one per lease, or one per image where leases are split."""
     places = sum(lease.num_images if can_split else lease.num_images > 0 for lease in leases)
     return min(num_workers, places)
+
+
+def num_helpers_at_most(leases: Sequence[RemainingLease], *, min_part_megapixels: float) -> int:
+    """Workers without a lease that `leases` can give something to do, each a part of at least that size."""
+    return sum(max(0, _num_parts_at_most(lease, min_part_megapixels) - 1) for lease in leases)
+
+
+def _num_parts_at_most(lease: RemainingLease, min_part_megapixels: float) -> int:
+    if min_part_megapixels <= 0:
+        return lease.num_images
+    return min(lease.num_images, math.floor(lease.megapixels / min_part_megapixels))
 
 
 def tail_s(leases: Sequence[RemainingLease], num_workers: int, megapixels_per_s: float) -> float:

@@ -15,8 +15,9 @@ from pipeline.execution.meters import NullRecorder, Recorder, WorkerMeter
 from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import decoders_budget_bytes, output_budget_bytes, retain_freed_memory
+from pipeline.lending import OpenWork
 from pipeline.models.checkpoint import LoadedWeights, build_network, load_weights
-from pipeline.records import Provenance, Shard, ShardResult
+from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardKey, ShardResult
 from pipeline.sharding import source_is_there, source_store
 from pipeline.storage import open_store
 
@@ -59,9 +60,17 @@ class Worker:
             ),
         )
 
-    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
-        """Convert and commit one shard."""
-        return self._converter.run(shard, attempt, adopt=adopt)
+    def convert(self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = ()) -> ShardResult:
+        """Convert and commit one shard, or convert a part of one; images with `known` rows are not touched."""
+        return self._converter.run(shard, attempt, adopt=adopt, known=known)
+
+    def open_work(self) -> tuple[OpenWork, ...]:
+        """What is not begun of the shards that are at work."""
+        return self._converter.open_work()
+
+    def cede(self, key: ShardKey, num_parts: int) -> tuple[tuple[ImageTask, ...], ...]:
+        """Give up images of a shard that are not begun, in parts for `num_parts` - 1 others."""
+        return self._converter.cede(key, num_parts)
 
     def progress(self) -> Progress:
         """Counts since the worker started. Asked about once a second: states are recorded on the way."""

@@ -46,7 +46,8 @@ Row = dict[str, object]
 def rows_to_part(results: Sequence[ImageResult], shard: Shard, attempt: int, provenance: Provenance) -> bytes:
     """Encode the shard's rows, in the order of `shard.tasks`, as one Parquet file (zstd).
 
-    The same arguments give the same bytes, whatever the order of `results`. Raises ManifestError unless there is
+    `provenance` is that of the rows that have none of their own. The same arguments give the same bytes, whatever the
+    order of `results`. Raises ManifestError unless there is
     exactly one result for each task and each result is consistent: an output where the status is ok, an error code
     where it is not, times with a zone.
     """
@@ -99,7 +100,7 @@ def commit_part(
     # The head is looked for after the part was created: a generation that covered the shard before is there by now.
     rows = _compacted_rows(store, shard) if stored is None or committed else None
     if rows is not None:
-        committed = committed and _is_attempt(rows, attempt, provenance)
+        committed = committed and _is_attempt(rows, results, attempt, provenance)
     elif stored is None:
         raise ManifestError(f"{key}: appeared and vanished; is something else deleting here?")
     else:
@@ -181,7 +182,7 @@ def _row(result: ImageResult, shard: Shard, attempt: int, provenance: Provenance
         "warnings": [*(result.image.warnings if result.image else ()), *result.warnings],
         **_inference_columns(result.inference),
         **_output_columns(result.output, result.task),
-        **asdict(provenance),
+        **asdict(result.provenance or provenance),
         "plan": shard.plan,
         "shard": shard.shard,
         "attempt": attempt,
@@ -248,10 +249,12 @@ def _compacted_rows(store: ObjectStore, shard: Shard) -> pa.Table | None:
     raise ManifestError(f"shard {shard.shard} of plan {shard.plan}: the newest head names files that are not there")
 
 
-def _is_attempt(rows: pa.Table, attempt: int, provenance: Provenance) -> bool:
+def _is_attempt(rows: pa.Table, results: Sequence[ImageResult], attempt: int, provenance: Provenance) -> bool:
     """Whether compacted rows are this very attempt's, compacted before it looked."""
-    ours = {"attempt": attempt, "worker": provenance.worker, "node": provenance.node}
-    return all(rows[name].unique().to_pylist() == [value] for name, value in ours.items())
+    makers = {result.task.source: result.provenance or provenance for result in results}
+    ours = {(source, maker.worker, maker.node, attempt) for source, maker in makers.items()}
+    columns = (rows[name].to_pylist() for name in ("source", "worker", "node", "attempt"))
+    return set(zip(*columns, strict=True)) == ours
 
 
 def _require_same_shard(rows: pa.Table, shard: Shard, provenance: Provenance, key: str) -> None:

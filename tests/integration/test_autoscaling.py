@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,7 +21,8 @@ from photographs import jpeg, picture
 from servers.autoscaled_cluster import AutoscaledCluster, autoscaled_cluster
 
 NUM_PHOTOS = 100
-OPTIONS = ("--weights", "identity", "--precision", "fp32", "--max-workers", "3", "--workers-per-gpu", "1")
+OPTIONS = ("--weights", "identity", "--precision", "fp32", "--max-workers", "3")
+ON_GPUS = ("--workers-per-gpu", "1")
 SMALL = ("--shard-images", "1")
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -44,10 +45,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Run:
     """One conversion in a process of its own, and the most nodes that were seen beside it."""
 
-    def __init__(self, cluster: AutoscaledCluster, photos: Path, root: Path, *options: str) -> None:
+    def __init__(
+        self, cluster: AutoscaledCluster, photos: Path, root: Path, *options: str, place: Sequence[str] = ON_GPUS
+    ) -> None:
         self.cluster, self.dst, self.log = cluster, root / "out", root / "log"
         root.mkdir(parents=True, exist_ok=True)
-        words = ("convert", photos, self.dst, "--address", cluster.address, *OPTIONS, *options)
+        words = ("convert", photos, self.dst, "--address", cluster.address, *OPTIONS, *place, *options)
         self.started_at = monotonic()
         self.process = start_hdrfleet(*words, home=root / "home", log=self.log, env=cluster.env)
         self.num_nodes = 0
@@ -98,6 +101,27 @@ class Run:
 
 def wait_for_none(cluster: AutoscaledCluster) -> None:
     wait_until(lambda: not cluster.raylets(), "nodes without work leave", 120)
+
+
+def test_auto_asks_for_gpus_where_none_is_up_and_the_autoscaler_starts_such_nodes(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path
+) -> None:
+    wait_for_none(cluster)
+    run = Run(cluster, photos, tmp_path, place=())
+    run.wait("the job ends")
+    run.require_whole()
+    assert run.num_nodes >= 1
+    said = " ".join(run.log.read_text().split())
+    assert "1 CPU and 1 GPU: no node has a GPU yet, and the autoscaler starts such nodes" in said
+
+
+def test_auto_takes_cores_where_no_node_type_has_a_gpu(photos: Path, tmp_path: Path) -> None:
+    with autoscaled_cluster(tmp_path / "cluster", max_gpu_nodes=0) as without:
+        run = Run(without, photos, tmp_path, place=())
+        run.wait("the job ends")
+        run.require_whole()
+    said = " ".join(run.log.read_text().split())
+    assert "no node has a GPU, and none of the autoscaler's node types has; --device cuda waits for GPUs" in said
 
 
 def test_a_type_of_gpu_that_no_node_type_has_ends_the_job_and_says_so(

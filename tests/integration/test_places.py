@@ -18,7 +18,7 @@ from pipeline.execution.base import WorkerSpec
 from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossible
 from pipeline.execution.ray_drain import drain_node, draining_nodes
 from pipeline.execution.ray_executor import RayExecutor
-from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_session import WorkerResources, plan_resources
 from pipeline.sharding import open_source, plan_shards
 
 HEAD = ({"CPU": 2.0}, {"ray.io/node-id": "0"})
@@ -79,6 +79,13 @@ def test_a_job_whose_workers_fit_nowhere_ends_and_says_what_there_is(ray_here: N
         pytest.raises(WorkerLostError, match="no worker can start: each worker asks for 1 CPU and 1 GPU of type T4, "),
     ):
         executor.run(shards, num_shards=1, resuming=False, on_progress=lambda _: None)
+
+
+def test_without_an_autoscaler_auto_takes_cores_at_once_and_says_why(ray_here: None) -> None:
+    config = build_config(source={"url": "s"}, destination={"url": "d"}, execution={"scaling": {"max_workers": 3}})
+    planned = plan_resources(config)
+    assert (planned.num_workers, planned.num_gpus) == (3, 0)
+    assert planned.why == "no node has a GPU, and no autoscaler reports that it starts any"
 
 
 def test_what_ray_says_of_capacity_is_understood(ray_here: None) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -445,3 +445,57 @@ def test_a_worker_that_may_not_commit_any_more_leaves_no_part(source: ObjectStor
     with pytest.raises(LeaseLostError):
         made.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
     assert completed_shards(destination, 1) == set()
+
+
+@dataclass
+class CedingEngine(CountingEngine):
+    """Once it is at an image, and all others wait for it, its converter is asked to cede some."""
+
+    subject: ShardConverter | None = None
+    ceded: list[tuple[ImageTask, ...]] = field(default_factory=list)
+
+    def infer(self, pixels: LdrPixels) -> Inference:
+        if self.subject and not self.ceded:
+            self.ceded += self.subject.cede((1, 0, 0), 3)
+        return super().infer(pixels)
+
+
+def test_images_that_were_ceded_are_done_by_others_and_one_commits_the_rows_of_all(
+    source: ObjectStore, destination: ObjectStore
+) -> None:
+    tasks = put(source, {f"{index}.jpg": jpeg(picture(16, 16, seed=index)) for index in range(9)})
+    engine = CedingEngine()
+    holder = engine.subject = converter(source, destination, engine)
+    kept = holder.run(Shard(1, 0, tasks))
+    assert [len(part) for part in engine.ceded] == [3, 3]
+    assert kept.rows is not None
+    assert (engine.num_calls, len(kept.rows), kept.committed) == (3, 3, False)
+    assert completed_shards(destination, 1) == set()
+    assert holder._decoded_budget.used_bytes == holder._output_budget.used_bytes == 0
+    assert holder.open_work() == ()
+
+    helper = converter(source, destination, CountingEngine())
+    helper._provenance = replace(helper._provenance, worker="helper")
+    known = [*kept.rows]
+    for number, part in enumerate(engine.ceded, 2):
+        result = helper.run(Shard(1, 0, part, part=number))
+        assert (result.committed, result.num_ok) == (False, 3)
+        known += result.rows or ()
+    last = CountingEngine()
+    done = converter(source, destination, last).run(Shard(1, 0, tasks), known=known)
+    assert (done.committed, done.num_ok, done.rows, last.num_calls) == (True, 9, None, 0)
+    found = rows(destination)
+    assert list(found) == [task.source for task in tasks]
+    mine = {row.task.source for row in kept.rows}
+    assert {name: row["worker"] for name, row in found.items()} == {
+        task.source: "w" if task.source in mine else "helper" for task in tasks
+    }
+    assert not any(row["adopted"] for row in found.values())
+
+
+def test_a_probe_cedes_nothing(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {f"{index}.jpg": jpeg(picture(16, 16, seed=index)) for index in range(4)})
+    engine = CedingEngine()
+    engine.subject = converter(source, destination, engine)
+    assert engine.subject.run(Shard(1, 0, tasks, is_probe=True)).num_ok == 4
+    assert engine.ceded == []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.errors import BudgetSpentError
 from pipeline.execution.base import WorkSize
 from pipeline.execution.elastic import RemainingWork, Scaler
 from pipeline.execution.leases import Lease, LeaseBook
@@ -149,3 +150,59 @@ def test_a_deadline_asks_for_no_more_than_it_needs() -> None:
     assert decision is not None
     assert 1 <= decision.delta < 10
     assert "the deadline in 36,000 s needs" in decision.reason or "deadline is in" in decision.reason
+
+
+def test_who_is_at_work_is_ended_for_the_budget_alone_and_last() -> None:
+    job = Job(1000, budget_worker_s=1000.0, max_workers=2)
+    first = job.after(0)
+    assert first is not None
+    assert first.delta == 1
+    for name in "ab":
+        job.scaler.asked(name)
+        job.scaler.ready(name)
+        job.take(name)
+        job.now += 1
+    busy = job.after(4, "a", "b")
+    assert busy is not None
+    assert not busy.ends_busy
+    job.scaler.require_affordable(busy)  # somebody is there
+    spent = job.after(495, "a", "b")
+    assert spent is not None
+    assert (spent.delta, spent.ends_busy) == (-2, True)
+    assert "the budget's last 0 of 1,000 worker-seconds" in spent.reason
+    assert job.scaler.leaving_order() == []
+    assert job.scaler.leaving_order(with_busy=True) == ["b", "a"], "the latest first"
+    for name in "ab":
+        job.scaler.gone(name)
+    with pytest.raises(BudgetSpentError, match=r"the budget of 0\.28 worker-hours pays for no worker any more: 0\.28 "):
+        job.scaler.require_affordable(spent)
+
+
+def test_a_budget_that_pays_for_no_start_is_said_to_be_spent_and_nobody_waits_for_ever() -> None:
+    job = Job(10, budget_worker_s=100.0)
+    decision = job.after(0)
+    assert decision is not None
+    assert decision.delta == 0
+    with pytest.raises(BudgetSpentError, match="and work is left"):
+        job.scaler.require_affordable(decision)
+    unlimited = Job(10)
+    decision = unlimited.after(0)
+    assert decision is not None
+    unlimited.scaler.require_affordable(decision)
+
+
+def test_workers_that_can_help_with_the_last_shards_are_started_and_kept() -> None:
+    job = Job(1)
+    job.scaler.asked("a")
+    job.scaler.ready("a")
+    lease = job.take("a")
+    assert job.book.take("b") is None
+    job.scaler.asked("b")
+    decision = job.after(5, "a")
+    assert decision is not None
+    assert decision.delta == -1, "nothing to do for it"
+    job.now += 5
+    decision = job.scaler.decide(job.work, job.book, 0.0, 1)
+    assert decision is not None
+    assert decision.delta == 0, decision.reason
+    assert lease.shard.part == 0

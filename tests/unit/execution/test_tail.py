@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.tail import RemainingLease, num_busy_at_most, split_tail, tail_s
+from pipeline.execution.tail import RemainingLease, num_busy_at_most, num_helpers_at_most, split_tail, tail_s
 
 leases = st.lists(
     st.builds(RemainingLease, st.integers(0, 64), st.integers(0, 2000).map(lambda tenths: tenths / 10)), max_size=6
@@ -73,3 +73,12 @@ def test_a_tail_lies_between_the_bounds_of_list_scheduling(remaining: list[Remai
 def test_nobody_finishes_nothing() -> None:
     with pytest.raises(ValueError, match="finish nothing"):
         tail_s([], 0, 1.0)
+
+
+@given(leases, st.sampled_from([0.0, 0.5, 30.0]))
+def test_no_more_workers_are_said_to_be_of_help_than_get_something(
+    remaining: list[RemainingLease], least: float
+) -> None:
+    real = [lease for lease in remaining if lease.megapixels > 0]
+    num = num_helpers_at_most(real, min_part_megapixels=least)
+    assert num == sum(split_tail(real, 1000, min_part_megapixels=least)) - len(real)

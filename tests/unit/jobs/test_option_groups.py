@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.conversion_options import ConversionOptions
-from jobs.option_groups import DestinationStorage, RecordedOptions, SourceStorage, arguments_of, grouped
+from jobs.option_groups import CostOptions, DestinationStorage, RecordedOptions, SourceStorage, arguments_of, grouped
 from jobs.options import parse_bytes
 from jobs.retry import recorded_config
 from pipeline.config import build_config
@@ -138,3 +138,32 @@ def test_a_filled_group_is_written_as_its_user_would() -> None:
         *("--src-endpoint-url=http://127.0.0.1:1", "--no-src-anonymous", "--src-attempts=2"),
     ]
     assert arguments_of(ConversionOptions()) == []
+
+
+def test_a_budget_becomes_worker_seconds_at_the_price_that_was_given_or_that_of_the_machine() -> None:
+    bought = ConversionOptions(max_workers=4, budget=3.0, price_per_worker_hour=1.5)
+    scaling = bought.config("s3://b/in", "/out", SourceStorage(), DestinationStorage()).execution.scaling
+    assert scaling is not None
+    assert scaling.budget_worker_s == 7200
+    assert CostOptions(node_type="g4dn.xlarge").price_per_worker_hour(None) == pytest.approx(0.526)
+    assert CostOptions(node_type="g4dn.xlarge", spot=True).price_per_worker_hour(2) == pytest.approx(0.1)
+    assert CostOptions().price_per_worker_hour(2) is None
+    CostOptions(node_type="g4dn.xlarge", spot=True).require_limit(has_budget=True)
+    with pytest.raises(ConfigError, match="--throughput-from"):
+        CostOptions(throughput_from="/x").require_limit(has_budget=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"budget": 3.0, "price_per_worker_hour": 1.0}, "--budget needs --max-workers"),
+        ({"budget": 3.0, "max_workers": 2}, "--budget needs a price; give --price-per-worker-hour"),
+        ({"price_per_worker_hour": 3.0, "max_workers": 2}, "--price-per-worker-hour says what --budget buys"),
+        ({"budget": 0.0, "price_per_worker_hour": 1.0, "max_workers": 2}, "--budget 0 at 1 per worker-hour"),
+        ({"budget": 1.0, "price_per_worker_hour": 0.0, "max_workers": 2}, "give amounts above 0"),
+        ({"budget": float("nan"), "price_per_worker_hour": 1.0, "max_workers": 2}, "give amounts above 0"),
+    ],
+)
+def test_a_budget_that_cannot_be_meant_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        ConversionOptions(**options).config("s3://b/in", "/out", SourceStorage(), DestinationStorage())

@@ -1,0 +1,217 @@
+"""The actors of one executor: asked for, ready, let go, and what those that are gone did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+import ray
+
+from pipeline.errors import WorkerLostError
+from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.elastic import Scaler
+from pipeline.execution.events import ExecutionEvent, worker_event
+from pipeline.execution.leases import LeaseBook
+from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
+from pipeline.execution.ray_capacity import read_capacity, why_impossible
+from pipeline.execution.ray_metrics import driver_meter
+from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_worker import SignOfLife
+
+_MAX_FAILED_STARTS = 3
+_MAX_SPAWN_DELAY_S = 60.0
+# An autoscaler takes some rounds to see a request and to say that it has no such node; the look costs two requests.
+_IMPOSSIBLE_AFTER_S = 20.0
+_CAPACITY_LOOK_S = 5.0
+# A current GPU (docs/performance.md), and one CPU core.
+_GPU_MEGAPIXELS_PER_S = 20.0
+_CORE_MEGAPIXELS_PER_S = 0.3
+
+
+class WorkerPool:
+    """Starts and ends actors and counts what they do; what becomes of their leases is not its concern.
+
+    After failed starts, actors are started one at a time and ever more slowly.
+    """
+
+    def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
+        self.execution = spec.config.execution
+        self.resources = resources
+        # Of one worker with the default network, until it was measured.
+        self.believed_megapixels_per_s = _GPU_MEGAPIXELS_PER_S * resources.num_gpus or (
+            _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
+        )
+        scaling = self.execution.scaling
+        self.scaler = Scaler(scaling, self.believed_megapixels_per_s) if scaling else None
+        self.meter = driver_meter(spec.job_id)
+        self.num_lost = 0
+        self.num_failed_starts = 0
+        self.next_spawn_at = 0.0
+        self.was_ever_ready = False
+        self._spec = replace(spec, num_workers_on_node=resources.num_workers_on_node)
+        self._spec_ref: Any = None
+        self._workers: dict[str, ActorHandle] = {}
+        self._num_spawned = 0
+        self._last_ready_at = -math.inf
+        self._next_capacity_look_at = -math.inf
+        self._retired = Progress()
+        self._events: list[ExecutionEvent] = []
+
+    def open(self) -> None:
+        """Put what every worker is built from where all can read it."""
+        self._spec_ref = ray.put(self._spec)
+
+    def close(self) -> None:
+        """End every worker."""
+        for worker in list(self._workers.values()):
+            self.kill(worker)
+
+    def __iter__(self) -> Iterator[ActorHandle]:
+        """The workers of the moment; any of them may be ended meanwhile."""
+        return iter(list(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __contains__(self, worker: ActorHandle) -> bool:
+        return worker.name in self._workers
+
+    def __getitem__(self, name: str) -> ActorHandle:
+        return self._workers[name]
+
+    @property
+    def num_staying(self) -> int:
+        """Workers whose node is not being taken away, started or not."""
+        return sum(not worker.is_draining for worker in self)
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that can hold leases."""
+        return sum(worker.is_ready for worker in self)
+
+    @property
+    def start_timeout_s(self) -> float:
+        """How long a worker may take to start, its node included where that comes and goes."""
+        scaling = self.execution.scaling
+        return self.execution.worker_start_timeout_s + (scaling.node_start_timeout_s if scaling else 0.0)
+
+    def report(self, *events: ExecutionEvent) -> None:
+        """Keep events for the next report of progress."""
+        self._events += events
+
+    def grant_time(self) -> None:
+        """Let starts that began in an earlier run take their time anew."""
+        for worker in self:
+            worker.start_deadline = monotonic() + self.start_timeout_s
+
+    def spawn_up_to(self, num_workers: int) -> None:
+        """Keep the wanted number of actors alive."""
+        while self.num_staying < num_workers and monotonic() >= self.next_spawn_at:
+            self._spawn()
+            if self.num_failed_starts:
+                self.next_spawn_at = monotonic() + min(_MAX_SPAWN_DELAY_S, 2.0**self.num_failed_starts)
+
+    def _spawn(self) -> None:
+        self._num_spawned += 1
+        self.meter.scaled(1)
+        name = f"worker-{self._num_spawned}"
+        self.report(worker_event("worker_asked_for", name))
+        deadline = monotonic() + self.start_timeout_s
+        if self.scaler:
+            self.scaler.asked(name)
+        self._workers[name] = spawn_actor(
+            name, self._spec_ref, self.resources, num_leases=self.execution.leases_per_worker, start_deadline=deadline
+        )
+
+    def started(self, worker: ActorHandle, sign: SignOfLife) -> None:
+        """It can hold leases from now on."""
+        worker.last_sign = sign
+        worker.is_ready = True
+        self.report(worker_event("worker_ready", worker.name))
+        self.was_ever_ready = True
+        self.num_failed_starts = 0
+        self.next_spawn_at = 0.0
+        if self.scaler:
+            self.scaler.ready(worker.name)
+
+    def end(self, worker: ActorHandle) -> None:
+        """Let a worker without a lease go, for good; what it did still counts."""
+        self.kill(worker)
+        self.meter.scaled(-1)
+        self._retire(worker)
+
+    def lost(self, worker: ActorHandle, reason: str) -> None:
+        """Make sure that a worker that failed is dead; what it did still counts."""
+        self.kill(worker)
+        self.num_lost += 1
+        self._retire(worker)
+        self.report(worker_event("worker_lost", worker.name, reason))
+
+    def kill(self, worker: ActorHandle) -> None:
+        """End its process, whatever it does."""
+        self._workers.pop(worker.name, None)
+        if self.scaler:
+            self.scaler.gone(worker.name)
+        kill_actor(worker)
+
+    def _retire(self, worker: ActorHandle) -> None:
+        self._retired += replace(worker.progress, num_workers=0)
+
+    def count_failed_start(self, reason: str) -> None:
+        """A worker was lost before it was ready. Raises WorkerLostError where none of the last ones came that far."""
+        self.num_failed_starts += 1
+        # Where workers have been at work, nodes may have gone away and others are on their way: that takes time.
+        has_waited = monotonic() - self._last_ready_at > self.execution.worker_start_timeout_s
+        if self.num_failed_starts >= _MAX_FAILED_STARTS and not self.num_ready and has_waited:
+            raise WorkerLostError(f"{self.num_failed_starts} workers in a row could not start; the last: {reason}")
+
+    def expire_starts(self) -> None:
+        """Raise WorkerLostError where nobody can start.
+
+        An actor that waits for a place is the autoscaler's demand: it may wait as long as others work.
+        """
+        now = monotonic()
+        if self.num_ready:
+            self._last_ready_at = now
+        elif self.scaler:
+            self._require_possible()
+        late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
+        if late and len(late) == len(self._workers):
+            raise WorkerLostError(
+                f"no worker started within {self.start_timeout_s:.0f} s; "
+                f"it asks for {self.resources.describe()} per worker"
+            )
+
+    def _require_possible(self) -> None:
+        """Raise WorkerLostError where workers wait for a place that neither is there nor can come."""
+        now = monotonic()
+        is_waiting = any(now - worker.asked_at > _IMPOSSIBLE_AFTER_S for worker in self)
+        if not is_waiting or now < self._next_capacity_look_at:
+            return
+        self._next_capacity_look_at = now + _CAPACITY_LOOK_S
+        capacity = read_capacity()
+        why = why_impossible(self.resources, capacity) if capacity else None
+        if why:
+            raise WorkerLostError(f"no worker can start: {why}")
+
+    def sample(self, book: LeaseBook) -> None:
+        """Record the state of the run in the metrics."""
+        num_ready = self.num_ready
+        num_starting = len(self._workers) - num_ready
+        self.meter.sample(book, num_ready=num_ready, num_starting=num_starting, num_lost=self.num_lost)
+
+    @property
+    def megapixels(self) -> float:
+        """Megapixels that all workers have converted, the gone ones included."""
+        return self._retired.megapixels + sum(worker.progress.megapixels for worker in self)
+
+    def take_progress(self) -> Progress:
+        """Counts of all workers, and the events since the last call."""
+        total = self._retired
+        for worker in self:
+            total += worker.progress
+        events, self._events = tuple(self._events), []
+        return replace(total, num_workers=self.num_ready, events=events)

@@ -1,0 +1,56 @@
+"""The scaling policy's decisions, carried out on actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from pipeline.execution.elastic import RemainingWork, Scaler
+from pipeline.execution.leases import LeaseBook
+from pipeline.execution.ray_losses import Losses
+from pipeline.execution.ray_pool import WorkerPool
+from pipeline.execution.scaling import ScalingDecision
+from pipeline.scaling_record import ScalingEvent
+
+OnScaling = Callable[[ScalingEvent], None]
+
+
+class Scaling:
+    """Lets the policy start or end workers, after failed starts one at a time.
+
+    One that holds a lease is ended for the budget alone: its leases go back, and what it stored is adopted later.
+    """
+
+    def __init__(self, pool: WorkerPool, scaler: Scaler, on_scaling: OnScaling | None) -> None:
+        self._pool = pool
+        self._scaler = scaler
+        self._on_scaling = on_scaling
+
+    def step(self, work: RemainingWork, book: LeaseBook, losses: Losses, num_lendable: int) -> None:
+        """Ask the policy, if it is time to; `num_lendable` workers without a lease could help with those there are.
+
+        Raises BudgetSpentError where the budget pays for no worker any more.
+        """
+        pool, scaler = self._pool, self._scaler
+        scaler.tick({worker.name for worker in pool if worker.running})
+        decision = scaler.decide(work, book, pool.megapixels, num_lendable)
+        if decision is None:
+            return
+        before = pool.num_staying
+        if decision.delta > 0:
+            pool.spawn_up_to(before + (1 if pool.num_failed_starts else decision.delta))
+        for name in scaler.leaving_order(with_busy=decision.ends_busy)[: max(0, -decision.delta)]:
+            losses.release(pool[name])
+        self._tell(decision, before)
+        if not pool:
+            scaler.require_affordable(decision)
+
+    def _tell(self, decision: ScalingDecision, before: int) -> None:
+        now = self._pool.num_staying
+        if self._on_scaling is None or now == before:
+            return
+        reason = decision.reason
+        if now - before != decision.delta:
+            reason += f"; {now - before:+d} for now, for starts have failed"
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=reason))
