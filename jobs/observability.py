@@ -117,6 +117,7 @@ def panels() -> tuple[Panel, ...]:
         panel("Written", "Bps", m.WRITTEN_BYTES, _per_second(m.WRITTEN_BYTES)),
         panel("Waiting between stages", "bytes", m.QUEUE_BYTES, _now(m.QUEUE_BYTES)),
         panel("Shards per second", "ops", m.SHARDS_COMPLETED, _per_second(m.SHARDS_COMPLETED)),
+        panel("Shards split in the last hour", "none", m.SHARDS_SPLIT, _in_an_hour(m.SHARDS_SPLIT)),
         panel("Leases held", "none", m.LEASES_HELD, _now(m.LEASES_HELD)),
         panel("Leases returned in the last hour", "none", m.LEASES_RETURNED, _in_an_hour(m.LEASES_RETURNED)),
         panel("Requests tried again per second", "ops", m.STORE_RETRIES, _per_second(m.STORE_RETRIES)),
