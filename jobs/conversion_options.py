@@ -9,6 +9,7 @@ import typer
 
 from jobs import options as opt
 from jobs.option_groups import DestinationStorage, SourceStorage
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import ConversionConfig
@@ -22,6 +23,22 @@ Source = Annotated[
     typer.Argument(metavar="SRC", help="Folder, s3:// prefix, glob, list (.txt .csv .parquet) or S3 Inventory."),
 ]
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL prefix for the EXRs and the manifest.")]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        help="text, or json: one object per line on standard error.",
+        envvar="HDRFLEET_LOG",
+        rich_help_panel=_RUNNING,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.", rich_help_panel=_RUNNING)]
+
+
+def require_log_format(name: str) -> None:
+    """Raise ConfigError for a format that there is not."""
+    if name not in {"text", "json"}:
+        raise ConfigError(f"--log-format must be text or json, not {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options as opt
-from jobs.conversion_options import ConversionOptions, Destination, Source
+from jobs.conversion_options import ConversionOptions, Destination, LogFormat, Quiet, Source, require_log_format
 from jobs.destination import finish
 from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
 from jobs.signals import stopping_on_signals
-from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from jobs.progress import Reporter
@@ -33,15 +32,8 @@ def convert(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to use (by default Ray is started here).", rich_help_panel=_RUNNING)
     ] = None,
-    log_format: Annotated[
-        str,
-        typer.Option(
-            help="text, or json: one object per line on standard error.",
-            envvar="HDRFLEET_LOG",
-            rich_help_panel=_RUNNING,
-        ),
-    ] = "text",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
+    log_format: LogFormat = "text",
+    quiet: Quiet = False,
     json: opt.Json = False,
     *,
     source_storage: SourceStorage,
@@ -53,8 +45,7 @@ def convert(
     Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
     done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed.
     """
-    if log_format not in {"text", "json"}:
-        raise ConfigError(f"--log-format must be text or json, not {log_format!r}")
+    require_log_format(log_format)
     with _reporting(log_format, quiet=quiet) as reporter:
         config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
         cost.require_sensible()

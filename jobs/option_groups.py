@@ -150,7 +150,11 @@ class CostOptions:
             raise ConfigError(f"--max-cost: {self.max_cost:g} is no limit; give an amount from 0 on")
 
     def require_limit(self) -> None:
-        """Raise ConfigError where a machine or prices were given and no limit, to which alone they matter."""
+        """Raise ConfigError where a machine or prices were given and no limit, or a limit without a machine."""
+        if self.max_cost is not None and self.node_type is None:
+            raise ConfigError(
+                "--max-cost needs --node-type, the machine whose price counts; `hdrfleet plan SRC` lists them"
+            )
         if self.max_cost is None and (self.node_type or self.prices or self.throughput_from or self.spot):
             raise ConfigError(
                 "--node-type, --prices, --throughput-from and --spot say what --max-cost is reckoned by; give it, too"

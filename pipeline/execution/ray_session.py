@@ -86,21 +86,29 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     With GPUs: one per worker and one worker per GPU, unless `workers_per_gpu` says otherwise. Without: as many cores
     per worker as let the wanted number of workers fit; by default as many workers as nodes, because torch uses all
     cores for one image and a second replica costs its memory. Where workers come and go (`scaling`), the number is the
-    largest one, and nodes that fit need not be there yet. Raises ConfigError for a GPU, type or label that no node has
-    otherwise.
+    largest one, and nodes that fit need not be there yet; where nothing is there yet, device auto is a GPU. Raises
+    ConfigError for a GPU, type or label that no node has otherwise, and where no node offers a core.
     """
     execution, placement = config.execution, config.execution.placement
     nodes = _fitting_nodes(placement)
     gpus = [(int(node["GPU"]), node.get("CPU", 0.0)) for node in nodes if node.get("GPU", 0) >= 1]
     wants_gpu = placement.asks_for_gpu or config.inference.device.startswith("cuda")
+    offers_nothing = not any(node.get("CPU", 0) > 0 for node in nodes)
     if execution.scaling is None:
         _require_nodes(placement, any_node=bool(nodes), any_gpu=bool(gpus), wants_gpu=wants_gpu)
+        if offers_nothing and not gpus:  # an actor that asks for nothing would be placed on the head
+            raise ConfigError(
+                "no node of the cluster offers a CPU or a GPU; give --max-workers if an autoscaler brings nodes"
+            )
+    elif offers_nothing and config.inference.device == "auto":
+        # A head alone, which takes no work. A machine with a GPU that computes on its cores would cost much for little.
+        wants_gpu = True
     if wants_gpu or (gpus and config.inference.device != "cpu"):
         planned = _gpu_resources(gpus, execution, placement.workers_per_gpu or 1)
     else:
         planned = _cpu_resources([node.get("CPU", 0.0) for node in nodes], _most(execution))
         if execution.scaling is not None:
-            # A head that offers no core says nothing of the nodes that come.
+            # A head that offers no core says nothing of the cores of nodes that come.
             num_cpus = planned.num_cpus if planned.num_cpus >= 1 else 1.0
             planned = replace(planned, num_workers=execution.scaling.max_workers, num_cpus=num_cpus)
     return replace(planned, accelerator_type=placement.accelerator_type, labels=placement.labels)
