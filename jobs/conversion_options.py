@@ -22,6 +22,7 @@ Source = Annotated[
     typer.Argument(metavar="SRC", help="Folder, s3:// prefix, glob, list (.txt .csv .parquet) or S3 Inventory."),
 ]
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Folder or URL prefix for the EXRs and the manifest.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.", rich_help_panel=_RUNNING)]
 
 
 @dataclass(frozen=True, slots=True)

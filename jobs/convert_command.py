@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs import options as opt
-from jobs.conversion_options import ConversionOptions, Destination, Source
+from jobs.conversion_options import ConversionOptions, Destination, Quiet, Source
 from jobs.destination import finish
 from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
 from jobs.reporting import LogFormat, reporting
@@ -29,7 +29,7 @@ def convert(
         str | None, typer.Option(help="Ray cluster to use (by default Ray is started here).", rich_help_panel=_RUNNING)
     ] = None,
     log_format: LogFormat = "text",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
+    quiet: Quiet = False,
     json: opt.Json = False,
     *,
     source_storage: SourceStorage,

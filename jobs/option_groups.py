@@ -150,7 +150,11 @@ class CostOptions:
             raise ConfigError(f"--max-cost: {self.max_cost:g} is no limit; give an amount from 0 on")
 
     def require_limit(self, *, has_budget: bool = False) -> None:
-        """Raise ConfigError where a machine or prices were given and no limit, to which alone they matter."""
+        """Raise ConfigError where a machine or prices were given and no limit, or a limit without a machine."""
+        if self.max_cost is not None and self.node_type is None:
+            raise ConfigError(
+                "--max-cost needs --node-type, the machine whose price counts; `hdrfleet plan SRC` lists them"
+            )
         prices = None if has_budget else self.node_type or self.prices or self.spot
         if self.max_cost is None and (prices or self.throughput_from):
             raise ConfigError(

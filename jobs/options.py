@@ -274,5 +274,8 @@ def build(**parts: object) -> ConversionConfig:
 
 
 def absolute(url: str) -> str:
-    """A local path as an absolute one with `~` expanded, so that every worker means the same folder; URLs as is."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    """A local path as an absolute one with `~` expanded, so that every worker means the same folder; URLs as is.
+
+    Nothing stays nothing, for a configuration to refuse: it is not the current folder.
+    """
+    return url if "://" in url or not url else str(Path(url).expanduser().absolute())

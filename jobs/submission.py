@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ from jobs.supervise import LOGS_JSON
 from pipeline.errors import JobServerError, first_line
 
 POLL_S = 2.0
+# After so long without a word of a job that is followed its server is asked whether it is still there.
+SILENCE_S = 60.0
 _TIMEOUT_S = (10.0, 60.0)  # to connect, and of silence
 _CLUSTER_START_S = 120.0
 _URL = re.compile(r"https?://[^/@\s]+/?")
 _ID = re.compile(r"hdrfleet-[0-9a-f]{12}-\d+")
 _ACTIVE = frozenset({"PENDING", "RUNNING"})
 _CODE = ("pipeline", "jobs")
+_ADVICE = " Ensure that the token"  # from here on Ray says what we say more shortly
+_TRACE = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
+        if "@" in address:
+            raise JobServerError("an address must not hold credentials; the token belongs into RAY_AUTH_TOKEN_PATH")
         if not _URL.fullmatch(address):
             raise JobServerError(f"{address!r} is no address of a job server; give http://HOST:8265 of its dashboard")
         self.address = address.rstrip("/")
@@ -97,17 +104,18 @@ class JobServer:
         dst: str,
         arguments: Sequence[str],
         *,
-        weights: Path | None = None,
+        files: Mapping[str, Path],
         use_image: bool = False,
         log_format: str = "text",
     ) -> tuple[SubmittedJob, bool]:
         """Start `hdrfleet convert` with these arguments on the cluster, unless such a job waits or runs already.
 
-        Returns the job, and whether it is a new one. `weights`, a local file, is sent along as `arguments` name it.
-        `log_format` is how its driver logs, which makes no other job of it.
-        Raises JobServerError as well where a job with other arguments is at work on that DST.
+        Returns the job, and whether it is a new one. `files` are local ones that are sent along, by the relative paths
+        that `arguments` have for them. `log_format` is how its driver logs, which makes no other job of it. Raises
+        JobServerError as well where a job with other arguments, or other contents of such a file, is at work on that
+        DST.
         """
-        digest = hashlib.sha256("\0".join((pipeline.__version__, *arguments)).encode()).hexdigest()
+        digest = _digest(arguments, files)
         for _ in range(3):  # somebody else may submit between the look and the submission
             runs = self._runs(dst)
             last = runs[-1] if runs else None
@@ -126,7 +134,7 @@ class JobServer:
             }
             command = ["python", "-m", "jobs.supervise", "convert", *arguments]
             command += [LOGS_JSON] if log_format == "json" else []
-            with self._errors(), _package(weights, use_image=use_image) as environment:
+            with self._errors(), _package(files, use_image=use_image) as environment:
                 try:
                     self._send(
                         entrypoint=shlex.join(command), submission_id=new, runtime_env=environment, metadata=metadata
@@ -162,10 +170,21 @@ class JobServer:
         return text
 
     def follow(self, job: SubmittedJob, write: Callable[[str], object]) -> SubmittedJob:
-        """Hand on what the job's driver writes, from its beginning, until the job has ended; return it as it ended."""
+        """Hand on what the job's driver writes, from its beginning, until the job has ended; return it as it ended.
+
+        Ray's client waits without end for a head that vanished, so this asks after it whenever nothing comes.
+        """
 
         async def hand_on() -> None:
-            async for text in self._client.tail_job_logs(job.id):
+            texts = self._client.tail_job_logs(job.id)
+            while True:
+                following = asyncio.ensure_future(anext(texts, None))
+                while not (await asyncio.wait({following}, timeout=SILENCE_S))[0]:
+                    if not (await asyncio.to_thread(self.find, job.id)).is_active:
+                        following.cancel()
+                        return
+                if (text := following.result()) is None:
+                    return
                 write(text)
 
         with self._errors():
@@ -208,17 +227,39 @@ class JobServer:
     def _errors(self) -> Iterator[None]:
         import aiohttp
         import requests
+        from packaging.version import InvalidVersion
+        from pydantic import ValidationError
         from ray.exceptions import AuthenticationError
 
+        # What Ray's client makes of an answer that is not that of a job server.
+        unlike = (LookupError, TypeError, AttributeError, requests.JSONDecodeError, ValidationError, InvalidVersion)
         try:
             yield
         except AuthenticationError as error:
+            said = first_line(error).partition(_ADVICE)[0].rstrip(". ")
             raise JobServerError(
-                f"{self.address} refused us: {first_line(error)}; set RAY_AUTH_MODE=token and the cluster's token in "
+                f"{self.address} refused us: {said}; set RAY_AUTH_MODE=token and the cluster's token in "
                 "RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
             ) from error
+        except unlike as error:
+            raise JobServerError(
+                f"{self.address} does not answer as Ray's job server does; give the address of the cluster's dashboard"
+            ) from error
         except (RuntimeError, ValueError, OSError, requests.RequestException, aiohttp.ClientError) as error:
-            raise JobServerError(f"{self.address}: {first_line(error)}") from error
+            raise JobServerError(f"{self.address}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error, or what a stack trace that the server sent ends with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if len(lines) > 1 and _TRACE in lines[0] else first_line(error)
+
+
+def _digest(arguments: Sequence[str], files: Mapping[str, Path]) -> str:
+    """What tells one conversion from another: the release, the command, and what is in the files that go along."""
+    parts = [pipeline.__version__, *arguments]
+    parts += [f"{name}={hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in sorted(files.items())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _bounded_client(address: str) -> Any:
@@ -234,16 +275,27 @@ def _bounded_client(address: str) -> Any:
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             return super()._do_request(method, endpoint, **{"timeout": _TIMEOUT_S, **options})
 
-    return BoundedClient(address)
+    with _without_variables("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        return BoundedClient(address)
 
 
 @contextlib.contextmanager
-def _package(weights: Path | None, *, use_image: bool) -> Iterator[dict[str, Any]]:
-    """The job's runtime environment: this package's code and the weights, copied together, unless the image has both.
+def _without_variables(*names: str) -> Iterator[None]:
+    """Take these out of the environment meanwhile: Ray's client prefers them to the address that it is given."""
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+@contextlib.contextmanager
+def _package(files: Mapping[str, Path], *, use_image: bool) -> Iterator[dict[str, Any]]:
+    """The job's runtime environment: this package's code and `files`, copied together; none where the image has all.
 
     Ray names what is sent by its content, so that a second submission sends nothing.
     """
-    if use_image and weights is None:
+    if use_image and not files:
         yield {}
         return
     with tempfile.TemporaryDirectory(prefix="hdrfleet-submit-") as name:
@@ -252,8 +304,9 @@ def _package(weights: Path | None, *, use_image: bool) -> Iterator[dict[str, Any
             for package in _CODE:
                 source = Path(pipeline.__file__).resolve().parents[1] / package
                 shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        if weights is not None:
-            shutil.copy(weights, folder / weights.name)
+        for relative, path in files.items():
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / relative)
         yield {"working_dir": name}
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options as opt
-from jobs.conversion_options import ConversionOptions, Destination, Source
-from jobs.option_groups import DestinationStorage, SourceStorage, arguments_of, grouped
+from jobs.conversion_options import ConversionOptions, Destination, Quiet, Source
+from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, arguments_of, grouped
 from jobs.reporting import LogFormat, check_log_format
+from pipeline.errors import ConfigError, JobServerError, LostSightError
 
 if TYPE_CHECKING:
     from jobs.submission import JobServer, SubmittedJob
@@ -47,10 +48,12 @@ def submit(
         ),
     ] = False,
     log_format: LogFormat = "text",
+    quiet: Quiet = False,
     json: opt.Json = False,
     *,
     source_storage: SourceStorage,
     destination_storage: DestinationStorage,
+    cost: CostOptions,
 ) -> None:
     """Run a conversion on a Ray cluster as a job that needs neither this terminal nor this machine.
 
@@ -59,15 +62,21 @@ def submit(
     """
     from jobs.submission import JobServer
 
+    if json and follow:
+        raise ConfigError("--json and --follow contradict each other; drop one of the two")
     check_log_format(log_format)
     options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
+    _require_sendable(src, dst, options.weights)
     sent, weights = _with_weights(options)
+    priced, prices = _with_prices(cost)
     src, dst = opt.absolute(src), opt.absolute(dst)
     arguments = [src, dst, "--address=auto"]
-    arguments += [text for group in (sent, source_storage, destination_storage) for text in arguments_of(group)]
+    groups = (sent, source_storage, destination_storage, priced)
+    arguments += [text for group in groups for text in arguments_of(group)]
+    arguments += ["--quiet"] if quiet else []
     server = JobServer(address)
-    job, is_new = server.submit(src, dst, arguments, weights=weights, use_image=use_image, log_format=log_format)
-    if json and not follow:
+    job, is_new = server.submit(src, dst, arguments, files=weights | prices, use_image=use_image, log_format=log_format)
+    if json:
         _print_json(job, is_new=is_new)
         return
     typer.echo(f"{job.id} {'submitted' if is_new else 'is at work on it already'}", err=True)
@@ -122,16 +131,54 @@ def stop(job: IdOrDst, address: Address) -> None:
     typer.echo(f"{ended.id} {'is stopped' if was_active else 'had ended'} ({_outcome(ended)})")
 
 
-def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, Path | None]:
-    """Local weights are sent along, into the working directory there. Raises WeightsError where they are none."""
+def _require_sendable(src: str, dst: str, weights: str) -> None:
+    """Raise ConfigError for places that no machine could use, and for what must not be told to a job server."""
+    from pipeline.config import StorageConfig
+    from pipeline.sharding.locations import relative_to
+    from pipeline.storage import open_store, redact_url
+
+    for name, url in (("SRC", src), ("DST", dst), ("--weights", weights)):
+        text = url.partition("://")[2]
+        if redact_url(text) != text:
+            raise ConfigError(f"{name}: holds a signature or a key, and what is sent to a cluster can be read there")
+    if "://" in weights and "?" in weights:
+        raise ConfigError("--weights: a weights URL cannot have a query; download the file and give its path")
+    try:
+        open_store(opt.absolute(dst), StorageConfig())
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ImportError):  # which the cluster may have, and this machine need not
+            raise
+    if relative_to(src, dst) is not None or relative_to(dst, src) == "":
+        raise ConfigError(f"SRC is DST or lies inside it: {redact_url(src)}; give another DST")
+
+
+def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, dict[str, Path]]:
+    """Local weights are sent along, in a folder, lest their name be a built-in's. Raises WeightsError for none."""
     from jobs.weights import read_weights
     from pipeline.models.builtin import BUILT_IN_WEIGHTS, DEFAULT
 
     if options.weights in {DEFAULT, *BUILT_IN_WEIGHTS} or "://" in options.weights:
-        return options, None
+        return options, {}
     read_weights(options.weights)
     path = Path(options.weights).expanduser()
-    return replace(options, weights=path.name), path
+    sent = f"weights/{path.name}"
+    return replace(options, weights=sent), {sent: path}
+
+
+def _with_prices(cost: CostOptions) -> tuple[CostOptions, dict[str, Path]]:
+    """What the conversion may cost, checked as far as that can be done here; the cluster reckons and refuses."""
+    from jobs.plan_prices import choose, load_node_types
+
+    cost.require_sensible()
+    cost.require_limit()
+    if cost.max_cost is not None:
+        choose(load_node_types(cost.prices), cost.node_type)
+    if cost.throughput_from is not None:
+        cost = replace(cost, throughput_from=opt.absolute(cost.throughput_from))
+    if cost.prices is None:
+        return cost, {}
+    sent = f"prices/{cost.prices.name}"
+    return replace(cost, prices=Path(sent)), {sent: cost.prices}
 
 
 def _follow(server: JobServer, job: SubmittedJob) -> None:
@@ -146,6 +193,8 @@ def _follow(server: JobServer, job: SubmittedJob) -> None:
     except KeyboardInterrupt:
         typer.echo(f"\n{job.id} goes on; `hdrfleet stop {job.id}` stops it", err=True)
         raise typer.Exit(_EXIT_DIED) from None
+    except JobServerError as error:
+        raise LostSightError(f"{error}; {job.id} may go on") from error
     typer.echo(f"{ended.id} {_outcome(ended)}", err=True)
     raise typer.Exit(_EXIT_DIED if ended.exit_code is None or ended.exit_code < 0 else ended.exit_code)
 

@@ -47,6 +47,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
         ├── WorkerLostError            worker_lost
         ├── StuckError                 stuck
         ├── LeaseLostError             lease_lost
+        ├── LostSightError             lost_sight
         ├── TooManyFailuresError       too_many_failures
         ├── BudgetSpentError           budget_spent (exit 4)
         ├── DivergedError              diverged
@@ -342,6 +343,12 @@ class LeaseLostError(SystemicError):
     """Another driver has taken over the destination: this one was silent for too long."""
 
     code = "lease_lost"
+
+
+class LostSightError(SystemicError):
+    """A submitted job that was followed cannot be seen any more; it may go on."""
+
+    code = "lost_sight"
 
 
 class TooManyFailuresError(SystemicError):

@@ -92,7 +92,8 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     per worker as let the wanted number of workers fit; by default as many workers as nodes, because torch uses all
     cores for one image and a second replica costs its memory. Where workers come and go (`scaling`), the number is the
     largest one, and nodes that fit need not be there yet. Raises ConfigError for a GPU, type or label that no node has
-    otherwise. Where nobody said whether GPUs are meant and no node has one, nodes that an autoscaler starts count.
+    otherwise, and where no node offers a core. Where nobody said whether GPUs are meant and no node has one, nodes that
+    an autoscaler starts count.
     """
     execution, placement = config.execution, config.execution.placement
     nodes = _fitting_nodes(placement)
@@ -101,6 +102,11 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     if execution.scaling is None:
         _require_nodes(placement, any_node=bool(nodes), any_gpu=bool(gpus), wants_gpu=wants_gpu)
     why = ""
+    if execution.scaling is None and not gpus and not any(node.get("CPU", 0) > 0 for node in nodes):
+        # An actor that asks for nothing would be placed on the head.
+        raise ConfigError(
+            "no node of the cluster offers a CPU or a GPU; give --max-workers if an autoscaler brings nodes"
+        )
     if execution.scaling is not None and config.inference.device == "auto" and not (wants_gpu or gpus):
         wants_gpu, why = gpu_outlook(placement.labels)
     if wants_gpu or (gpus and config.inference.device != "cpu"):
@@ -108,7 +114,7 @@ def plan_resources(config: ConversionConfig) -> WorkerResources:
     else:
         planned = _cpu_resources([node.get("CPU", 0.0) for node in nodes], _most(execution))
         if execution.scaling is not None:
-            # A head that offers no core says nothing of the nodes that come.
+            # A head that offers no core says nothing of the cores of nodes that come.
             num_cpus = planned.num_cpus if planned.num_cpus >= 1 else 1.0
             planned = replace(planned, num_workers=execution.scaling.max_workers, num_cpus=num_cpus)
     return replace(planned, accelerator_type=placement.accelerator_type, labels=placement.labels, why=why)

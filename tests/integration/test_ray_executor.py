@@ -161,7 +161,6 @@ def test_a_session_that_is_there_is_used_and_left_alone(ray_here: None, config: 
         ([{"CPU": 64}, {"CPU": 4}, {"CPU": 4}], {}, WorkerResources(3, 3, 21, 0)),
         ([{"CPU": 0.5}], {}, WorkerResources(1, 1, 0.5, 0)),
         ([{"memory": 1.0}, {"CPU": 4}], {}, WorkerResources(1, 1, 4, 0)),
-        ([], {}, WorkerResources(1, 1, 0, 0)),
         ([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}], {}, WorkerResources(8, 1, 1, 1)),
         ([{"CPU": 32, "GPU": 4}, {"CPU": 2}], {"num_workers": 3}, WorkerResources(3, 1, 1, 1)),
         ([{"CPU": 4, "GPU": 8}], {}, WorkerResources(8, 1, 0.5, 1)),
@@ -174,6 +173,8 @@ def test_a_session_that_is_there_is_used_and_left_alone(ray_here: None, config: 
         ([{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 2, "accelerator_type:T4": 1}], {"placement": T4}, TWO_T4),
         ([{"CPU": 36}], {"scaling": UP_TO_9}, WorkerResources(9, 9, 4, 0)),
         ([{"memory": 1.0}], {"scaling": UP_TO_9}, WorkerResources(9, 1, 1, 0)),
+        ([], {"scaling": UP_TO_9}, WorkerResources(9, 1, 1, 0)),
+        ([{"CPU": 0}], {"scaling": UP_TO_9, "device": "cpu"}, WorkerResources(9, 1, 1, 0)),
     ],
 )
 def test_resources_follow_from_the_nodes(
@@ -192,6 +193,17 @@ def test_resources_follow_from_the_nodes(
         execution=execution,
     )
     assert plan_resources(asked) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}])
+@pytest.mark.parametrize("nodes", [[], [{"memory": 1.0}], [{"CPU": 0.0, "GPU": 0.0}]])
+def test_a_head_that_offers_nothing_gets_no_work(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    asked = build_config(source={"url": "s"}, destination={"url": "d"}, execution=options)
+    with pytest.raises(ConfigError, match="no node of the cluster offers a CPU or a GPU; give --max-workers"):
+        plan_resources(asked)
 
 
 @pytest.mark.parametrize(

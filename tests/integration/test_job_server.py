@@ -1,0 +1,264 @@
+"""Job servers that are none, or fall silent: one line each time, and no other cluster than the one that was named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from aiohttp import web
+from commands import hdrfleet_here
+from photographs import jpeg, picture
+
+import jobs.submission
+from jobs.submission import JobServer, job_id
+
+VERSION = json.dumps({"ray_version": "2.60.0"})
+ID = job_id("s3://b/out", 1)
+RUNNING = {
+    "type": "SUBMISSION",
+    "submission_id": ID,
+    "status": "RUNNING",
+    "entrypoint": "x",
+    "metadata": {"hdrfleet_src": "s3://b/in", "hdrfleet_dst": "s3://b/out"},
+}
+TRACE = "Traceback (most recent call last):\n  File x, line 1\nValueError: the reason"
+
+pytestmark = [pytest.mark.timeout(120)]
+
+
+class Server:
+    """Answers with a status and a text by path; below `/logs/tail` it says one word and then nothing."""
+
+    def __init__(self, answers: Mapping[str, tuple[int, str]]) -> None:
+        self.answers = dict(answers)
+        self.asked: list[str] = []
+        self.got: dict[str, bytes] = {}
+        self.when_posted: dict[str, str] = {}
+        self.loop = asyncio.new_event_loop()
+        self.url = ""
+        self._is_up = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        assert self._is_up.wait(30)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(30)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        if request.method in {"POST", "PUT"}:
+            self.got[request.path] = await request.read()
+        if request.method == "PUT":
+            return web.Response()
+        if request.path.endswith("/logs/tail"):
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            await socket.send_str("one word\n")
+            await asyncio.sleep(3600)
+        if request.method == "POST" and request.path in self.when_posted:
+            return web.Response(text=self.when_posted[request.path])
+        status, text = self.answers.get(request.path, (404, "nothing here"))
+        return web.Response(status=status, text=text)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        application = web.Application(client_max_size=2**30)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        self.loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self.loop.run_until_complete(site.start())
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._is_up.set()
+        self.loop.run_forever()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(runner.cleanup())
+        self.loop.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    with ExitStack() as stack:
+        yield lambda **answers: stack.enter_context(
+            Server({"/api/version": (200, VERSION)} | {f"/api/{path}": answer for path, answer in answers.items()})
+        )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(jpeg(picture(16, 16)))
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        ({"version": (200, '{"other": 1}')}, "does not answer as Ray's job server does"),
+        ({"version": (200, "[1, 2]")}, "does not answer as Ray's job server does"),
+        ({"version": (200, "<html>")}, "does not answer as Ray's job server does"),
+        ({"version": (200, '{"ray_version": "x"}')}, "does not answer as Ray's job server does"),
+        ({"version": (500, TRACE)}, "500 Server Error"),
+        ({"version": (404, "")}, "Version check returned 404"),
+        ({"jobs/": (200, "null")}, "does not answer as Ray's job server does"),
+        ({"jobs/": (200, "[1]")}, "does not answer as Ray's job server does"),
+        ({"jobs/": (200, '[{"a": 1}]')}, "does not answer as Ray's job server does"),
+        ({"jobs/": (200, "no JSON")}, "does not answer as Ray's job server does"),
+        ({"jobs/": (500, TRACE)}, "ValueError: the reason"),
+        ({"jobs/": (403, "no")}, "refused us: "),
+    ],
+)
+@pytest.mark.parametrize("command", ["jobs", "submit", "stop"])
+def test_a_server_that_is_none_is_said_in_one_line(
+    serve: Callable[..., Server],
+    photos: Path,
+    answers: dict[str, tuple[int, str]],
+    says: str,
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = {"jobs": ["jobs"], "submit": ["submit", photos, photos.parent / "out"], "stop": ["stop", "s3://b/out"]}
+    assert hdrfleet_here(*words[command], "--address", serve(**answers).url) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_the_address_that_was_given_is_the_one_that_is_asked(
+    serve: Callable[..., Server], variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's client prefers the environment: it would stop a job on another cluster than the one that was named."""
+    meant = serve(**{"jobs/": (200, "[]")})
+    other = serve(**{"jobs/": (200, "[]")})
+    monkeypatch.setenv(variable, other.url)
+    assert hdrfleet_here("jobs", "--address", meant.url, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert "/api/jobs/" in meant.asked
+    assert other.asked == []
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_without_end(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs.submission, "SILENCE_S", 0.2)
+    server = serve(**{"jobs/": (200, json.dumps([RUNNING])), f"jobs/{ID}": (200, json.dumps(RUNNING))})
+    asked = 0
+
+    def write(text: str) -> None:
+        nonlocal asked
+        assert text == "one word\n"
+        asked = len(server.asked)
+        server.answers[f"/api/jobs/{ID}"] = (503, "gone")
+
+    following = JobServer(server.url)
+    job = following.find(ID)
+    monkeypatch.setattr("sys.stdout", Written(write))
+    assert hdrfleet_here("logs", "-f", ID, "--address", server.url) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gone" in line
+    assert f"{job.id} may go on" in line
+    assert "[lost_sight]" in line
+    assert len(server.asked) > asked
+
+
+def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.submission, "SILENCE_S", 0.2)
+    ended = RUNNING | {"status": "SUCCEEDED", "driver_exit_code": 3}
+    server = serve(**{f"jobs/{ID}": (200, json.dumps(RUNNING))})
+    following = JobServer(server.url)
+    job = following.find(ID)
+
+    def write(text: str) -> None:
+        server.answers[f"/api/jobs/{ID}"] = (200, json.dumps(ended))
+
+    assert following.follow(job, write).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{photos}", ""], "DST: "),
+        (["{photos}", "s3://"], "an S3 URL has the form"),
+        (["{photos}", "ftq://h/out"], "ftq"),
+        (["{photos}", "{photos}"], "SRC is DST or lies inside it"),
+        (["{photos}/a", "{photos}"], "SRC is DST or lies inside it"),
+        (["https://h/l.csv?X-Amz-Signature=abcdef", "s3://b/out"], "SRC: holds a signature"),
+        (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?sig=abc"], "--weights: holds a signature"),
+        (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?v=1"], "a weights URL cannot have a query"),
+        (["s3://b/in", "s3://b/out", "--json", "--follow"], "--json and --follow contradict each other"),
+        (["s3://b/in", "s3://b/out", "--log-format", "xml"], "--log-format must be text or json"),
+        (["s3://b/in", "s3://b/out", "--max-cost", "5"], "--max-cost needs --node-type"),
+        (["s3://b/in", "s3://b/out", "--node-type", "x"], "give it, too"),
+        (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x"], "--node-type x: not in the table"),
+        (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x", "--prices", "none"], "--prices none: "),
+        (["s3://b/in", "s3://b/out", "--address", "http://a:b@h"], "must not hold credentials"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_usage_is_said_before_anything_is_sent(
+    serve: Callable[..., Server], photos: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve()
+    filled = [word.format(photos=photos) for word in words]
+    given = [] if "--address" in filled else ["--address", server.url]
+    assert hdrfleet_here("submit", *filled, *given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert server.asked == []
+
+
+def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
+    serve: Callable[..., Server], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dst = str(tmp_path / "out")
+    new = job_id(dst, 1)
+    weights, prices = tmp_path / "identity", tmp_path / "mine.toml"  # a file's name may be that of a built-in
+    prices.write_bytes((files("jobs") / "data/node_types.toml").read_bytes())
+    cost = ("--max-cost", "9", "--node-type", "g6.2xlarge", "--prices", prices)
+    digests = []
+    for content in (b"some", b"others", b"some"):
+        weights.write_bytes(content)
+        server = serve(**{"jobs/": (200, "[]"), f"jobs/{new}": (200, json.dumps(RUNNING | {"submission_id": new}))})
+        server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+        words = ("submit", photos, dst, "--weights", weights, *cost, "--log-format", "json", "--address", server.url)
+        assert hdrfleet_here(*words) == 0, capsys.readouterr().err
+        sent = json.loads(server.got["/api/jobs/"])
+        digests.append(sent["metadata"]["hdrfleet_command_sha256"])
+        command = sent["entrypoint"].split()
+        assert {"--weights=weights/identity", "--prices=prices/mine.toml", "--log-format=json"} <= set(command)
+        assert {"--max-cost=9.0", "--node-type=g6.2xlarge"} <= set(command)
+        (package,) = [body for path, body in server.got.items() if path.startswith("/api/packages/")]
+        with ZipFile(BytesIO(package)) as archive:
+            assert archive.read("weights/identity") == content
+            assert archive.read("prices/mine.toml") == prices.read_bytes()
+            assert {"pipeline/__init__.py", "jobs/supervise.py"} <= set(archive.namelist())
+    assert digests[0] == digests[2] != digests[1]
+
+
+class Written:
+    """A standard output that hands on."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def write(self, text: str) -> int:
+        self._write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
