@@ -53,20 +53,20 @@ def require_like_a_quiet_run(dst: Path, library: Library, num_leftovers: int) ->
     assert code == (3 if Folder(dst).leftovers() else 0), dst.with_name("verified").read_text()
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.long) for step in WORKER_STEPS])
 def test_a_worker_dies(library: Library, tmp_path: Path, step: str) -> None:
     once = tmp_path / "once"
     once.mkdir()
     env = {"HDRFLEET_FAULTS": f"{step}=kill", "HDRFLEET_FAULTS_ONCE": str(once)}
     command = ("convert", library.folder, tmp_path / "out", *OPTIONS, "--workers", "2")
-    run = hdrfleet(*command, home=tmp_path / "home", env=env, timeout_s=250)
+    run = hdrfleet(*command, home=tmp_path / "home", env=env, timeout_s=400)
     assert run.returncode == 0, run.stderr
     assert list(once.iterdir()), f"the step was not reached: {run.stderr}"
     require_like_a_quiet_run(tmp_path / "out", library, num_leftovers=2)
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(
     ("step", "passes"),
     [pytest.param(*case, marks=() if case == ("rows.settled", 2) else pytest.mark.long) for case in DRIVER_STEPS],
@@ -75,11 +75,11 @@ def test_the_driver_dies(library: Library, tmp_path: Path, step: str, passes: in
     reader = Folder(tmp_path / "out")
     command = ("convert", library.folder, tmp_path / "out", *OPTIONS, "--workers", "2")
     env = {"HDRFLEET_FAULTS": f"{step}=kill:{passes}"}
-    first = hdrfleet(*command, home=tmp_path / "home", env=env, timeout_s=250)
+    first = hdrfleet(*command, home=tmp_path / "home", env=env, timeout_s=400)
     assert first.returncode == -9, f"the step was not reached: {first.stderr}"
     assert len(rows_in(reader)) <= 1, "what was split is committed as a whole or not at all"
     before = reader.stamps()
-    again = hdrfleet(*command, home=tmp_path / "home", timeout_s=250)
+    again = hdrfleet(*command, home=tmp_path / "home", timeout_s=400)
     assert again.returncode == 0, again.stderr
     after = reader.stamps()
     stored = {key for key in before if key.startswith("images/")}
