@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import options as opt
-from jobs.option_groups import DestinationStorage, SourceStorage
+from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage
 
 if TYPE_CHECKING:
     from pipeline.config import ConversionConfig
@@ -114,7 +114,7 @@ class ConversionOptions:
     price_per_worker_hour: Annotated[
         float | None,
         typer.Option(
-            help="What --budget reckons with; convert takes it from the price table with --node-type.",
+            help="What --budget reckons with; by default that of --node-type in the price table.",
             rich_help_panel=_RUNNING,
         ),
     ] = None
@@ -138,6 +138,12 @@ class ConversionOptions:
     image_timeout: opt.ImageTimeout = None
     shard_timeout: opt.ShardTimeout = None
     lease_timeout: opt.LeaseTimeout = 180.0
+
+    def priced(self, cost: CostOptions) -> ConversionOptions:
+        """With the price that `budget` reckons with: the one given, or that of the machine. Raises ConfigError."""
+        if self.budget is None or self.price_per_worker_hour is not None:
+            return self
+        return replace(self, price_per_worker_hour=cost.price_per_worker_hour(self.workers_per_gpu))
 
     def config(
         self,

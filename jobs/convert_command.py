@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -45,10 +44,9 @@ def convert(
     with reporting(log_format, quiet=quiet) as reporter:
         cost.require_sensible()
         cost.require_limit(has_budget=options.budget is not None)
-        if options.budget is not None and options.price_per_worker_hour is None:
-            price = cost.price_per_worker_hour(options.workers_per_gpu)
-            options = replace(options, price_per_worker_hour=price)
-        config = options.config(src, dst, source_storage, destination_storage, executor=executor, address=address)
+        config = options.priced(cost).config(
+            src, dst, source_storage, destination_storage, executor=executor, address=address
+        )
         with stopping_on_signals():
             from jobs.convert import run_conversion
 

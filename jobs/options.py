@@ -185,7 +185,7 @@ def _budget_s(amount: float | None, price_per_worker_hour: float | None) -> floa
             raise ConfigError("--price-per-worker-hour says what --budget buys; give that, too")
         return None
     if price_per_worker_hour is None:
-        raise ConfigError("--budget needs a price; give --price-per-worker-hour, or to convert --node-type")
+        raise ConfigError("--budget needs a price; give --price-per-worker-hour or --node-type")
     if not 0 < amount < math.inf or not 0 < price_per_worker_hour < math.inf:
         raise ConfigError(
             f"--budget {amount:g} at {price_per_worker_hour:g} per worker-hour buys nothing that can be reckoned with; "

@@ -65,10 +65,11 @@ def submit(
     if json and follow:
         raise ConfigError("--json and --follow contradict each other; drop one of the two")
     check_log_format(log_format)
+    priced, prices = _with_prices(cost, has_budget=options.budget is not None)
+    options = options.priced(cost)
     options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
     _require_sendable(src, dst, options.weights)
     sent, weights = _with_weights(options)
-    priced, prices = _with_prices(cost)
     src, dst = opt.absolute(src), opt.absolute(dst)
     arguments = [src, dst, "--address=auto"]
     groups = (sent, source_storage, destination_storage, priced)
@@ -165,12 +166,12 @@ def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, dict[s
     return replace(options, weights=sent), {sent: path}
 
 
-def _with_prices(cost: CostOptions) -> tuple[CostOptions, dict[str, Path]]:
+def _with_prices(cost: CostOptions, *, has_budget: bool) -> tuple[CostOptions, dict[str, Path]]:
     """What the conversion may cost, checked as far as that can be done here; the cluster reckons and refuses."""
     from jobs.plan_prices import choose, load_node_types
 
     cost.require_sensible()
-    cost.require_limit()
+    cost.require_limit(has_budget=has_budget)
     if cost.max_cost is not None:
         choose(load_node_types(cost.prices), cost.node_type)
     if cost.throughput_from is not None:

@@ -204,6 +204,7 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
         (["s3://b/in", "s3://b/out", "--log-format", "xml"], "--log-format must be text or json"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5"], "--max-cost needs --node-type"),
         (["s3://b/in", "s3://b/out", "--node-type", "x"], "give it, too"),
+        (["s3://b/in", "s3://b/out", "--max-workers", "2", "--budget", "5"], "--budget needs a price"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x"], "--node-type x: not in the table"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x", "--prices", "none"], "--prices none: "),
         (["s3://b/in", "s3://b/out", "--address", "http://a:b@h"], "must not hold credentials"),
@@ -230,6 +231,7 @@ def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
     weights, prices = tmp_path / "identity", tmp_path / "mine.toml"  # a file's name may be that of a built-in
     prices.write_bytes((files("jobs") / "data/node_types.toml").read_bytes())
     cost = ("--max-cost", "9", "--node-type", "g6.2xlarge", "--prices", prices)
+    cost = (*cost, "--max-workers", "2", "--budget", "5")
     digests = []
     for content in (b"some", b"others", b"some"):
         weights.write_bytes(content)
@@ -241,7 +243,8 @@ def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
         digests.append(sent["metadata"]["hdrfleet_command_sha256"])
         command = sent["entrypoint"].split()
         assert {"--weights=weights/identity", "--prices=prices/mine.toml", "--log-format=json"} <= set(command)
-        assert {"--max-cost=9.0", "--node-type=g6.2xlarge"} <= set(command)
+        assert {"--max-cost=9.0", "--node-type=g6.2xlarge", "--budget=5.0"} <= set(command)
+        assert any(word.startswith("--price-per-worker-hour=0.") for word in command), "reckoned here"
         (package,) = [body for path, body in server.got.items() if path.startswith("/api/packages/")]
         with ZipFile(BytesIO(package)) as archive:
             assert archive.read("weights/identity") == content
