@@ -104,7 +104,9 @@ def require_within_cost(
     from jobs.plan_prices import choose, load_node_types
 
     default = choose(load_node_types(cost.prices), cost.node_type)[0].num_workers
-    counts = (config.execution.num_workers or default,)
+    execution = config.execution
+    most = execution.scaling.max_workers if execution.scaling else execution.num_workers
+    counts = (most or default,)
     prediction = require_affordable(config, _request(cost, destination_storage, counts), max_cost, on_spot=cost.spot)
     amount = cost_of(prediction, on_spot=cost.spot)
     return f"about {amount:,.2f} {prediction.currency} on {prediction.node_type}, of {max_cost:,.2f} allowed"

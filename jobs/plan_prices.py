@@ -16,6 +16,8 @@ from pipeline.models.descriptor import macs_per_pixel
 # Share of a card's peak that the network is taken to reach. On a processor 92 % of the GEMM peak was measured; layers
 # of 64 channels at full resolution wait for memory on a card, so less is to be expected, and how much less is open.
 PEAK_SHARE, LEAST_PEAK_SHARE, MOST_PEAK_SHARE = 0.3, 0.15, 0.5
+# A figure beyond this is a slip of the pen, and would make others infinite.
+_MOST = 1e9
 
 
 def tflop_per_megapixel(width: int) -> float:
@@ -34,14 +36,14 @@ class NodeType(FrozenModel):
     accelerator: str = ""
     gpus: int = Field(ge=0, le=64)
     cpus: int = Field(ge=1, le=4096)
-    network_gbit_per_s: float = Field(gt=0)
-    price_per_h: float = Field(ge=0)
-    spot_price_per_h: float | None = Field(None, ge=0)
+    network_gbit_per_s: float = Field(ge=0.001, le=100_000)
+    price_per_h: float = Field(ge=0, le=_MOST)
+    spot_price_per_h: float | None = Field(None, ge=0, le=_MOST)
     currency: str = "USD"
-    megapixels_per_s: float | None = Field(None, gt=0)
-    peak_tflops: float | None = Field(None, gt=0)
+    megapixels_per_s: float | None = Field(None, ge=0.000_001, le=_MOST)
+    peak_tflops: float | None = Field(None, ge=0.001, le=_MOST)
     source: Literal["estimated", "measured"]
-    start_s: float = Field(240.0, ge=0)
+    start_s: float = Field(240.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
     def _one_speed(self) -> Self:
@@ -76,7 +78,7 @@ def load_node_types(path: Path | None) -> tuple[NodeType, ...]:
         entries = tomllib.loads(text).get("node_type")
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{shown}: no TOML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{shown}: has no [[node_type]]; jobs/data/node_types.toml in the package is an example")
@@ -90,6 +92,10 @@ def load_node_types(path: Path | None) -> tuple[NodeType, ...]:
     names = [node.name for node in types]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"{shown}: {double} is there twice")
+    if len(currencies := sorted({node.currency for node in types})) > 1:
+        raise ConfigError(
+            f"{shown}: prices in {' and '.join(currencies)} cannot be compared; give them in one currency"
+        )
     return tuple(types)
 
 

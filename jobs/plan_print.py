@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.plan import ConversionPlan
@@ -92,7 +93,7 @@ def _table(plan: ConversionPlan) -> Table:
         name = f"{node.name} {node.accelerator}".strip() if node else "as measured"
         for prediction in machine.predictions:
             table.add_row(
-                name,
+                escape(name),
                 f"{prediction.num_workers:,}",
                 f"{prediction.num_nodes:,}",
                 f"{prediction.worker_h:,.2f}",

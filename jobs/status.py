@@ -99,7 +99,7 @@ def _driver_state(lease: LeaseRecord | None) -> str:
 
 def print_status(status: JobStatus) -> None:
     """Print the status for a person."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{status.destination}: {status.state}", markup=False, style="bold")
     console.print(
         f"job {status.job_id}, created {status.created_at}, from {status.source_root}, weights {status.weights_name}",

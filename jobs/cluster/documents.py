@@ -55,9 +55,11 @@ _Loader.add_multi_constructor("!", _construct_tag)
 def read_text(path: Path) -> str:
     """The text of a file. Raises ConfigError, naming it, where it cannot be read, is no text or is far too large."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as file:  # no size is asked for: a device has none, and no end
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise ConfigError(f"{path} has more than {_MAX_BYTES >> 20} MiB; that is no cluster file")
-        return path.read_text(encoding="utf-8")
+        return data.decode()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ _PATCH_OF = "hdrfleet/patch-of"
 
 def is_kubernetes(document: Any) -> bool:
     """Whether a document is a Kubernetes object."""
-    return {"apiVersion", "kind"} <= mapping(document).keys()
+    return all(isinstance(mapping(document).get(key), str) for key in ("apiVersion", "kind"))
 
 
 def check_kubernetes(

@@ -102,6 +102,10 @@ def test_a_conversion_above_its_limit_does_not_start(
     assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "0.5") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "are above the limit of 0.50; nothing was started" in line
+    elastic = [word for word in limit if word not in {"--executor", "local"}]
+    many = ("--max-workers", "40", "--shard-images", "1")
+    assert hdrfleet_here("convert", photos, tmp_path / "out", *elastic, "--max-cost", "0.5", *many) == 2
+    assert "on 12 workers of mine are above" in capsys.readouterr().err  # as many as there are shards
     assert not (tmp_path / "out").exists()
     assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "50") == 3  # broken.jpg
     assert "of 50.00 allowed" in capsys.readouterr().err

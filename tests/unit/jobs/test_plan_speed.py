@@ -140,6 +140,7 @@ def test_the_table_that_comes_along_is_sound_and_claims_no_measurement() -> None
 
 
 GOOD = 'name="a"\ngpus=1\ncpus=4\nnetwork_gbit_per_s=5\nprice_per_h=1\nsource="estimated"\n'
+OTHER = GOOD.replace('"a"', '"b"')
 
 
 @pytest.mark.parametrize(
@@ -149,10 +150,18 @@ GOOD = 'name="a"\ngpus=1\ncpus=4\nnetwork_gbit_per_s=5\nprice_per_h=1\nsource="e
         ("x = 1", r"has no \[\[node_type\]\]"),
         (f"[[node_type]]\n{GOOD}", "node_type 1: a: give one of megapixels_per_s and peak_tflops"),
         (f"[[node_type]]\n{GOOD}peak_tflops=1\nmegapixels_per_s=1", "give one of"),
-        (f"[[node_type]]\n{GOOD}peak_tflops=-1", "node_type 1: peak_tflops: .*greater than 0"),
+        (f"[[node_type]]\n{GOOD}peak_tflops=-1", "node_type 1: peak_tflops: .*greater than or equal to 0.001"),
         (f"[[node_type]]\n{GOOD}peak_tflops=1\ncolour='red'", "node_type 1: colour: "),
         (f"[[node_type]]\n{GOOD.replace('estimated', 'measured')}peak_tflops=1", "is estimated, not measured"),
         (f"[[node_type]]\n{GOOD}peak_tflops=1\n" * 2, "a is there twice"),
+        (f"[[node_type]]\n{GOOD}peak_tflops=inf", "node_type 1: peak_tflops: .*less than"),
+        (f"[[node_type]]\n{GOOD}peak_tflops=1\nstart_s=inf", "node_type 1: start_s: .*less than"),
+        (f"[[node_type]]\n{GOOD}peak_tflops=1\nspot_price_per_h=inf", "spot_price_per_h: .*less"),
+        ("a = " + "[" * 5000 + "]" * 5000, "no TOML"),
+        (
+            f'[[node_type]]\n{GOOD}peak_tflops=1\ncurrency="EUR"\n[[node_type]]\n{OTHER}peak_tflops=1\n',
+            "prices in EUR and USD cannot be compared",
+        ),
     ],
 )
 def test_a_table_with_a_fault_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:

@@ -15,6 +15,7 @@ from jobs.cluster.documents import parse_documents, read_text
 from jobs.cluster.findings import at, leaves
 from jobs.cluster.images import ImageReference, parse_image
 from jobs.cluster.secrets import find_shapes
+from jobs.cluster.validate import validate_file
 from pipeline.errors import ConfigError
 
 BROKEN = AWS.read_text().replace("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0")
@@ -215,3 +216,15 @@ def test_file_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
         file.truncate(17 * 2**20)
     with pytest.raises(ConfigError, match="more than 16 MiB"):
         read_text(path)
+
+
+def test_a_device_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 16 MiB"):
+        read_text(Path("/dev/zero"))
+
+
+def test_an_object_whose_kind_is_no_text_is_not_sound(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("apiVersion: ray.io/v1\nkind: [RayJob]\nmetadata: {name: x}\n")
+    with pytest.raises(ConfigError, match="nothing that is known here"):
+        validate_file(path, [])
