@@ -11,7 +11,7 @@ DEFAULT = "default"
 BUILT_IN_WEIGHTS = (DEFAULT, "identity")
 """Names that stand for weights which need no file of the user's."""
 DEFAULT_FILE = "hdrunet-default.safetensors"
-DEFAULT_SHA256 = "57fcd11e9d1d1c96b3a55cde5a296af485776dec267a1b20cb7528f2ffc7c1d3"
+DEFAULT_SHA256 = "441d3c40607056fa2a03d912f42c5e9c7ec312e16259d1c4e68f2cd6bacef28f"
 
 
 def read_default_weights() -> tuple[str, bytes]:
