@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
+from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, number, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 # What Ray 2.60 reads of `provider`, for every cloud and for AWS (ray/autoscaler/_private).
@@ -25,7 +25,6 @@ _AWS_PROVIDER_KEYS = (*COMMON_PROVIDER_KEYS, "security_group", "key_pair", "aws_
 _OF_RAY_ITSELF = frozenset({"SubnetIds"})  # Ray picks one and hands EC2 its SubnetId
 _SET_BY_RAY = frozenset({"MinCount", "MaxCount"})
 _MAX_HOPS = 2
-_EVERYBODY = frozenset({"0.0.0.0/0", "::/0"})
 _TYPE_NAMES = {
     "structure": dict,
     "list": list,
@@ -127,7 +126,7 @@ def _open_rules(place: str, group: Any) -> Iterator[Finding]:
     for index, rule in enumerate(listing(mapping(group).get("IpPermissions"))):
         for ranges, key in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6")):
             for number_of, each in enumerate(listing(mapping(rule).get(ranges))):
-                if one_of(mapping(each).get(key), _EVERYBODY):
+                if is_everybody(mapping(each).get(key)):
                     yield Finding(
                         at(place, "IpPermissions", index, ranges, number_of, key),
                         "open_security_group",

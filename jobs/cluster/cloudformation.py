@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, leaves, listing, mapping, one_of, reach
+from jobs.cluster.findings import Finding, at, is_everybody, leaves, listing, mapping, reach
 
-_EVERYBODY = frozenset({"0.0.0.0/0", "::/0"})
 _BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 _CIDR_KEYS = ("CidrIp", "CidrIpv6")
 _POLICY_KEYS = ("PolicyDocument", "AssumeRolePolicyDocument")
@@ -33,7 +32,7 @@ def check_template(template: dict[str, Any], path: Path) -> tuple[list[Finding],
 def find_open(template: dict[str, Any]) -> Iterator[Finding]:
     """Yield what a template opens to everybody, rights that are too wide, and buckets that keep unfinished uploads."""
     for name, parameter in mapping(template.get("Parameters")).items():
-        if one_of(mapping(parameter).get("Default"), _EVERYBODY):
+        if is_everybody(mapping(parameter).get("Default")):
             yield Finding(at("Parameters", name, "Default"), "open_security_group", "lets the whole world in")
     for name, resource in mapping(template.get("Resources")).items():
         yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
@@ -58,7 +57,7 @@ def _lint(path: Path) -> Iterator[Finding]:
 def _check_resource(place: str, resource: dict[str, Any]) -> Iterator[Finding]:
     properties = mapping(resource.get("Properties"))
     for where, value in leaves(properties, place):
-        if one_of(value, _EVERYBODY) and where.rpartition(".")[2] in _CIDR_KEYS and "Egress" not in where:
+        if is_everybody(value) and where.rpartition(".")[2] in _CIDR_KEYS and "Egress" not in where:
             yield Finding(where, "open_security_group", "lets the whole world in; name your own network")
     if resource.get("Type") == "AWS::S3::Bucket":
         yield from _check_bucket(place, properties)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +67,15 @@ def reach(value: Any, *keys: str) -> Any:
     for key in keys:
         value = mapping(value).get(key)
     return value
+
+
+def is_everybody(cidr: Any) -> bool:
+    """Whether a network is the whole world, or a part that nobody owns: above IPv4's /8, IPv6's /16."""
+    try:
+        network = ipaddress.ip_network(str(cidr), strict=False)
+    except ValueError:
+        return False
+    return network.prefixlen < (8 if network.version == 4 else 16)
 
 
 def one_of(value: Any, names: frozenset[str]) -> bool:

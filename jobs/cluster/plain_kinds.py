@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, one_of, reach
+from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
-_EVERYBODY = frozenset({"0.0.0.0/0", "::/0"})
 _TOP = ("apiVersion", "kind", "metadata")
 _PEER = ("ipBlock", "namespaceSelector", "podSelector")
 _SELECTOR = ("matchLabels", "matchExpressions")
@@ -51,7 +50,7 @@ def _check_rule(place: str, rule: dict[str, Any], peers: str) -> Iterator[Findin
         yield from unknown_keys(at(where, "ipBlock"), mapping(mapping(peer).get("ipBlock")), ("cidr", "except"))
         for name in ("podSelector", "namespaceSelector"):
             yield from unknown_keys(at(where, name), mapping(mapping(peer).get(name)), _SELECTOR)
-        if peers == "from" and one_of(reach(peer, "ipBlock", "cidr"), _EVERYBODY):
+        if peers == "from" and is_everybody(reach(peer, "ipBlock", "cidr")):
             yield Finding(at(where, "ipBlock", "cidr"), "open_network", "lets the whole world in")
         if peers == "from" and mapping(peer).get("namespaceSelector") == {} and "podSelector" not in peer:
             yield Finding(at(where, "namespaceSelector"), "open_network", "lets in every pod of every namespace")
