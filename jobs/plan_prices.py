@@ -16,6 +16,7 @@ from pipeline.models.descriptor import macs_per_pixel
 # Share of a card's peak that the network is taken to reach. On a processor 92 % of the GEMM peak was measured; layers
 # of 64 channels at full resolution wait for memory on a card, so less is to be expected, and how much less is open.
 PEAK_SHARE, LEAST_PEAK_SHARE, MOST_PEAK_SHARE = 0.3, 0.15, 0.5
+_MAX_BYTES = 4 * 2**20
 # A figure beyond this is a slip of the pen, and would make others infinite.
 _MOST = 1e9
 
@@ -74,8 +75,11 @@ def load_node_types(path: Path | None) -> tuple[NodeType, ...]:
     """The table at `path`, or the one that comes with hdrfleet. Raises ConfigError in one line, naming the fault."""
     shown = "--prices" if path is None else f"--prices {path}"
     try:
-        text = (path or files("jobs") / "data" / "node_types.toml").read_text(encoding="utf-8")
-        entries = tomllib.loads(text).get("node_type")
+        with (path or files("jobs") / "data" / "node_types.toml").open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{shown}: has more than {_MAX_BYTES >> 20} MiB; that is no price table")
+        entries = tomllib.loads(data.decode()).get("node_type")
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -23,6 +23,7 @@ from typing import Any
 
 import pipeline
 from jobs.supervise import LOGS_JSON
+from jobs.token_file import warn_of_loose_token
 from pipeline.errors import JobServerError, first_line
 
 POLL_S = 2.0
@@ -95,6 +96,7 @@ class JobServer:
         if not _URL.fullmatch(address):
             raise JobServerError(f"{address!r} is no address of a job server; give http://HOST:8265 of its dashboard")
         self.address = address.rstrip("/")
+        warn_of_loose_token()
         with self._errors():
             self._client = _bounded_client(self.address)
 

@@ -176,3 +176,5 @@ def test_a_table_with_a_fault_is_refused_in_one_line(tmp_path: Path, text: str, 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_node_types(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="has more than 4 MiB; that is no price table"):
+        load_node_types(Path("/dev/zero"))
