@@ -29,7 +29,9 @@ demo: $(STAMP)  ## convert generated photographs and show the result
 	$(BIN)/hdrfleet demo
 
 test: $(STAMP)  ## run the tests, with coverage of pipeline/
+ifndef UNIT_TESTS_DONE
 	$(UNIT_TESTS) -m 'not long' --cov --cov-report=
+endif
 	$(OTHER_TESTS) -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
 
 test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
@@ -51,7 +53,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, cluster files, unit t
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hdrfleet cluster validate ray_cluster.yaml infra
-	$(UNIT_TESTS)
+	$(UNIT_TESTS) $(UNIT_COVERAGE)
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -74,6 +74,8 @@ def start_hdrfleet(
             env=environment(home, env),
             stdout=output,
             stderr=subprocess.STDOUT,
+            # A shell in the background hands on that SIGINT is ignored; a user's does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )
 
 

@@ -53,8 +53,9 @@ def require_like_a_quiet_run(dst: Path, library: Library, num_leftovers: int) ->
     assert code == (3 if Folder(dst).leftovers() else 0), dst.with_name("verified").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.long) for step in WORKER_STEPS])
+@pytest.mark.parametrize("step", WORKER_STEPS)
 def test_a_worker_dies(library: Library, tmp_path: Path, step: str) -> None:
     once = tmp_path / "once"
     once.mkdir()
@@ -66,11 +67,9 @@ def test_a_worker_dies(library: Library, tmp_path: Path, step: str) -> None:
     require_like_a_quiet_run(tmp_path / "out", library, num_leftovers=2)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize(
-    ("step", "passes"),
-    [pytest.param(*case, marks=() if case == ("rows.settled", 2) else pytest.mark.long) for case in DRIVER_STEPS],
-)
+@pytest.mark.parametrize(("step", "passes"), DRIVER_STEPS)
 def test_the_driver_dies(library: Library, tmp_path: Path, step: str, passes: int) -> None:
     reader = Folder(tmp_path / "out")
     command = ("convert", library.folder, tmp_path / "out", *OPTIONS, "--workers", "2")

@@ -32,6 +32,7 @@ def write_photos(folder: Path, number: int) -> dict[str, bytes]:
     return inputs
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_with_the_budget_spent_the_job_stops_and_the_next_run_adopts_what_was_stored(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

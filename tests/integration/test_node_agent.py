@@ -166,6 +166,7 @@ class Job:
         return rows
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_notice_of_ec2_and_a_sigterm_drain_their_nodes_and_the_job_loses_nothing(
     cluster: Cluster, photos: Path, tmp_path: Path, token: dict[str, str], agent: Callable[..., Agent]
@@ -249,6 +250,7 @@ def test_now_drains_a_node_without_work_and_a_node_that_comes_late_is_drained(
     assert len(leaving.events("nodes_gone")) == 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_a_cluster_that_does_not_answer_costs_the_grace_and_no_more(agent: Callable[..., Agent]) -> None:
     with metadata_server(Ec2) as ec2, socket.create_server(("127.0.0.1", 0)) as taken:
