@@ -53,13 +53,20 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         # Workers import engines of tests by name.
         patch.setenv("PYTHONPATH", str(REPOSITORY / "tests"), prepend=os.pathsep)
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=150 * 2**20,
-            _temp_dir=short,
-            _node_ip_address="127.0.0.1",
-        )
+        for attempt in (1, 2, 3):
+            try:
+                ray.init(
+                    num_cpus=2,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=150 * 2**20,
+                    _temp_dir=short,
+                    _node_ip_address="127.0.0.1",
+                )
+                break
+            except Exception:  # Ray gives a raylet 30 s to start, which a machine that is busy may exceed
+                ray.shutdown()
+                if attempt == 3:
+                    raise
         yield
         ray.shutdown()
