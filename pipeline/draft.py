@@ -152,14 +152,5 @@ def probe_result(rows: Sequence[ImageResult], probe: Shard, attempt: int) -> Sha
 
 def part_result(rows: Sequence[ImageResult], part: Shard, attempt: int, provenance: Provenance) -> ShardResult:
     """What came of a part of a shard, for whoever commits the whole."""
-    num_ok = sum(row.status is ConversionStatus.OK for row in rows)
-    return ShardResult(
-        plan=part.plan,
-        shard=part.shard,
-        attempt=attempt,
-        committed=False,
-        num_ok=num_ok,
-        num_failed=len(rows) - num_ok,
-        megapixels=0.0,
-        rows=tuple(replace(row, provenance=provenance) for row in rows),
-    )
+    rows = tuple(replace(row, provenance=provenance) for row in rows)
+    return replace(probe_result(rows, part, attempt), is_probe=False, rows=rows)
