@@ -52,7 +52,9 @@ def test_a_run_on_ray_exports_what_its_worker_and_its_driver_recorded(ray_here: 
     one = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
     with RayExecutor(WorkerSpec(config, "identity", None, job_id="job-exports"), one) as executor:
         executor.run(shards, num_shards=2, resuming=False, on_progress=lambda _: None)
-        wait_until(lambda: exported("job-exports").get(f"{IMAGES.name}/ok") == NUM_PHOTOS, "images are exported")
+        # The worker and the driver report each in its own time.
+        wait_until(lambda: exported("job-exports").get(f"{IMAGES.name}/ok") == NUM_PHOTOS, "the worker's are exported")
+        wait_until(lambda: exported("job-exports").get(SHARDS_COMPLETED.name) == 2, "the driver's are exported")
         series = exported("job-exports")
     assert series[f"{IMAGES.name}/failed"] == 1
     assert series[f"{IMAGES.name}/quarantined"] == 0
