@@ -15,7 +15,7 @@ from jobs.cluster.command import app as cluster_app
 from jobs.convert_command import convert
 from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
-from jobs.explain import explain
+from jobs.explain import EXIT_USAGE, MISUSED, explain, explain_misuse
 from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.preemption.command import node_agent
@@ -23,7 +23,7 @@ from jobs.signals import stopping_on_signals
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
 from jobs.upkeep import compact, gc
-from pipeline.errors import HdrfleetError, StuckError
+from pipeline.errors import HdrfleetError, StuckError, UsageError
 
 app = typer.Typer(
     name="hdrfleet",
@@ -163,20 +163,30 @@ def demo(
 def main() -> NoReturn:
     """Entry point: every expected error is one line on standard error and an exit code."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except MISUSED as error:
+        sys.exit(_explain_misuse(error))
     except StuckError as error:
         code = _explain(error)
         sys.stderr.flush()
         os._exit(code)  # a thread of this process will not end: the interpreter would wait for it
     except HdrfleetError as error:
         sys.exit(_explain(error))
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explain(error: HdrfleetError) -> int:
     text, code = explain(error)
     typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
     return code
+
+
+def _explain_misuse(error: Exception) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands by itself: the list of them
+        error.show()  # type: ignore[attr-defined]
+    else:
+        typer.echo(f"hdrfleet: {explain_misuse(error)} [{UsageError.code}]", err=True)
+    return EXIT_USAGE
 
 
 if __name__ == "__main__":

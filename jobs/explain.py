@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from pipeline.errors import (
     BudgetSpentError,
     HdrfleetError,
@@ -15,6 +17,9 @@ from pipeline.errors import (
 )
 
 EXIT_DIED, EXIT_USAGE, EXIT_BUDGET = 1, 2, 4
+# What Typer raises for options and arguments that are none. It brings a copy of click along or uses the package,
+# depending on its version; only this leaf of the family is public in both.
+MISUSED: type[Exception] = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
 
 
 def explain(error: HdrfleetError) -> tuple[str, int]:
@@ -34,3 +39,11 @@ def explain(error: HdrfleetError) -> tuple[str, int]:
     if isinstance(error, BudgetSpentError):
         return text, EXIT_BUDGET
     return text, EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED
+
+
+def explain_misuse(error: Exception) -> str:
+    """The line for a `MISUSED`, without a code: what is wrong with the options or arguments, and how to list them."""
+    from pipeline.storage import redact_url
+
+    message = " ".join(error.format_message().split()).removesuffix(".")  # type: ignore[attr-defined]
+    return redact_url(f"{message}; the command with -h lists what there is")
