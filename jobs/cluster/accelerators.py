@@ -1,4 +1,4 @@
-"""How many GPUs a machine has, by the names that AWS and Google give their machines."""
+"""Which GPUs a machine has and how many, by the names that AWS and Google give their machines."""
 
 from __future__ import annotations
 
@@ -20,10 +20,29 @@ _AWS_SIZES: dict[str, dict[str, int]] = {
     "p6-b200": {"48xlarge": 8},
     "p6-b300": {"48xlarge": 8},
 }
+# Ray's names (ray.util.accelerators) for what is in a family's machines.
+_AWS_MODELS = {
+    "g4dn": "T4",
+    "g5": "A10G",
+    "g6": "L4",
+    "g6e": "L40S",
+    "p3": "V100",
+    "p3dn": "V100",
+    "p4d": "A100",
+    "p4de": "A100",
+    "p5": "H100",
+    "p5e": "H200",
+    "p5en": "H200",
+    "p6-b200": "B200",
+    "p6-b300": "B300",
+}
 _AWS_OTHER_GPU_FAMILY = re.compile(r"(?:g|gr|p|inf|trn|dl|vt|f)\d")
 # Source: Google Cloud, "GPU machine types". N1 machines get theirs from guestAccelerators.
 _G2_GPUS = {"24": 2, "48": 4, "96": 8}
 _GCP_BY_SUFFIX = re.compile(r"a[234]-\w+-(\d+)g(?:-\w+)?")
+
+# The longest prefix that fits counts. H200 come as a3-ultragpu, every other a3 has H100.
+_GCP_MODELS = {"g2-": "L4", "a2-": "A100", "a3-": "H100", "a3-ultragpu-": "H200", "a4-highgpu-": "B200"}
 
 
 def gpus_of_aws_instance(instance_type: str) -> int | None:
@@ -42,3 +61,21 @@ def gpus_of_gcp_machine(machine_type: str) -> int | None:
     if match := _GCP_BY_SUFFIX.fullmatch(name):
         return int(match[1])
     return None if re.match(r"[ag]\d", name) else 0
+
+
+def model_of_aws_instance(instance_type: str) -> str | None:
+    """Ray's name for the GPUs of an EC2 instance type; None where it has none or is not in the table."""
+    return _AWS_MODELS.get(instance_type.partition(".")[0])
+
+
+def model_of_gcp_machine(machine_type: str) -> str | None:
+    """Ray's name for the GPUs that a Compute Engine machine type has built in; None where that is not known here."""
+    name = machine_type.rpartition("/")[2]
+    fitting = [prefix for prefix in _GCP_MODELS if name.startswith(prefix)]
+    return _GCP_MODELS[max(fitting, key=len)] if fitting else None
+
+
+def model_of_gcp_accelerator(accelerator_type: str) -> str:
+    """Ray's name for a guest accelerator: `nvidia-tesla-t4`, alone or at the end of a URL, is T4."""
+    name = accelerator_type.rpartition("/")[2]
+    return name.removeprefix("nvidia-").removeprefix("tesla-").upper()

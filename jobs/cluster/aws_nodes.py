@@ -114,11 +114,35 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "imdsv2",
             "1 is enough: Ray's containers use their host's network",
         )
+    if reach(node, "MetadataOptions", "HttpEndpoint") == "disabled":
+        yield Finding(
+            at(place, "MetadataOptions", "HttpEndpoint"),
+            "no_metadata",
+            "is disabled: the node gets no credentials from its instance profile, and hears of no interruption",
+        )
+    yield from _check_spot(at(place, "InstanceMarketOptions", "SpotOptions"), node)
     if not node.get("IamInstanceProfile"):
         yield Finding(
             at(place, "IamInstanceProfile"),
             "broad_role",
             "is not set: Ray gives such a head full access to EC2 and S3, and such a worker reaches no bucket",
+        )
+
+
+def _check_spot(place: str, node: dict[str, Any]) -> Iterator[Finding]:
+    """A node that comes back after Ray has replaced it: nobody counts it, and nobody ends it."""
+    options = mapping(reach(node, "InstanceMarketOptions", "SpotOptions"))
+    if options.get("SpotInstanceType") == "persistent":
+        yield Finding(
+            at(place, "SpotInstanceType"),
+            "spot_returns",
+            "is persistent: EC2 starts the machine again when Ray has ended it, and it costs until somebody sees it",
+        )
+    if options.get("InstanceInterruptionBehavior") in {"stop", "hibernate"}:
+        yield Finding(
+            at(place, "InstanceInterruptionBehavior"),
+            "spot_returns",
+            "must be terminate: another node has taken the place of one that is stopped and comes back",
         )
 
 

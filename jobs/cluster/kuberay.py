@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_o
 from jobs.cluster.preemption import check_group
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
+_CONVERTS = re.compile(r"\bhdrfleet\s+convert\b")
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -28,6 +30,7 @@ def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
+    yield from _check_entrypoint(spec)
     if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
         yield Finding(
             "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
@@ -45,6 +48,19 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
         yield from check_pod(place, submitter)
     elif spec.get("submissionMode", "K8sJobMode") == "K8sJobMode":
         yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
+
+
+def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
+    """A conversion without --max-workers takes what is up when it starts: in a new cluster the head alone."""
+    cluster = mapping(spec.get("rayClusterSpec"))
+    elastic = any(number(mapping(each).get("minReplicas")) < 1 for each in listing(cluster.get("workerGroupSpecs")))
+    command = str(spec.get("entrypoint", ""))
+    if elastic and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
+        yield Finding(
+            "spec.entrypoint",
+            "not_elastic",
+            "has no --max-workers: the job asks the autoscaler for nothing, and a new cluster has no workers",
+        )
 
 
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:

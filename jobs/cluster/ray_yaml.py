@@ -28,6 +28,7 @@ def is_ray_cluster(document: Any) -> bool:
 def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     """Return what is wrong with a cluster file, and notes on what was not checked."""
     from jobs.cluster.preemption import check_launcher
+    from jobs.cluster.ray_accelerators import check_accelerators
     from jobs.cluster.ray_exposure import check_exposure
     from jobs.cluster.ray_nodes import check_nodes
 
@@ -44,6 +45,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_launcher(prepared)
     nodes, notes = check_nodes(prepared)
     findings += nodes
+    findings += check_accelerators(prepared)
     provider, more_notes = _check_provider(prepared)
     return findings + provider, notes + more_notes
 

@@ -156,6 +156,10 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
     [
         (without("spec", "entrypoint"), ("spec.entrypoint", "missing_key")),
         (set_to(0, "spec", "backoffLimit"), ("spec.backoffLimit", "no_retry")),
+        (
+            set_to("hdrfleet convert s3://a s3://b --address auto", "spec", "entrypoint"),
+            ("spec.entrypoint", "not_elastic"),
+        ),
         (set_to(False, "spec", "shutdownAfterJobFinishes"), ("spec.shutdownAfterJobFinishes", "cluster_stays")),
         (without("spec", "submitterPodTemplate"), ("spec.submitterPodTemplate.spec", "root_user")),
         (
@@ -167,7 +171,15 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             ("spec.entrypoint", "secret"),
         ),
     ],
-    ids=["no command", "no retry", "cluster stays", "no submitter", "submitter unpinned", "key in the command"],
+    ids=[
+        "no command",
+        "no retry",
+        "not elastic",
+        "cluster stays",
+        "no submitter",
+        "submitter unpinned",
+        "key in the command",
+    ],
 )
 def test_fault_of_a_job_is_found(apply: Break, expected: tuple[str, str], tmp_path: Path) -> None:
     assert expected in found_in_copy(JOB, tmp_path, apply)

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from cluster_files import AWS, GCP, Break, appended, documents, found_in_copy, set_to, without
 
+from jobs.cluster.ray_accelerators import built_in_model, check_accelerators
+
 TYPES = "available_node_types"
 L4 = (TYPES, "gpu_l4_spot")
 NODE = (*L4, "node_config")
 OPTIONS = ("docker", "run_options")
 
 BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "label of another accelerator": (
+        [set_to("A100", *L4, "labels", "ray.io/accelerator-type")],
+        (f'{TYPES}.gpu_l4_spot.labels["ray.io/accelerator-type"]', "accelerator_type"),
+    ),
     "wrong key": ([set_to(5, "idle_timeout_minute")], ("idle_timeout_minute", "unknown_key")),
     "wrong key of a node type": ([set_to(1, *L4, "max_worker")], (f"{TYPES}.gpu_l4_spot.max_worker", "unknown_key")),
     "wrong type": ([set_to("many", "max_workers")], ("max_workers", "ray_schema")),
@@ -110,6 +116,25 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
 }
 
 ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "no metadata": (
+        [set_to("disabled", *NODE, "MetadataOptions", "HttpEndpoint")],
+        (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpEndpoint", "no_metadata"),
+    ),
+    "spot machine that comes back": (
+        [set_to("persistent", *NODE, "InstanceMarketOptions", "SpotOptions", "SpotInstanceType")],
+        (f"{TYPES}.gpu_l4_spot.node_config.InstanceMarketOptions.SpotOptions.SpotInstanceType", "spot_returns"),
+    ),
+    "spot machine that is stopped": (
+        [set_to("stop", *NODE, "InstanceMarketOptions", "SpotOptions", "InstanceInterruptionBehavior")],
+        (
+            f"{TYPES}.gpu_l4_spot.node_config.InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior",
+            "spot_returns",
+        ),
+    ),
+    "another machine": (
+        [set_to("g4dn.2xlarge", *NODE, "InstanceType")],
+        (f'{TYPES}.gpu_l4_spot.resources["accelerator_type:L4"]', "accelerator_type"),
+    ),
     "wrong key of EC2": (
         [set_to("x", *NODE, "InstanceTyp")],
         (f"{TYPES}.gpu_l4_spot.node_config.InstanceTyp", "unknown_key"),
@@ -165,6 +190,13 @@ ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
 }
 
 ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "another accelerator": (
+        [
+            set_to("n1-standard-8", *NODE, "machineType"),
+            set_to([{"acceleratorType": "nvidia-tesla-t4", "acceleratorCount": 1}], *NODE, "guestAccelerators"),
+        ],
+        (f'{TYPES}.gpu_l4_spot.labels["ray.io/accelerator-type"]', "accelerator_type"),
+    ),
     "wrong key of Compute Engine": (
         [set_to("x", *NODE, "machinetype")],
         (f"{TYPES}.gpu_l4_spot.node_config.machinetype", "unknown_key"),
@@ -313,3 +345,35 @@ def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Pat
         del document["worker_start_ray_commands"][2]
 
     assert found_in_copy(GCP, tmp_path, only_one) == [("worker_start_ray_commands", "no_node_agent")]
+
+
+@pytest.mark.parametrize(
+    ("provider", "node", "model"),
+    [
+        ("aws", {"InstanceType": "g6.2xlarge"}, "L4"),
+        ("aws", {"InstanceType": "p4de.24xlarge"}, "A100"),
+        ("aws", {"InstanceType": "m7i.xlarge"}, None),
+        ("aws", {}, None),
+        ("gcp", {"machineType": "zones/z/machineTypes/g2-standard-8"}, "L4"),
+        ("gcp", {"machineType": "a3-ultragpu-8g"}, "H200"),
+        ("gcp", {"machineType": "a3-highgpu-8g"}, "H100"),
+        (
+            "gcp",
+            {"machineType": "n1-standard-8", "guestAccelerators": [{"acceleratorType": "x/nvidia-tesla-t4"}]},
+            "T4",
+        ),
+        ("gcp", {"machineType": "n1-standard-8", "guestAccelerators": [{"acceleratorType": 4}]}, None),
+        ("azure", {"machineType": "g2-standard-8"}, None),
+    ],
+)
+def test_models_go_by_ray_s_names(provider: str, node: dict[str, Any], model: str | None) -> None:
+    from ray.util.accelerators import accelerators
+
+    assert built_in_model(provider, node) == model
+    assert model is None or model in vars(accelerators).values()
+
+
+def test_a_longer_name_of_the_same_model_is_no_fault() -> None:
+    node = {"InstanceType": "p4d.24xlarge"}
+    types = {"big": {"resources": {"accelerator_type:A100-40G": 1}, "node_config": node}}
+    assert list(check_accelerators({"provider": {"type": "aws"}, "available_node_types": types})) == []
