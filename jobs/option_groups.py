@@ -206,6 +206,10 @@ class RecordedOptions:
     shard_timeout: opt.ShardTimeout = None
     lease_timeout: opt.LeaseTimeout = None
     workers: Annotated[str | None, typer.Option(help="Number of workers, or auto.", rich_help_panel=_RUNNING)] = None
+    max_workers: Annotated[
+        int | None,
+        typer.Option(help="Let workers come and go with the work, up to this many.", rich_help_panel=_RUNNING),
+    ] = None
     executor: Annotated[str | None, typer.Option(help="ray or local.", rich_help_panel=_RUNNING)] = None
     address: Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)] = None
 
@@ -215,7 +219,7 @@ class RecordedOptions:
         return self.executor == "ray" or self.address is not None
 
     def changes(self) -> dict[str, dict[str, object]]:
-        """What was given, as fields by part of the configuration. Raises ConfigError for a bad size."""
+        """What was given, as fields by part of the configuration. Raises ConfigError for a bad size or a contradiction."""
         budget = opt.parse_bytes(self.memory_budget, "--memory-budget")
         # A recorded request for GPUs contradicts this device.
         placement: dict[str, object] = {"placement": {}} if self.device == "cpu" else {}
@@ -231,8 +235,16 @@ class RecordedOptions:
                 image_timeout=self.image_timeout,
                 shard_timeout=self.shard_timeout,
                 lease_timeout=self.lease_timeout,
-            ),
+            )
+            | self._elastic(),
         }
+
+    def _elastic(self) -> dict[str, object]:
+        if self.max_workers is None:
+            return {}
+        if self.workers or self.executor == "local":
+            raise ConfigError("--max-workers needs Ray, and no --workers beside it; drop one of them")
+        return {"num_workers": None, "scaling": {"max_workers": self.max_workers}}
 
 
 def arguments_of(group: object) -> list[str]:

@@ -111,6 +111,10 @@ def test_only_what_was_given_replaces_a_recorded_option() -> None:
     }
 
 
+def fixed(config: Any, num_workers: int) -> Any:
+    return config.execution.model_copy(update={"scaling": None, "num_workers": num_workers})
+
+
 def test_what_replaces_recorded_workers_does_not_contradict_their_scaling_or_place() -> None:
     elastic = ConversionOptions(max_workers=4, deadline="90m", workers_per_gpu=2, label=["zone=a", "kind=spot"])
     config = elastic.config("s3://b/in", "/out", SourceStorage(), DestinationStorage())
@@ -126,6 +130,15 @@ def test_what_replaces_recorded_workers_does_not_contradict_their_scaling_or_pla
     assert changed() == execution.model_copy(update={"max_failure_rate": 1.0})
     assert (changed(workers="2").scaling, changed(workers="2").num_workers) == (None, 2)
     assert changed(executor="local").scaling is None
+    more = changed(max_workers=9).scaling
+    assert (more.max_workers, more.deadline_s) == (9, None)
+    known = known.model_copy(update={"config": config.model_copy(update={"execution": fixed(config, 3)})})
+    assert (changed(max_workers=9).scaling.max_workers, changed(max_workers=9).num_workers) == (9, None)
+    for contradiction in ({"workers": "2"}, {"workers": "auto"}, {"executor": "local"}):
+        with pytest.raises(ConfigError, match="--max-workers"):
+            changed(max_workers=9, **contradiction)
+    with pytest.raises(ConfigError, match="--max-workers"):
+        changed(max_workers=0)
     assert not changed(device="cpu").placement.asks_for_gpu
 
 
