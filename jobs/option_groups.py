@@ -219,7 +219,7 @@ class RecordedOptions:
         return self.executor == "ray" or self.address is not None
 
     def changes(self) -> dict[str, dict[str, object]]:
-        """What was given, as fields by part of the configuration. Raises ConfigError for a bad size or a contradiction."""
+        """What was given, as fields by part of the configuration. Raises ConfigError for what cannot be meant."""
         budget = opt.parse_bytes(self.memory_budget, "--memory-budget")
         # A recorded request for GPUs contradicts this device.
         placement: dict[str, object] = {"placement": {}} if self.device == "cpu" else {}

@@ -13,6 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ConfigError, ObjectMissingError, WorkerLostError, first_line
+from pipeline.execution.ray_capacity import read_capacity, why_impossible
+from pipeline.execution.ray_session import WorkerResources
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification.findings import Finding
 from pipeline.verification.ledger import ExpectedOutput
@@ -23,6 +25,10 @@ _BATCH_OUTPUTS = 64
 _MAX_RETRIES = 4
 _TIMEOUT_S = 3600.0
 _POLL_S = 1.0
+# As long as nothing has been checked: whether a place for a task is there, or can come.
+_IMPOSSIBLE_AFTER_S = 20.0
+_CAPACITY_LOOK_S = 10.0
+_TASK = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
 _BATCHES_PER_CORE = 2
 
 # The bytes of each output, what is wrong, the keys of those that are not there, and the node that looked.
@@ -34,12 +40,13 @@ def check_on_ray(
 ) -> Iterator[Finding]:
     """Yield what `check_contents` does, from tasks of one core each. Ray is connected; `storage` opens `store` there.
 
-    Raises WorkerLostError when tasks are lost time and again or take too long, ConfigError when a node does not see an
-    output that is there, and what the store raises.
+    Raises WorkerLostError when no node has or gets a core for them, they are lost time and again or take too long,
+    ConfigError when a node does not see an output that is there, and what the store raises.
     """
-    check = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_check_batch)
+    check = ray.remote(num_cpus=_TASK.num_cpus, max_retries=_MAX_RETRIES)(_check_batch)
     waiting = iter(outputs)
     running: dict[Any, float] = {}
+    look_at: float | None = monotonic() + _IMPOSSIBLE_AFTER_S
     while True:
         # Asked anew, for the cluster may grow with the demand.
         max_running = _BATCHES_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -48,6 +55,11 @@ def check_on_ray(
         if not running:
             return
         done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_S)
+        if done:
+            look_at = None
+        elif look_at is not None and monotonic() > look_at:
+            _require_possible()
+            look_at = monotonic() + _CAPACITY_LOOK_S
         for ref in done:
             del running[ref]
             sizes, findings, missing, node = _get(ref)
@@ -57,6 +69,13 @@ def check_on_ray(
             yield from findings
         if any(monotonic() > deadline for deadline in running.values()):
             raise WorkerLostError(f"{_BATCH_OUTPUTS} outputs were not checked within {_TIMEOUT_S:.0f} s")
+
+
+def _require_possible() -> None:
+    capacity = read_capacity()
+    why = why_impossible(_TASK, capacity, "each task") if capacity else None
+    if why:
+        raise WorkerLostError(f"no output can be checked on Ray: {why}; verify with --executor local, or start a node")
 
 
 def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> _Checked:

@@ -44,12 +44,12 @@ def _refused(request: ResourceRequest) -> tuple[dict[str, float], dict[str, str]
     return dict(request.resources_bundle), {one.label_key: ",".join(one.label_values) for one in constraints}
 
 
-def why_impossible(wanted: WorkerResources, capacity: Capacity) -> str | None:
-    """One sentence that says what was asked and what there is, or None where a place is there or can come."""
+def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> str | None:
+    """One sentence that says what `who` asked for and what there is, or None where a place is there or can come."""
     if any(_fits(wanted, *node) for node in capacity.nodes):
         return None
     there = "; ".join(sorted({_describe(resources) for resources, _ in capacity.nodes})) or "no node"
-    asked = f"each worker asks for {wanted.describe()}"
+    asked = f"{who} asks for {wanted.describe()}"
     if capacity.infeasible is None:
         return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
     bundle = _bundle(wanted)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import hdrfleet_here
 from photographs import jpeg, picture
+
+from jobs import verify_ray
 
 NUM_PHOTOS = 70  # more than one batch
 
@@ -117,3 +120,17 @@ def test_a_node_that_does_not_see_the_destination_is_no_proof(
     assert list(check_on_ray(store, [gone], storage=StorageConfig(), on_done=lambda _: None)) == []
     with pytest.raises(ConfigError, match="does not see"):
         list(check_on_ray(store, [gone, output], storage=StorageConfig(), on_done=lambda _: None))
+
+
+@pytest.mark.timeout(120)
+def test_where_no_node_has_a_core_for_a_task_it_is_said_and_not_waited_for(
+    ray_here: None, damaged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_ray, "_TASK", replace(verify_ray._TASK, num_cpus=64))
+    monkeypatch.setattr(verify_ray, "_IMPOSSIBLE_AFTER_S", 1.0)
+    capsys.readouterr()
+    assert hdrfleet_here("verify", damaged, "--deep", "--quiet", "--executor", "ray") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "each task asks for 64 CPU, which no node offers and no autoscaler starts; there are: 2 CPU; " in error
+    assert error.endswith("verify with --executor local, or start a node [worker_lost]\n")
