@@ -137,7 +137,8 @@ def acquire_lease(
 
     Enter the result to keep it. Returns at once where the last driver released its lease or its process is known to be
     gone; otherwise watches it for at most `timeout_s`, which `on_wait` is told. `is_weak`: the store does not decide
-    races, so the winner is who is still named there a little later.
+    races, so the winner is who is still named there a little later. Raises StorageError where the lease cannot be
+    renewed.
     """
     newest = read_lease(store)
     if newest is not None and not newest.released and not newest.is_gone:
@@ -153,7 +154,10 @@ def acquire_lease(
     if there is None or there.holder != record.holder:
         raise _in_use(store, there or record)
     fault_point("lease.created")
-    return DriverLease(store, record, timeout_s)
+    lease = DriverLease(store, record, timeout_s)
+    # A store that lets one create and not replace would let this lease grow old unnoticed: better no start at all.
+    lease.confirm()
+    return lease
 
 
 def _watch(

@@ -75,7 +75,7 @@ def model_of_gcp_machine(machine_type: str) -> str | None:
     return _GCP_MODELS[max(fitting, key=len)] if fitting else None
 
 
-def model_of_gcp_accelerator(accelerator_type: str) -> str:
-    """Ray's name for a guest accelerator: `nvidia-tesla-t4`, alone or at the end of a URL, is T4."""
-    name = accelerator_type.rpartition("/")[2]
-    return name.removeprefix("nvidia-").removeprefix("tesla-").upper()
+def model_of_accelerator(product: str) -> str:
+    """Ray's name for a GPU by its maker's: `nvidia-tesla-t4`, also at the end of a URL, and `Tesla-T4` are T4."""
+    name = product.rpartition("/")[2].upper()
+    return name.removeprefix("NVIDIA-").removeprefix("TESLA-")

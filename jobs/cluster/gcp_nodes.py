@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,12 @@ _INSTANCE_KEYS = (
     "sourceMachineImage",
     "tags",
 )
+_STANDARD_DISK = "pd-standard"
+# What machine families take instead (Compute Engine, "Persistent Disk" and "Hyperdisk": supported machine types).
+_DISKS = {
+    re.compile(r"(?:g2|a3|c3d?|h3)-"): "pd-balanced",
+    re.compile(r"(?:a4|c4[ad]?|n4d?|x4|m4)-"): "hyperdisk-balanced",
+}
 _TYPES_OF = {
     "disks": list,
     "guestAccelerators": list,
@@ -117,6 +124,23 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "unknown_value",
             "must be TERMINATE: Compute Engine starts no machine with a GPU otherwise",
         )
+    yield from _check_disks(at(place, "disks"), node)
     for key, value in mapping(node.get("metadata")).items():
         if key == "serial-port-enable" and value:
             yield Finding(at(place, "metadata", key), "public_port", "opens the serial console to the network")
+
+
+def _check_disks(place: str, node: dict[str, Any]) -> Iterator[Finding]:
+    """Compute Engine's default disk, pd-standard, goes with older machine families alone."""
+    machine = str(node.get("machineType")).rpartition("/")[2]
+    better = next((disk for family, disk in _DISKS.items() if family.match(machine)), None)
+    if better is None:
+        return
+    for index, disk in enumerate(listing(node.get("disks"))):
+        kind = str(reach(disk, "initializeParams", "diskType") or _STANDARD_DISK).rpartition("/")[2]
+        if kind == _STANDARD_DISK and not mapping(disk).get("source"):
+            yield Finding(
+                at(place, index, "initializeParams", "diskType"),
+                "unknown_value",
+                f"is {_STANDARD_DISK}, Compute Engine's default, which {machine} does not take; write {better}",
+            )

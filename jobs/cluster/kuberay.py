@@ -10,9 +10,11 @@ from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of,
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
+from jobs.cluster.ray_accelerators import check_group_accelerators
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
 _CONVERTS = re.compile(r"\bhdrfleet\s+convert\b")
+_RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -82,6 +84,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from faults
         yield from _check_group(where, mapping(group))
         yield from check_group(where, mapping(group))
+        yield from check_group_accelerators(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))
         usable += not faults and gpus_of(pod) >= 1 and number(group.get("maxReplicas")) >= 1
     if not usable:
@@ -145,10 +148,23 @@ def _check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
 
 def _check_gpus(place: str, group: dict[str, Any]) -> Iterator[Finding]:
     """What Ray is told to offer must be what Kubernetes gives the pod."""
-    has, told = gpus_of(mapping(reach(group, "template", "spec"))), reach(group, "rayStartParams", "num-gpus")
-    if told is not None and number(told, -1) != has:
+    has = gpus_of(mapping(reach(group, "template", "spec")))
+    if not has and any(str(name).startswith("accelerator_type:") for name in mapping(group.get("resources"))):
         yield Finding(
-            at(place, "rayStartParams", "num-gpus"),
-            "gpu_unsatisfiable",
-            f"Ray offers {told} GPU, and the pod is limited to {has:g}: set both to the same number",
+            at(place, "resources"), "gpu_unsatisfiable", "promises a GPU, and the pod is limited to none: give it one"
+        )
+    for keys in (("rayStartParams", "num-gpus"), ("resources", "GPU")):
+        told = reach(group, *keys)
+        if told is not None and number(told, -1) != has:
+            yield Finding(
+                at(place, *keys),
+                "gpu_unsatisfiable",
+                f"Ray offers {told} GPU, and the pod is limited to {has:g}: set both to the same number",
+            )
+    start = mapping(group.get("rayStartParams"))
+    if mapping(group.get("resources")) and any(key in start for key in _RESOURCE_PARAMS):
+        yield Finding(
+            at(place, "rayStartParams"),
+            "kuberay_refuses",
+            "names resources, and so does `resources` of the group: write all of them there",
         )

@@ -12,7 +12,13 @@ import pytest
 from pipeline import driver_lease
 from pipeline.config import StorageConfig
 from pipeline.driver_lease import acquire_lease, require_epoch
-from pipeline.errors import DestinationInUseError, LeaseLostError, ManifestError, TransientStorageError
+from pipeline.errors import (
+    DestinationInUseError,
+    LeaseLostError,
+    ManifestError,
+    ObjectDeniedError,
+    TransientStorageError,
+)
 from pipeline.lease_record import LeaseRecord, newest_epoch, read_lease
 from pipeline.storage import ObjectStore, open_store
 
@@ -194,8 +200,9 @@ def test_a_holder_keeps_giving_signs_of_life_whatever_its_store_raised(store: Ob
             raise error
         return replace(key, data)
 
+    lease = own(store, timeout_s=0.06)
     store.replace = flaky  # type: ignore[method-assign]
-    with own(store, timeout_s=0.06) as lease:
+    with lease:
         for _ in range(500):
             record = read_lease(store)
             if record is not None and record.beat >= 5:
@@ -249,14 +256,23 @@ def test_a_holder_that_asks_before_a_step_gives_a_sign_of_life_and_sees_a_later_
         lease.confirm()
         record = read_lease(store)
         assert record is not None
-        assert record.beat == 1
+        assert record.beat == 2
         put(store, elsewhere(lease.epoch + 1))
         with pytest.raises(LeaseLostError, match="taken over"):
             lease.confirm()
         with pytest.raises(LeaseLostError, match="taken over"):
             lease.check()
     own_epoch = LeaseRecord.model_validate_json(store.read("_hdrfleet/lease/000001.json"))
-    assert (own_epoch.beat, own_epoch.released) == (1, False), "who lost it writes nothing more"
+    assert (own_epoch.beat, own_epoch.released) == (2, False), "who lost it writes nothing more"
+
+
+def test_where_a_lease_cannot_be_renewed_no_driver_starts(store: ObjectStore) -> None:
+    def refused(key: str, data: bytes) -> object:
+        raise ObjectDeniedError(f"{key}: may not be replaced")
+
+    store.replace = refused  # type: ignore[method-assign]
+    with pytest.raises(ObjectDeniedError, match="may not be replaced"):
+        own(store)
 
 
 def test_a_step_waits_for_a_store_that_cannot_be_asked(store: ObjectStore) -> None:

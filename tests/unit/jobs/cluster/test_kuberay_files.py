@@ -120,7 +120,19 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     ),
     "GPU that the pod does not have": (
         [without(*CONTAINER, "resources", "limits", GPU), without(*CONTAINER, "resources", "requests", GPU)],
-        ("workerGroupSpecs[0].rayStartParams.num-gpus", "gpu_unsatisfiable"),
+        ("workerGroupSpecs[0].resources", "gpu_unsatisfiable"),
+    ),
+    "GPU that is told and not there": (
+        [set_to("2", "workerGroupSpecs", 0, "resources", "GPU")],
+        ("workerGroupSpecs[0].resources.GPU", "gpu_unsatisfiable"),
+    ),
+    "resources in two places": (
+        [set_to({"num-cpus": "4"}, "workerGroupSpecs", 0, "rayStartParams")],
+        ("workerGroupSpecs[0].rayStartParams", "kuberay_refuses"),
+    ),
+    "label of another GPU": (
+        [set_to("T4", "workerGroupSpecs", 0, "labels", "ray.io/accelerator-type")],
+        ('workerGroupSpecs[0].labels["ray.io/accelerator-type"]', "accelerator_type"),
     ),
     "GPU requested and not limited": (
         [without(*CONTAINER, "resources", "limits", GPU)],

@@ -61,14 +61,14 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [appended("ray start --address=x --node-ip-address=0.0.0.0", "worker_start_ray_commands")],
         ("worker_start_ray_commands[3]", "public_port"),
     ),
-    "published port": ([appended("-p 8265:8265", *OPTIONS)], ("docker.run_options[6]", "public_port")),
-    "privileged container": ([appended("--privileged", *OPTIONS)], ("docker.run_options[6]", "privileged")),
+    "published port": ([appended("-p 8265:8265", *OPTIONS)], ("docker.run_options[7]", "public_port")),
+    "privileged container": ([appended("--privileged", *OPTIONS)], ("docker.run_options[7]", "privileged")),
     "no token": ([set_to("--env RAY_AUTH_MODE=disabled", *OPTIONS, 0)], ("docker.run_options", "no_token")),
     "token not said": ([without(*OPTIONS, 0)], ("docker.run_options", "no_token")),
     "token that is not brought": ([set_to({}, "file_mounts")], ("file_mounts", "no_token")),
     "token in the file": (
         [appended("--env RAY_AUTH_TOKEN=0123456789abcdef", *OPTIONS)],
-        ("docker.run_options[6]", "secret"),
+        ("docker.run_options[7]", "secret"),
     ),
     "no autoscaler": (
         [set_to(["ray start --head"], "head_start_ray_commands")],
@@ -190,6 +190,10 @@ ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
 }
 
 ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "disk that does not go with the machine": (
+        [without(*NODE, "disks", 0, "initializeParams", "diskType")],
+        (f"{TYPES}.gpu_l4_spot.node_config.disks[0].initializeParams.diskType", "unknown_value"),
+    ),
     "another accelerator": (
         [
             set_to("n1-standard-8", *NODE, "machineType"),
