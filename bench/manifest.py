@@ -33,7 +33,7 @@ from pipeline.records import (
     StageTimings,
 )
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 
 _QUERY = "SELECT error_code, count(*), avg(stops_gained_clipped) FROM manifest GROUP BY ALL"
 PROVENANCE = Provenance("bench", "default", "a" * 64, "b" * 64, "worker-1", "node-1")
@@ -54,8 +54,8 @@ class SlowStore:
         time.sleep(self._latency_s)
         return self._inner.read(key, **options)
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
-        return self._inner.list(prefix, on_unusable)
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
+        return self._inner.list(prefix, observer)
 
 
 def main() -> None:

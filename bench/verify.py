@@ -28,7 +28,7 @@ from pipeline.manifest.head import Head, head_key
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding import iter_shards, read_plan_summaries, write_plan
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 from pipeline.verification import verify_destination
 
 SHARD_IMAGES = 64
@@ -46,9 +46,9 @@ class ListedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         if prefix != "images":
-            yield from self._inner.list(prefix, on_unusable)
+            yield from self._inner.list(prefix, observer)
             return
         for plan in read_plan_summaries(self._inner):
             for shard in iter_shards(self._inner, plan):

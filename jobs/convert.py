@@ -94,6 +94,12 @@ def run_conversion(
     if listing.counts.num_unusable:
         images, examples = plural(listing.counts.num_unusable, "image"), ", ".join(listing.counts.unusable_examples)
         reporter.warn(f"left out {images} whose names cannot be used, for example {examples}; rename them")
+    if listing.counts.num_special:
+        examples = ", ".join(listing.counts.special_examples)
+        reporter.note(
+            f"passed by {listing.counts.num_special:,} links to folders, which are not followed, links to nothing or "
+            f"devices, for example {examples}"
+        )
     if listing.counts.num_vanished:
         images, examples = plural(listing.counts.num_vanished, "image"), ", ".join(listing.counts.vanished_examples)
         reporter.note(f"no longer in the source: {images}, for example {examples}; their rows and outputs stay")
@@ -106,6 +112,8 @@ def run_conversion(
         num_ignored=listing.num_ignored,
         num_unusable=listing.counts.num_unusable,
         unusable_examples=tuple(listing.counts.unusable_examples),
+        num_special=listing.counts.num_special,
+        special_examples=tuple(listing.counts.special_examples),
         num_vanished=listing.counts.num_vanished,
         vanished_examples=tuple(listing.counts.vanished_examples),
         seconds=monotonic() - started,

@@ -24,6 +24,8 @@ class ConversionOutcome:
     num_ignored: int
     num_unusable: int
     unusable_examples: tuple[str, ...]
+    num_special: int
+    special_examples: tuple[str, ...]
     num_vanished: int
     vanished_examples: tuple[str, ...]
     seconds: float

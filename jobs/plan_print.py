@@ -58,6 +58,8 @@ def _source_lines(source: SourceEstimate) -> list[str]:
         lines.append(f"{plural(source.num_ignored, 'file')} without the name of an image left out")
     if source.num_unusable:
         lines.append(f"{plural(source.num_unusable, 'image')} whose names cannot be used left out; rename them")
+    if source.num_special:
+        lines.append(f"{source.num_special:,} links to folders, links to nothing or devices passed by")
     return lines
 
 

@@ -31,6 +31,7 @@ class SourceEstimate:
     num_bytes: int
     num_ignored: int
     num_unusable: int
+    num_special: int
     num_shards: int
     num_sampled: int
     num_unknown: int
@@ -61,6 +62,7 @@ def estimate_source(listing: SourceListing, sharding: ShardingConfig, *, num_hea
         num_bytes=drawn.num_bytes,
         num_ignored=listing.num_ignored,
         num_unusable=listing.counts.num_unusable,
+        num_special=listing.counts.num_special,
         num_shards=num_shards,
         num_sampled=len(sizes),
         num_unknown=sum(fate == "unknown" for _, _, fate in sizes),

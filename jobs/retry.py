@@ -41,8 +41,16 @@ def recorded_config(
     # What failed before may well fail again: that is no sign of a wrong set-up.
     parts["execution"]["max_failure_rate"] = 1.0
     for part, fields in changes.items():
-        parts[part] |= fields
+        # Another maximum of workers keeps the budget and the deadline that stand beside it.
+        kept = {
+            name: parts[part][name] | value for name, value in fields.items() if _is_changed(parts[part], name, value)
+        }
+        parts[part] |= dict(fields) | kept
     return build(**parts)
+
+
+def _is_changed(part: Mapping[str, object], name: str, value: object) -> bool:
+    return name == "scaling" and bool(value) and bool(part[name])
 
 
 def check_codes(store: ObjectStore, codes: Sequence[str]) -> None:

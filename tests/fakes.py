@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.inference.base import Inference, LdrPixels
 from pipeline.records import InferenceInfo
 from pipeline.storage import ObjectInfo, ObjectStore
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 
 if TYPE_CHECKING:
     from pipeline.models.hdrunet import HDRUNet
@@ -76,8 +76,8 @@ class HookedStore:
         self.before("delete", key)
         self.inner.delete(key)
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
-        return self.inner.list(prefix, on_unusable)
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix, observer)
 
     def stat(self, key: str) -> ObjectInfo:
         return self.inner.stat(key)

@@ -28,6 +28,7 @@ class ListingCounts:
     """What one pass over a source took and left. Complete once the pass has ended; a limit ends it early.
 
     `num_unusable` images have names that no output can be named after; examples are escaped, so that they can be shown.
+    `num_special` are links to folders, which are not followed, links to nothing, devices and pipes.
     `num_vanished` known sources were looked for and not found by `SourceListing.noting_vanished`.
     """
 
@@ -37,8 +38,16 @@ class ListingCounts:
     ignored_examples: list[str] = field(default_factory=list)
     num_unusable: int = 0
     unusable_examples: list[str] = field(default_factory=list)
+    num_special: int = 0
+    special_examples: list[str] = field(default_factory=list)
     num_vanished: int = 0
     vanished_examples: list[str] = field(default_factory=list)
+
+    def pass_by(self, name: str) -> None:
+        """Count what has a name and is neither a file nor a folder of the source's own; the first five are named."""
+        self.num_special += 1
+        if len(self.special_examples) < _NUM_EXAMPLES:
+            self.special_examples.append(_shown(name))
 
     def refuse(self, source: str) -> None:
         """Count an image that cannot be taken for its name; the first five are named."""
@@ -59,16 +68,17 @@ class SourceListing:
 
     `root_url` is the absolute path or URL that source names are relative to: the folder, a glob's part before the
     first wildcard, the folder of a file or list, the folder of an inventory's series. Two sources with one root give
-    one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that the source names.
-    `by_extension` takes only what has an image's extension; `needs_stat` says that images were named outright, and
-    that their sizes and etags are still to be looked up. `reaches` tells of a source name whether a pass comes by it
-    where it is there; None where images were named outright, for then one that is not named may still be there.
+    one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that
+    the source names, and counts what it passes by. `by_extension` takes only what has an image's extension;
+    `needs_stat` says that images were named outright, and that their sizes and etags are still to be looked up.
+    `reaches` tells of a source name whether a pass comes by it where it is there; None where images were named
+    outright, for then one that is not named may still be there.
     """
 
     config: SourceConfig
     root_url: str
     store: ObjectStore
-    entries: Callable[[], Iterator[ImageTask]]
+    entries: Callable[[ListingCounts], Iterator[ImageTask]]
     by_extension: bool
     needs_stat: bool
     reaches: Callable[[str], bool] | None = None
@@ -127,7 +137,7 @@ class SourceListing:
 
     def _filtered(self, counts: ListingCounts) -> Iterator[ImageTask]:
         is_taken = name_filter(self.config.include, self.config.exclude)
-        for task in self.entries():
+        for task in self.entries(counts):
             source = task.source
             if source.endswith("/"):  # the empty objects that stand for folders on object stores
                 continue
@@ -163,6 +173,8 @@ class SourceListing:
             message += f"; {counts.num_excluded} left out by include or exclude patterns"
         if counts.num_unusable:
             message += f"; {counts.num_unusable} with names that cannot be used: {', '.join(counts.unusable_examples)}"
+        if counts.num_special:
+            message += f"; {counts.num_special} links to folders, links to nothing or devices, which are passed by"
         if self.num_ignored:
             kinds = ", ".join(f"{kind} {number}" for kind, number in counts.ignored_by_extension.most_common(3))
             message += f"; {self.num_ignored} without an image's extension ({kinds})"

@@ -56,13 +56,19 @@ def _resolve_all(entries: _Entries, location: Location) -> list[ImageTask]:
             raise SourceError(
                 f"line {line}: {entry!r} is {place.scheme}, the entries before are {scheme}; split the list"
             )
-        key, name = place.url, listed_name(entry)
+        key, name = place.url, _plain(listed_name(entry))
         if key in tasks:
             continue
         if keys_by_output.setdefault(unrooted(name), key) != key:
             raise SourceError(f"line {line}: the output of {name!r} would be that of an earlier entry; list full paths")
         tasks[key] = ImageTask(name, key, 0, "")
     return list(tasks.values())
+
+
+def _plain(name: str) -> str:
+    """A relative name as a walk below the list's folder gives it: `./a.jpg` (so `find .` writes it) is `a.jpg`."""
+    is_walked = name.startswith("/") or "://" in name or {".", ".."}.isdisjoint(name.split("/"))
+    return name if is_walked else posixpath.normpath(name)
 
 
 def _resolve(entry: str, folder: Location, line: int) -> Location:
@@ -108,6 +114,9 @@ def _csv_column(first: list[str]) -> tuple[int, bool]:
         if name in names:
             return names.index(name), True
     if len(names) == 1:
+        for separator in (";", "\t"):
+            if not set(names[0].split(separator)).isdisjoint(COLUMN_NAMES) and separator in names[0]:
+                raise SourceError(f"columns are separated by commas here, not by {separator!r}; found {names[0]!r}")
         # A single column under some other heading: headings hold neither a folder nor an extension.
         return 0, "/" not in names[0] and "." not in names[0]
     raise SourceError(f"no column is named {_choices()}; found {', '.join(names)}")

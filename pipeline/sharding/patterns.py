@@ -61,6 +61,14 @@ def can_match_below(pattern: str, folder: str) -> bool:
     return True
 
 
+def excludes_below(exclude: Sequence[str], folder: str) -> bool:
+    """Whether a pattern that ends in `/**` leaves out everything below `folder`."""
+    segments = folder.split("/")
+    above = ["/".join(segments[:number]) for number in range(1, len(segments) + 1)]
+    wholes = [translate(pattern.removesuffix("/**")) for pattern in exclude if pattern.endswith("/**")]
+    return "**" in exclude or any(whole.fullmatch(name) for whole in wholes for name in above)
+
+
 def _matcher(pattern: str) -> Callable[[str], bool]:
     match = translate(pattern).fullmatch
     if "/" in pattern:

@@ -9,7 +9,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import ObjectDeniedError
 from pipeline.sharding.locations import Location, join_root, locate
 from pipeline.storage import ObjectInfo, ObjectStore, open_store
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 
 
 class RoutedStore:
@@ -51,10 +51,10 @@ class RoutedStore:
         store, place = self._route(key)
         return self._absolute(store.stat(place.key), place.root)
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore.list; `prefix` is absolute as keys are."""
         store, place = self._route(prefix)
-        for info in store.list(place.key, on_unusable and (lambda name: on_unusable(join_root(place.root, name)))):
+        for info in store.list(place.key, observer and _Rooted(place.root, observer)):
             yield self._absolute(info, place.root)
 
     def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:  # noqa: ARG002
@@ -88,3 +88,19 @@ class RoutedStore:
     @staticmethod
     def _absolute(info: ObjectInfo, root: str) -> ObjectInfo:
         return ObjectInfo(join_root(root, info.key), info.size_bytes, info.etag, info.modified_at, info.metadata)
+
+
+class _Rooted(ListingObserver):
+    """Tells another observer the absolute names of what one store leaves out."""
+
+    def __init__(self, root: str, observer: ListingObserver) -> None:
+        self._root, self._observer = root, observer
+
+    def unusable(self, name: str) -> None:
+        self._observer.unusable(join_root(self._root, name))
+
+    def special(self, name: str) -> None:
+        self._observer.special(join_root(self._root, name))
+
+    def can_do_without(self, folder: str) -> bool:
+        return self._observer.can_do_without(join_root(self._root, folder))

@@ -32,7 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.records import ImageTask
 from pipeline.sharding.inventory import iterate_inventory, parse_manifest
-from pipeline.sharding.listing import SourceListing
+from pipeline.sharding.listing import ListingCounts, SourceListing
 from pipeline.sharding.lists import read_list
 from pipeline.sharding.locations import (
     LOCAL_SCHEME,
@@ -45,9 +45,10 @@ from pipeline.sharding.locations import (
     split_glob,
 )
 from pipeline.sharding.names import unrooted
-from pipeline.sharding.patterns import can_match_below, has_wildcard, translate
+from pipeline.sharding.patterns import can_match_below, excludes_below, has_wildcard, name_filter, translate
 from pipeline.sharding.routed import RoutedStore
 from pipeline.storage import ObjectStore, open_store, redact_url
+from pipeline.storage.keys import ListingObserver
 
 _FILE, _FOLDER = "file", "folder"
 _MAX_LIST_BYTES = 2 * 2**30
@@ -84,7 +85,7 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
     root_url = join_root(place.root, folder)
     task = ImageTask(name, place.url, 0, "")
     return SourceListing(
-        config, root_url, source_store(config), lambda: iter((task,)), by_extension=False, needs_stat=True
+        config, root_url, source_store(config), lambda _counts: iter((task,)), by_extension=False, needs_stat=True
     )
 
 
@@ -123,7 +124,7 @@ def _open_folder(config: SourceConfig, place: Location, destination_url: str | N
         config,
         place.url,
         store,
-        lambda: _below(store, place.url),
+        lambda counts: _below(store, place.url, _Left(config, place.url, counts)),
         by_extension=True,
         needs_stat=False,
         reaches=_lies_below,
@@ -141,8 +142,9 @@ def _open_glob(config: SourceConfig, place: Location, destination_url: str | Non
     def reaches(source: str) -> bool:
         return _lies_below(source) and is_match(source) is not None
 
-    def entries() -> Iterator[ImageTask]:
-        return (task for task in _below(store, root_url) if is_match(task.source))
+    def entries(counts: ListingCounts) -> Iterator[ImageTask]:
+        left = _Left(config, root_url, counts, lambda below: can_match_below(pattern, below), is_match)
+        return (task for task in _below(store, root_url, left) if is_match(task.source))
 
     extension = posixpath.splitext(posixpath.basename(pattern))[1]
     by_extension = not extension or has_wildcard(extension)
@@ -154,20 +156,57 @@ def _lies_below(source: str) -> bool:
     return unrooted(source) == source
 
 
-def _below(store: ObjectStore, folder_url: str) -> Iterator[ImageTask]:
-    prefix = f"{folder_url.rstrip('/')}/"
-    unusable: deque[str] = deque()
-    for info in store.list(folder_url, unusable.append):
-        yield from _refused(unusable, prefix)
-        yield ImageTask(info.key.removeprefix(prefix), info.key, info.size_bytes, info.etag)
-    yield from _refused(unusable, prefix)
+class _Left(ListingObserver):
+    """What a listing below a folder leaves out.
+
+    `reaches` tells whether the source lists anything below a folder, `is_match` whether it means a name.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        folder_url: str,
+        counts: ListingCounts,
+        reaches: Callable[[str], bool] = lambda _below: True,
+        is_match: Callable[[str], object] = lambda _name: True,
+    ) -> None:
+        self.prefix = f"{folder_url.rstrip('/')}/"
+        self._config, self._counts, self._reaches, self._is_match = config, counts, reaches, is_match
+        self._is_taken = name_filter((), config.exclude)
+        self._unusable: deque[str] = deque()
+
+    def unusable(self, name: str) -> None:
+        self._unusable.append(name)
+
+    def special(self, name: str) -> None:
+        below = name.removeprefix(self.prefix)
+        is_excluded = not self._is_taken(below) or excludes_below(self._config.exclude, below)
+        if not is_excluded and (self._is_match(below) or self._reaches(below)):
+            self._counts.pass_by(below)
+
+    def can_do_without(self, folder: str) -> bool:
+        below = folder.removeprefix(self.prefix)
+        return not self._reaches(below) or excludes_below(self._config.exclude, below)
+
+    def refused(self) -> Iterator[ImageTask]:
+        """What the store cannot give a key to: passed on, for the listing counts what it does not take."""
+        while self._unusable:
+            name = self._unusable.popleft()
+            yield ImageTask(name.removeprefix(self.prefix), name, 0, "")
 
 
-def _refused(names: deque[str], prefix: str) -> Iterator[ImageTask]:
-    """What the store cannot give a key to: passed on, for the listing counts what it does not take."""
-    while names:
-        name = names.popleft()
-        yield ImageTask(name.removeprefix(prefix), name, 0, "")
+def _below(store: ObjectStore, folder_url: str, left: _Left) -> Iterator[ImageTask]:
+    try:
+        for info in store.list(folder_url, left):
+            yield from left.refused()
+            yield ImageTask(info.key.removeprefix(left.prefix), info.key, info.size_bytes, info.etag)
+    except ObjectDeniedError as error:
+        if not left.prefix.startswith("/"):  # an object store, where one refusal is one for all
+            raise
+        raise SourceError(
+            f"{error}; give access to it, or leave it out with --exclude, such as --exclude '.Trashes/**'"
+        ) from error
+    yield from left.refused()
 
 
 def _open_list(config: SourceConfig, place: Location, data: bytes, shape: SourceShape) -> SourceListing:
@@ -180,14 +219,14 @@ def _open_list(config: SourceConfig, place: Location, data: bytes, shape: Source
             config,
             series_url,
             store,
-            lambda: iterate_inventory(store, inventory),
+            lambda _counts: iterate_inventory(store, inventory),
             by_extension=True,
             needs_stat=False,
             reaches=lambda _source: True,
         )
     tasks = read_list(data, place)
     root_url = join_root(place.root, folder)
-    return SourceListing(config, root_url, store, lambda: iter(tasks), by_extension=False, needs_stat=True)
+    return SourceListing(config, root_url, store, lambda _counts: iter(tasks), by_extension=False, needs_stat=True)
 
 
 def _probe(store: ObjectStore, place: Location, url: str) -> str | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class ObjectStore(Protocol):
         """Return size, etag and metadata. Raises ObjectMissingError."""
         ...
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         """Yield every object below `prefix` (a folder, without trailing slash), in ascending byte order of the keys.
 
         Streams; yields nothing where there is nothing. Temporary files of an unfinished local create are left out.
-        Names that cannot be keys (`check_key`) are left out too: `on_unusable` is called with each before the listing
-        goes on; without it one warning at the end counts them.
+        Names that cannot be keys (`check_key`) are left out too: `observer` is told of each before the listing goes
+        on; without one, a warning at the end counts them.
         """
         ...
 

@@ -26,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.generic_errors import map_generic_error
-from pipeline.storage.keys import OnUnusable, SkippedNames, check_key, check_prefix, join_key, normal_metadata
+from pipeline.storage.keys import ListingObserver, SkippedNames, check_key, check_prefix, join_key, normal_metadata
 from pipeline.storage.redact import redact_url
 from pipeline.storage.retry import RetryPolicy
 
@@ -180,7 +180,7 @@ class GenericStore:
             raise ObjectMissingError(msg)
         return _info(key, details)
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore. Raises StorageError over HTTP, which has no listings."""
         if self._backend.read_only:
             msg = f"{self._url}: a web server cannot be listed; give a list of the files instead"
@@ -190,7 +190,7 @@ class GenericStore:
             found = self._run(lambda: self._filesystem.find(folder, detail=True), prefix)
         except ObjectMissingError:
             return
-        skipped = SkippedNames(on_unusable)
+        skipped = SkippedNames(observer)
         strip = len(self._root) + 1 if self._root else 0
         for path in sorted(found, key=lambda name: name.encode("utf-8", "surrogatepass")):
             key = path[strip:]

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUM_EXAMPLES = 3
 
-OnUnusable = Callable[[str], None]
+
+class ListingObserver:
+    """Is told what a listing leaves out; names and folders are as keys are. This one takes no notice."""
+
+    def unusable(self, name: str) -> None:
+        """An object or file whose name cannot be a key."""
+
+    def special(self, name: str) -> None:
+        """A link to a folder, which is not followed, a link to nothing, a device or a pipe; local folders only."""
+
+    def can_do_without(self, folder: str) -> bool:  # noqa: ARG002
+        """Whether a folder that may not be read can be left out; else the listing fails. Local folders only."""
+        return False
+
+
 """Told of each listed name that cannot be a key, as the store spells it, control characters and all."""
 
 logger = logging.getLogger(__name__)
@@ -70,17 +84,17 @@ def normal_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
 class SkippedNames:
     """Counts listed names that cannot be keys, so that a listing leaves them out aloud instead of failing."""
 
-    def __init__(self, on_unusable: OnUnusable | None = None) -> None:
+    def __init__(self, observer: ListingObserver | None = None) -> None:
         self.num_skipped = 0
-        self._on_unusable = on_unusable
+        self._observer = observer
         self._examples: list[str] = []
 
     def accepts(self, name: str) -> bool:
         """True for a valid key; any other name is counted, or told to who asked for it."""
         if is_valid_key(name):
             return True
-        if self._on_unusable:
-            self._on_unusable(name)
+        if self._observer:
+            self._observer.unusable(name)
             return False
         self.num_skipped += 1
         if len(self._examples) < _NUM_EXAMPLES:

@@ -23,7 +23,7 @@ from pipeline.errors import (
 from pipeline.faults import fault_point
 from pipeline.storage import durable
 from pipeline.storage.base import ObjectInfo
-from pipeline.storage.keys import OnUnusable, SkippedNames, check_key, check_prefix, join_key
+from pipeline.storage.keys import ListingObserver, SkippedNames, check_key, check_prefix, join_key
 from pipeline.storage.os_errors import map_os_error
 from pipeline.storage.retry import RetryPolicy
 
@@ -76,19 +76,21 @@ class LocalStore:
         path = self._path(key)
         return _info(key, self._run(lambda: _regular(path.stat()), path))
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore. Holds the names of one folder per level in memory.
 
-        Raises ObjectDeniedError at a folder that may not be read, rather than leave it out silently.
+        Raises ObjectDeniedError at a folder that may not be read, rather than leave it out silently; `observer` may
+        know that it can be done without.
         """
-        skipped = SkippedNames(on_unusable)
-        pending = [self._entries(check_prefix(prefix))]
+        skipped = SkippedNames(observer)
+        told = observer or ListingObserver()
+        pending = [self._entries(check_prefix(prefix), told)]
         while pending:
             key, is_folder = next(pending[-1], ("", False))
             if not key:
                 pending.pop()
             elif is_folder:
-                pending.append(self._entries(key))
+                pending.append(self._entries(key, told))
             elif skipped.accepts(key) and (info := self._listed_info(key)):
                 yield info
         skipped.warn(self.url)
@@ -105,12 +107,12 @@ class LocalStore:
         """See ObjectStore: temporary files."""
         for folder, _, names in os.walk(self._root / check_prefix(prefix)):
             for name in sorted(names):
-                if name.startswith(durable.TEMP_PREFIX):
+                if _is_temporary(name):
                     yield (Path(folder) / name).relative_to(self._root).as_posix()
 
     def discard_unfinished(self, key: str) -> None:
         """See ObjectStore."""
-        if key.rpartition("/")[2].startswith(durable.TEMP_PREFIX):
+        if _is_temporary(key.rpartition("/")[2]):
             self.delete(key)
 
     def delete(self, key: str) -> None:
@@ -136,23 +138,26 @@ class LocalStore:
 
         return self._retry.call(mapped)
 
-    def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+    def _entries(self, folder: str, observer: ListingObserver) -> Iterator[tuple[str, bool]]:
         """Yield (key, is_folder) of one folder, in the byte order of the full keys below it."""
         path = self._root / folder
 
-        def scan() -> list[str]:
+        def scan() -> tuple[list[str], list[str]]:
             with os.scandir(path) as entries:
-                names = [name for entry in entries if (name := _listed_name(entry))]
-            return sorted(names, key=os.fsencode)
+                named = {entry.name: _listed_name(entry) for entry in entries if not _is_temporary(entry.name)}
+            special = sorted((name for name, listed in named.items() if not listed), key=os.fsencode)
+            return sorted(filter(None, named.values()), key=os.fsencode), special
 
         try:
-            names = self._run(scan, path)
+            names, special = self._run(scan, path)
         except ObjectMissingError:
             return
         except ObjectDeniedError:
-            if path.name == _UNREADABLE_BY_DESIGN:
+            if path.name == _UNREADABLE_BY_DESIGN or observer.can_do_without(folder):
                 return
             raise
+        for name in special:
+            observer.special(join_key(folder, name))
         for name in names:
             yield join_key(folder, name.removesuffix("/")), name.endswith("/")
 
@@ -245,10 +250,12 @@ def _rename_over(temporary: Path, final: Path) -> None:
     temporary.replace(final)
 
 
+def _is_temporary(name: str) -> bool:
+    return name.startswith(durable.TEMP_PREFIX)
+
+
 def _listed_name(entry: os.DirEntry[str]) -> str | None:
     """Name a folder with a slash behind it, as its keys sort (`a-b` < `a.jpg` < `a/x`); None for what is no object."""
-    if entry.name.startswith(durable.TEMP_PREFIX):
-        return None
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
     try:

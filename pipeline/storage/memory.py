@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from pipeline.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, ObjectTooLargeError
 from pipeline.storage.base import ObjectInfo
-from pipeline.storage.keys import OnUnusable, check_key, check_prefix, join_key, normal_metadata
+from pipeline.storage.keys import ListingObserver, check_key, check_prefix, join_key, normal_metadata
 
 # fsspec keeps one memory file system per process, whose files share their read position: one lock guards it all.
 _lock = threading.RLock()
@@ -59,7 +59,7 @@ class MemoryStore:
             path = self._path(key)
             return _info(key, self._bytes(path), _metadata.get(path, {}))
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:  # noqa: ARG002
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:  # noqa: ARG002
         """See ObjectStore; what was created here has a key, so that no name is unusable."""
         folder = "/" + join_key(self._root, check_prefix(prefix))
         with _lock:

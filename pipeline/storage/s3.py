@@ -25,7 +25,7 @@ from pipeline.errors import (
 from pipeline.storage import s3_errors
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.keys import (
-    OnUnusable,
+    ListingObserver,
     SkippedNames,
     check_key,
     check_prefix,
@@ -131,9 +131,9 @@ class S3Store:
             metadata=MappingProxyType(dict(answer.get("Metadata", {}))),
         )
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         """See ObjectStore. One page of up to 1,000 objects is in memory; folder markers (`a/`) are left out."""
-        objects = self._list(check_prefix(prefix), on_unusable)
+        objects = self._list(check_prefix(prefix), observer)
         if self._bucket.endswith(_UNORDERED_BUCKET_SUFFIX):
             return iter(sorted(objects, key=lambda info: info.key.encode()))
         return objects
@@ -188,7 +188,7 @@ class S3Store:
             self._can_match_on_get = False  # it was the condition that the store did not understand
             return data
 
-    def _list(self, prefix: str, on_unusable: OnUnusable | None) -> Iterator[ObjectInfo]:
+    def _list(self, prefix: str, observer: ListingObserver | None) -> Iterator[ObjectInfo]:
         strip = len(self._root) + 1 if self._root else 0
         folder = join_key(self._root, prefix)
         parameters: dict[str, Any] = {
@@ -196,7 +196,7 @@ class S3Store:
             "Prefix": folder + "/" if folder else "",
             "MaxKeys": _PAGE_OBJECTS,
         }
-        skipped = SkippedNames(on_unusable)
+        skipped = SkippedNames(observer)
         while True:
             page = self._run(lambda: self._client.call("list_objects_v2", **parameters), prefix)
             for item in page.get("Contents", ()):

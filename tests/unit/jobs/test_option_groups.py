@@ -131,7 +131,7 @@ def test_what_replaces_recorded_workers_does_not_contradict_their_scaling_or_pla
     assert (changed(workers="2").scaling, changed(workers="2").num_workers) == (None, 2)
     assert changed(executor="local").scaling is None
     more = changed(max_workers=9).scaling
-    assert (more.max_workers, more.deadline_s) == (9, None)
+    assert (more.max_workers, more.deadline_s) == (9, 5400), "what else was recorded still brakes"
     known = known.model_copy(update={"config": config.model_copy(update={"execution": fixed(config, 3)})})
     assert (changed(max_workers=9).scaling.max_workers, changed(max_workers=9).num_workers) == (9, None)
     for contradiction in ({"workers": "2"}, {"workers": "auto"}, {"executor": "local"}):

@@ -14,7 +14,7 @@ from jobs.plan_speed import measured_speed, node_speed, predict, workload
 from pipeline.config import ConversionConfig, build_config
 from pipeline.errors import ConfigError
 
-SOURCE = SourceEstimate(10_000, 50_000_000_000, 0, 0, 160, 200, 0, 0, (), 120_000.0, 110_000.0, 130_000.0)
+SOURCE = SourceEstimate(10_000, 50_000_000_000, 0, 0, 0, 160, 200, 0, 0, (), 120_000.0, 110_000.0, 130_000.0)
 NODE = NodeType(
     name="two",
     gpus=2,

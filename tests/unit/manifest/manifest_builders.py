@@ -21,7 +21,7 @@ from pipeline.records import (
     StageTimings,
 )
 from pipeline.storage import ObjectInfo
-from pipeline.storage.keys import OnUnusable
+from pipeline.storage.keys import ListingObserver
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -56,7 +56,7 @@ class DictStore:
         data = self.objects[key]
         return ObjectInfo(key, len(data), hashlib.md5(data).hexdigest())
 
-    def list(self, prefix: str = "", on_unusable: OnUnusable | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", observer: ListingObserver | None = None) -> Iterator[ObjectInfo]:
         for key in sorted(self.objects):
             if key.startswith(f"{prefix}/"):
                 yield self.stat(key)

@@ -37,6 +37,7 @@ def test_text_lists_skip_comments_and_blank_lines() -> None:
         "key,url\na.jpg,x\nb.jpg,y\n",
         'source\n"a.jpg"\n\nb.jpg\n',
         "a.jpg\nb.jpg\n",
+        "photo;print\na.jpg\nb.jpg\n",
         "image file\na.jpg\nb.jpg\n",
         "path,size\na.jpg,1\n,2\nb.jpg,3\n",
     ],
@@ -76,6 +77,12 @@ def test_a_relative_entry_stays_in_its_bucket() -> None:
         keys_of("../../a.jpg\n", root="s3://b")
 
 
+def test_what_find_writes_is_named_as_a_walk_names_it() -> None:
+    tasks = read_list(b"./a.jpg\n./b/c.jpg\nb/../d.jpg\n../up.jpg\n", Location("file", "/", "photos/list.txt"))
+    assert [task.source for task in tasks] == ["a.jpg", "b/c.jpg", "d.jpg", "../up.jpg"]
+    assert [task.key for task in tasks] == ["/photos/a.jpg", "/photos/b/c.jpg", "/photos/d.jpg", "/up.jpg"]
+
+
 def test_secrets_are_not_recorded() -> None:
     location = Location("s3", "s3://b", "list.txt")
     (task,) = read_list(b"s3://AKIAX:hidden@one/k.jpg?X-Amz-Signature=hidden", location)
@@ -95,6 +102,8 @@ def test_secrets_are_not_recorded() -> None:
         ("s3://b\n", "list.txt", "line 1: .* does not name a file"),
         ("s3://b/../k.jpg\n", "list.txt", "line 1: .* does not name a file"),
         ("name,size\na.jpg,1\n", "list.csv", "no column is named source, path, key, url or uri; found name, size"),
+        ("path;size\na.jpg;1\n", "list.csv", "separated by commas here, not by ';'; found 'path;size'"),
+        ("size\tpath\n1\ta.jpg\n", "list.csv", r"separated by commas here, not by '\\t'"),
         ("size,path\n1,a.jpg\n2\n", "list.csv", "line 3: has 1 columns, not the 2"),
         ('path\n"a.jpg\n', "list.csv", "line 2: unexpected end"),
         (b"PAR1 but not really", "list.parquet", "not a readable Parquet file"),

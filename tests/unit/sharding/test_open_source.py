@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +239,65 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
         listing_of(tmp_path / ("x" * 300))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder of nobody in particular, where this process is not root: to root no folder is closed."""
+    with tempfile.TemporaryDirectory(prefix="hf-") as name:
+        folder, user = Path(name), os.geteuid()
+        folder.chmod(0o777)
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+
+
+def test_a_folder_that_may_not_be_read(open_folder: Path) -> None:
+    (open_folder / "locked").mkdir(mode=0)
     with pytest.raises(SourceError, match="Permission denied"):
-        listing_of(tmp_path / "locked")
+        listing_of(open_folder / "locked")
+
+
+def test_a_folder_that_may_not_be_read_matters_where_something_below_it_is_wanted(open_folder: Path) -> None:
+    fill(open_folder, "a/1.jpg", "b/2.jpg")
+    (open_folder / "b/.Trashes").mkdir(mode=0)
+    says = r"b/\.Trashes: .*Permission denied; give access to it, or leave it out with --exclude"
+    for url, options in (
+        (open_folder, {}),
+        (open_folder, {"exclude": ("b/*", ".Trashes")}),
+        (open_folder, {"include": ("*.jpg",)}),
+        (f"{open_folder}/**/*.jpg", {}),
+        (f"{open_folder}/b/*/*.jpg", {}),
+    ):
+        with pytest.raises(SourceError, match=says):
+            sources_of(url, **options)
+    for exclude in ("b/**", "b/.Trashes/**", "**/.Trashes/**", "?/.T*/**"):
+        assert sources_of(open_folder, exclude=(exclude, "nothing/**"))[0] == "a/1.jpg"
+    assert sources_of(f"{open_folder}/a/*.jpg") == ["1.jpg"]
+    assert sources_of(f"{open_folder}/[ab]/*.jpg") == ["a/1.jpg", "b/2.jpg"]
+
+
+def test_what_is_no_file_of_the_source_s_own_is_counted(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "in", "a.jpg", "z/b.jpg", "outside.jpg")
+    (folder / "outside.jpg").rename(tmp_path / "outside.jpg")
+    (folder / "linked.jpg").symlink_to(tmp_path / "outside.jpg")
+    (folder / "z/linked").symlink_to(tmp_path)
+    (folder / "z/nothing.jpg").symlink_to(tmp_path / "gone.jpg")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe.jpg")
+    listing = listing_of(folder)
+    assert [task.source for task in listing.iterate()] == ["a.jpg", "linked.jpg", "z/b.jpg"], "a linked file is a file"
+    assert (listing.counts.num_special, listing.counts.special_examples) == (
+        4,
+        ["loop", "pipe.jpg", "z/linked", "z/nothing.jpg"],
+    )
+    excluding = listing_of(folder, exclude=("z/**", "pipe.*"))
+    list(excluding.iterate())
+    assert excluding.counts.special_examples == ["loop"]
+    matched = listing_of(f"{folder}/z/*.jpg")
+    list(matched.iterate())
+    assert matched.counts.special_examples == ["nothing.jpg"]
+    with pytest.raises(SourceError, match="2 links to folders, links to nothing or devices, which are passed by"):
+        sources_of(folder / "z", exclude=("b.jpg",))
 
 
 def test_an_emptied_source_is_told_from_one_with_a_few_images_gone(tmp_path: Path) -> None:

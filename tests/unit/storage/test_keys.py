@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.storage.keys import InvalidKeyError, SkippedNames, check_key, check_prefix, is_valid_key, join_key
+from pipeline.storage.keys import (
+    InvalidKeyError,
+    ListingObserver,
+    SkippedNames,
+    check_key,
+    check_prefix,
+    is_valid_key,
+    join_key,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,12 @@ def test_skipped_names_are_counted_and_named(caplog: pytest.LogCaptureFixture) -
 
 def test_skipped_names_go_to_who_asks_for_them(caplog: pytest.LogCaptureFixture) -> None:
     names: list[str] = []
-    skipped = SkippedNames(names.append)
+
+    class Asking(ListingObserver):
+        def unusable(self, name: str) -> None:
+            names.append(name)
+
+    skipped = SkippedNames(Asking())
     assert [skipped.accepts(name) for name in ("good", "bad\n", "..")] == [True, False, False]
     skipped.warn("s3://b")
     assert names == ["bad\n", ".."]
