@@ -97,8 +97,8 @@ def run_conversion(
     if listing.counts.num_special:
         examples = ", ".join(listing.counts.special_examples)
         reporter.note(
-            f"passed by {listing.counts.num_special:,} links to folders, which are not followed, links to nothing or "
-            f"devices, for example {examples}"
+            f"not taken, as no file or folder of the source itself (a link to a folder or to nothing, a device): "
+            f"{listing.counts.num_special:,}, for example {examples}"
         )
     if listing.counts.num_vanished:
         images, examples = plural(listing.counts.num_vanished, "image"), ", ".join(listing.counts.vanished_examples)

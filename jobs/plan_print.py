@@ -59,7 +59,7 @@ def _source_lines(source: SourceEstimate) -> list[str]:
     if source.num_unusable:
         lines.append(f"{plural(source.num_unusable, 'image')} whose names cannot be used left out; rename them")
     if source.num_special:
-        lines.append(f"{source.num_special:,} links to folders, links to nothing or devices passed by")
+        lines.append(f"{plural(source.num_special, 'link')} to folders or to nothing, or devices, not taken")
     return lines
 
 
