@@ -38,8 +38,8 @@ def convert(
     """Convert every image of SRC into a linear OpenEXR under DST, with one manifest row per image.
 
     Run the same command again to carry on after a stop, or to pick up new and changed images: what is done is not
-    done again. Exit codes: 0 all converted, 3 some images failed, 2 bad usage, 1 the job stopped and can be resumed,
-    4 the same because --budget is spent.
+    done again. Exit codes: 0 all converted, 3 some images failed or have names that cannot be used, 2 bad usage, 1 the
+    job stopped and can be resumed, 4 the same because --budget is spent.
     """
     with reporting(log_format, quiet=quiet) as reporter:
         cost.require_sensible()

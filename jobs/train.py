@@ -64,7 +64,9 @@ def train(
     ema_decay: Annotated[float, typer.Option(help="Of the averaged weights.", rich_help_panel=_RECIPE)] = 0.999,
     loss_preset: Annotated[
         str,
-        typer.Option(help="paper (Tanh_L1), or balanced (what the default weights had).", rich_help_panel=_RECIPE),
+        typer.Option(
+            help="paper (Tanh_L1), or balanced (what the default weights began with).", rich_help_panel=_RECIPE
+        ),
     ] = "paper",
     loss: Annotated[
         list[str] | None,

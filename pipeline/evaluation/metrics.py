@@ -143,7 +143,7 @@ FAST_METRICS: tuple[str, ...] = (
     "exposure_error_ev",
     "hue_shift_deg",
 )
-"""What training watches: a few milliseconds for a view of 256 px."""
+"""The quick ones, `--metrics fast`: a few milliseconds for a view of 256 px."""
 
 
 def evaluate_pair(

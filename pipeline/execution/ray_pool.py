@@ -26,7 +26,7 @@ _MAX_SPAWN_DELAY_S = 60.0
 # An autoscaler takes some rounds to see a request and to say that it has no such node; the look costs two requests.
 _IMPOSSIBLE_AFTER_S = 20.0
 _CAPACITY_LOOK_S = 5.0
-# A current GPU (docs/performance.md), and one CPU core.
+# A current GPU, assumed, for none has been measured (docs/performance.md), and one CPU core.
 _GPU_MEGAPIXELS_PER_S = 20.0
 _CORE_MEGAPIXELS_PER_S = 0.3
 
