@@ -6,7 +6,8 @@ here depends on a file's name. All functions are safe to call from several threa
 
 Warning codes in `LdrInfo.warnings`, besides those of `icc.plan_color`: `multi_picture`, `animated`, `multi_page`
 (only the primary image is converted), `already_hdr_gain_map`, `exif_invalid`, `junk_in_header` (bytes between JPEG
-segments that belong to none), `extra_channel_ignored` (TIFF samples that are neither colour nor alpha).
+segments that belong to none), `junk_before_end` (padding before a JPEG's end marker; only decoding shows it),
+`extra_channel_ignored` (TIFF samples that are neither colour nor alpha).
 
 Floating-point TIFF, OpenEXR and Radiance files are refused: they hold HDR pixels already, and clipping them to what
 the network takes would throw away what the user wants.
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.codecs import heif, jpeg, png, tiff, webp
 from pipeline.codecs.exif import NO_EXIF, parse_exif, xmp_orientation
 from pipeline.codecs.formats import ImageFormat, sniff_format, unsupported
-from pipeline.codecs.header import LdrHeader
+from pipeline.codecs.header import LdrHeader, Samples
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
 from pipeline.codecs.orientation import apply_orientation, swaps_sides
 from pipeline.codecs.samples import scale_samples
@@ -42,7 +43,7 @@ from pipeline.records import LdrInfo
 
 __all__ = ["LdrImage", "decode_ldr", "estimate_decoded_bytes", "probe_ldr"]
 
-_Pixels = tuple[NDArray[Any], NDArray[Any] | None]
+_Pixels = Samples | tuple[NDArray[Any], NDArray[Any] | None]
 
 _READERS: dict[ImageFormat, Callable[[bytes], LdrHeader]] = {
     ImageFormat.JPEG: jpeg.read_header,
@@ -80,7 +81,7 @@ class LdrImage:
 def probe_ldr(data: bytes, limits: DecodeConfig) -> LdrInfo:
     """Return what `decode_ldr` would report, from the header alone: no pixel is decoded.
 
-    Raises the errors of `decode_ldr`, but for damage that only the pixels show.
+    Raises the errors of `decode_ldr`, and gives its warnings, but for damage that only the pixels show.
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
@@ -98,14 +99,14 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
     header = _read_header(data, limits)
     with _codec_errors(header.format):
         plan = plan_color(header)
-        color, alpha = _DECODERS[header.format](data, header)
+        color, alpha, warnings = Samples(*_DECODERS[header.format](data, header))
         for plane in (color, alpha):
             if plane is not None and plane.shape[:2] != (header.height, header.width):
                 raise CorruptImageError(
                     f"{header.format} declares {header.width}x{header.height} px but holds "
                     f"{plane.shape[1]}x{plane.shape[0]}"
                 )
-        info = _describe(header, plan)
+        info = _describe(header, plan, warnings)
         pixels = to_srgb(scale_samples(color, header.sample_bits), header.color_space, plan)
         orientation = info.orientation if header.decoder_orientation == 1 else 1
         return LdrImage(
@@ -142,7 +143,7 @@ def _read_header(data: bytes, limits: DecodeConfig) -> LdrHeader:
     return header
 
 
-def _describe(header: LdrHeader, plan: ColorPlan) -> LdrInfo:
+def _describe(header: LdrHeader, plan: ColorPlan, decoding: tuple[str, ...] = ()) -> LdrInfo:
     exif = parse_exif(header.exif) if header.exif else NO_EXIF
     orientation = header.orientation or exif.orientation
     if orientation is None and header.xmp:
@@ -152,7 +153,7 @@ def _describe(header: LdrHeader, plan: ColorPlan) -> LdrInfo:
     orientation = orientation or 1
     # The decoder's output is upright already where it did the turning.
     is_swapped = swaps_sides(orientation) and header.decoder_orientation == 1
-    warnings = (*header.warnings, *plan.warnings, *(() if exif.is_valid else ("exif_invalid",)))
+    warnings = (*header.warnings, *plan.warnings, *(() if exif.is_valid else ("exif_invalid",)), *decoding)
     return LdrInfo(
         format=header.format.value,
         width=header.height if is_swapped else header.width,
