@@ -63,7 +63,7 @@ def read_header(data: bytes) -> LdrHeader:
 def decode(data: bytes, header: LdrHeader) -> Samples:
     """Return (H, W), (H, W, 3) or (H, W, 4) samples; CMYK with 255 as full ink. JPEG has no alpha.
 
-    The warning `junk_before_end` says that padding before the end marker was left out.
+    The warning `junk_at_end` says that padding before the end marker was left out.
     """
     layout = scan_layout(data)
     names = {ColorSpace.GRAY: "GRAY", ColorSpace.RGB: "RGB", ColorSpace.CMYK: "CMYK"}
@@ -73,7 +73,7 @@ def decode(data: bytes, header: LdrHeader) -> Samples:
         np.subtract(255, pixels, out=pixels)
     if header.color_space is ColorSpace.GRAY:
         pixels = pixels.reshape(pixels.shape[:2])
-    return Samples(pixels, None, ("junk_before_end",) if has_padding else ())
+    return Samples(pixels, None, ("junk_at_end",) if has_padding else ())
 
 
 def require_whole(data: bytes) -> None:

@@ -6,9 +6,9 @@ here depends on a file's name. All functions are safe to call from several threa
 
 Warning codes in `LdrInfo.warnings`, besides those of `icc.plan_color`: `multi_picture`, `animated`, `multi_page`
 (only the primary image is converted), `already_hdr_gain_map`, `exif_invalid`, `junk_in_header` (bytes between JPEG
-segments that belong to none), `junk_before_end` (padding before a JPEG's end marker; only decoding shows it),
-`metadata_damaged` (PNG chunks with wrong checksums, or a tRNS chunk that does not fit), `extra_channel_ignored` (TIFF
-samples that are neither colour nor alpha).
+segments that belong to none), `junk_at_end` (padding before a JPEG's end marker, which only decoding shows, or bytes
+behind the last box of a HEIC or AVIF file), `metadata_damaged` (PNG chunks with wrong checksums, or a tRNS chunk that
+does not fit), `extra_channel_ignored` (TIFF samples that are neither colour nor alpha).
 
 Floating-point TIFF, OpenEXR and Radiance files are refused: they hold HDR pixels already, and clipping them to what
 the network takes would throw away what the user wants.

@@ -63,12 +63,12 @@ def test_padding_before_the_end_marker(padding: bytes, progressive: bool) -> Non
     data = save(picture(), "jpeg", progressive=progressive)
     image = decode_ldr(data[:-2] + padding + END, LIMITS)
     assert np.array_equal(image.pixels, simplejpeg.decode_jpeg(data))
-    assert set(image.info.warnings) <= {"junk_before_end"}
+    assert set(image.info.warnings) <= {"junk_at_end"}
 
 
 def test_padding_is_noted_where_it_was_left_out() -> None:
     padded = decode_ldr(JPEG[:-2] + bytes(16) + END, LIMITS)
-    assert padded.info.warnings == ("junk_before_end",)
+    assert padded.info.warnings == ("junk_at_end",)
     assert decode_ldr(JPEG, LIMITS).info.warnings == ()
 
 
