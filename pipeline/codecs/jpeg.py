@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.codecs.exif import read_ifd, read_tiff_header
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader, Samples
+from pipeline.codecs.ifd import read_ifd, read_tiff_header
 from pipeline.codecs.jpeg_stream import APP1, APP2, APP14, Layout, Segment, decode_strictly, scan_layout
 from pipeline.errors import CorruptImageError, UnsupportedFormatError
 

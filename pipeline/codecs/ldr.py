@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import heif, jpeg, png, tiff, webp
-from pipeline.codecs.exif import NO_EXIF, parse_exif, xmp_orientation
+from pipeline.codecs.exif import NO_EXIF, ExifFacts, parse_exif, xmp_orientation
 from pipeline.codecs.formats import ImageFormat, sniff_format, unsupported
 from pipeline.codecs.header import LdrHeader, Samples
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
@@ -86,7 +86,8 @@ def probe_ldr(data: bytes, limits: DecodeConfig) -> LdrInfo:
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
-        return _describe(header, plan_color(header))
+        exif = _read_exif(header)
+        return _describe(header, exif, _plan_color(header, exif))
 
 
 def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
@@ -99,7 +100,8 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
-        plan = plan_color(header)
+        exif = _read_exif(header)
+        plan = _plan_color(header, exif)
         color, alpha, warnings = Samples(*_DECODERS[header.format](data, header))
         for plane in (color, alpha):
             if plane is not None and plane.shape[:2] != (header.height, header.width):
@@ -107,7 +109,7 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
                     f"{header.format} declares {header.width}x{header.height} px but holds "
                     f"{plane.shape[1]}x{plane.shape[0]}"
                 )
-        info = _describe(header, plan, warnings)
+        info = _describe(header, exif, plan, warnings)
         pixels = to_srgb(scale_samples(color, header.sample_bits), header.color_space, plan)
         orientation = info.orientation if header.decoder_orientation == 1 else 1
         return LdrImage(
@@ -144,8 +146,16 @@ def _read_header(data: bytes, limits: DecodeConfig) -> LdrHeader:
     return header
 
 
-def _describe(header: LdrHeader, plan: ColorPlan, decoding: tuple[str, ...] = ()) -> LdrInfo:
-    exif = parse_exif(header.exif) if header.exif else NO_EXIF
+def _read_exif(header: LdrHeader) -> ExifFacts:
+    return parse_exif(header.exif) if header.exif else NO_EXIF
+
+
+def _plan_color(header: LdrHeader, exif: ExifFacts) -> ColorPlan:
+    # The rule is one for cameras' files. Others are conversions, whose EXIF is often older than their pixels.
+    return plan_color(header, is_adobe_rgb=exif.is_adobe_rgb and header.format is ImageFormat.JPEG)
+
+
+def _describe(header: LdrHeader, exif: ExifFacts, plan: ColorPlan, decoding: tuple[str, ...] = ()) -> LdrInfo:
     orientation = header.orientation or exif.orientation
     if orientation is None and header.xmp:
         orientation = xmp_orientation(header.xmp)
