@@ -88,6 +88,58 @@ def test_cut_fax_pages(compression: str, tags: dict[int, int], kind: str) -> Non
                 decode_ldr(with_shorter_last_strip(data, missing), LIMITS)
 
 
+def group_4_strip(page: NDArray[np.bool_]) -> bytes:
+    data = fax(page, "group4", {ROWS_PER_STRIP: len(page)})
+    start, count = last_strip(data)
+    return data[start : start + count]
+
+
+def group_4_tiff(page: NDArray[np.bool_], strip: bytes) -> bytes:
+    """A page's file with another strip, behind the old one."""
+    data = fax(page, "group4", {ROWS_PER_STRIP: len(page)})
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        places = [(file.pages[0].tags[code], value) for code, value in ((273, len(data)), (279, len(strip)))]
+    patched = bytearray(data)
+    for tag, value in places:
+        size = {3: 2, 4: 4}[int(tag.dtype)]
+        patched[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
+    return bytes(patched) + strip
+
+
+@pytest.mark.parametrize(
+    "junk", [bytes(3), bytes(500), b"\xa5" * 500, b"\xff" * 500], ids=["3 zeros", "zeros", "a5", "ff"]
+)
+@pytest.mark.parametrize("kind", ["noise", "specks", "black", "white"])
+def test_what_follows_the_end_of_a_group_4_strip_does_not_matter(kind: str, junk: bytes) -> None:
+    """Byte counts that are too large are common."""
+    page = bilevel(kind, 60, 200)
+    image = decode_ldr(group_4_tiff(page, group_4_strip(page) + junk), LIMITS)
+    assert np.array_equal(image.pixels[..., 1] > 0, page)
+
+
+@pytest.mark.parametrize("num_rows", [1, 30, 59])
+def test_group_4_strip_that_ends_before_its_rows_do(num_rows: int) -> None:
+    page = bilevel("specks", 60, 200)
+    with pytest.raises(TruncatedImageError, match="fax"):
+        decode_ldr(group_4_tiff(page, group_4_strip(page[:num_rows])), LIMITS)
+
+
+def test_most_changed_bits_of_a_group_4_strip_are_noticed() -> None:
+    """An invalid code, or lines that need more or fewer bits than there are: seldom does damage end even."""
+    page = bilevel("specks", 300, 200)
+    strip = group_4_strip(page)
+    chance = np.random.default_rng(11)
+    num_noticed = 0
+    for at in chance.integers(0, len(strip) // 2, 40):
+        changed = bytearray(strip)
+        changed[at] ^= 1 << int(chance.integers(8))
+        try:
+            decode_ldr(group_4_tiff(page, bytes(changed)), LIMITS)
+        except (CorruptImageError, TruncatedImageError):
+            num_noticed += 1
+    assert num_noticed >= 30
+
+
 def jpeg_tiff(strip: bytes) -> bytes:
     """64x48 px of YCbCr in one JPEG strip."""
     entries = [(256, 3, 1, 64), (257, 3, 1, 48), (258, 3, 3, 8 + 2 + 120 + 4), (259, 3, 1, 7), (262, 3, 1, 6)]
