@@ -27,6 +27,7 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1})
 
 # A hostile progressive file can hold many thousand scans over a large frame, each decoded in full.
 _MAX_SCANS = 1000
+_MAX_SEGMENTS = 100_000
 # What follows 0xFF in coded data where a segment or the end begins: no stuffed zero, no restart marker, no fill byte.
 _MARKER_IN_SCANS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -92,7 +93,10 @@ def _simplejpeg(stream: bytes, color_space: str) -> NDArray[np.uint8]:
 def _find_end(data: bytes, scan: Segment) -> int:
     """Return where the end marker of the image itself is, or the end of the data where it has none."""
     at = scan.end
-    while (match := _MARKER_IN_SCANS.search(data, at)) is not None:
+    for _ in range(_MAX_SEGMENTS):
+        match = _MARKER_IN_SCANS.search(data, at)
+        if match is None:
+            break
         start, marker = match.start(), data[match.start() + 1]
         if marker == _EOI:
             return start
