@@ -1,19 +1,18 @@
 """EXIF and XMP: the orientation, and the capture facts that OpenEXR has standard attributes for.
 
 A reader of its own, because metadata must never cost an image: every value is bounds-checked, a damaged directory
-yields what is still readable, and nothing is printed or raised. Tags are those of CIPA DC-008 (Exif 3.0), the
-directory layout is TIFF 6.0, section 2.
+yields what is still readable, and nothing is printed or raised. Tags are those of CIPA DC-008 (Exif 3.0).
 """
 
 from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.codecs.ifd import Value, read_ifd, read_tiff_header
 from pipeline.records import CaptureMetadata
 
 MAX_TEXT_CHARS = 256
@@ -22,42 +21,31 @@ _ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
 _GPS_IFD = 0x8825
 _PRIMARY_TAGS = frozenset({0x010F, 0x0110, _ORIENTATION, 0x013B, _EXIF_IFD, _GPS_IFD})
-_EXIF_TAGS = frozenset(
+_CAPTURE_TAGS = frozenset(
     {0x829A, 0x829D, 0x8827, 0x8832, 0x9003, 0x9010, 0x9011, 0x920A, 0xA430, 0xA433, 0xA434}  # names: _capture()
 )
 _GPS_TAGS = frozenset(range(1, 7))
 
-# TIFF field type -> (struct code, size in bytes); 2 (ASCII) and 7 (UNDEFINED) are returned as bytes.
-_FIELD_TYPES = {
-    1: ("B", 1),
-    3: ("H", 2),
-    4: ("I", 4),
-    5: ("II", 8),
-    6: ("b", 1),
-    8: ("h", 2),
-    9: ("i", 4),
-    10: ("ii", 8),
-    11: ("f", 4),
-    12: ("d", 8),
-}
-_BYTES_TYPES = frozenset({2, 7})
-_RATIONAL_TYPES = frozenset({5, 10})
-_MAX_ENTRIES = 4096
-_MAX_VALUE_BYTES = 65536
+# A DCF 2.0 "option file" (JEITA CP-3461B): no colour space of EXIF's own, and the interoperability index of Adobe RGB.
+_COLOR_SPACE, _UNCALIBRATED = 0xA001, 0xFFFF
+_INTEROPERABILITY_IFD, _INTEROPERABILITY_INDEX, _ADOBE_RGB = 0xA005, 0x0001, b"R03"
+_EXIF_TAGS = _CAPTURE_TAGS | {_COLOR_SPACE, _INTEROPERABILITY_IFD}
 
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
 _UTC_OFFSET = re.compile(r"([+-])(\d{2}):(\d{2})")
 
-Value = bytes | tuple[float | None, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class ExifFacts:
-    """`orientation` is 1..8, or None where the file is silent; `is_valid` is False where anything was damaged."""
+    """`orientation` is 1..8, or None where the file is silent; `is_valid` is False where anything was damaged.
+
+    `is_adobe_rgb` says that the pixels of a JPEG without a profile are Adobe RGB (1998).
+    """
 
     orientation: int | None
     capture: CaptureMetadata
     is_valid: bool
+    is_adobe_rgb: bool = False
 
 
 NO_EXIF = ExifFacts(orientation=None, capture=CaptureMetadata(), is_valid=True)
@@ -96,63 +84,28 @@ def parse_exif(data: bytes) -> ExifFacts:
         # 0 is written by some software for "unknown"; anything else is damage.
         is_valid &= orientation == 0
         orientation = None
-    return ExifFacts(None if orientation is None else int(orientation), _capture(primary, *parts), is_valid)
+    return ExifFacts(
+        orientation=None if orientation is None else int(orientation),
+        capture=_capture(primary, *parts),
+        is_valid=is_valid,
+        is_adobe_rgb=_is_adobe_rgb(data, byte_order, parts[0]),
+    )
+
+
+def _is_adobe_rgb(data: bytes, byte_order: str, exif: Mapping[int, Value]) -> bool:
+    at = _number(exif.get(_INTEROPERABILITY_IFD))
+    if at is None or at < 0 or _number(exif.get(_COLOR_SPACE)) != _UNCALIBRATED:
+        return False
+    # Programs that move the directories often leave this one behind: its damage says nothing about the rest.
+    values, _ = read_ifd(data, int(at), byte_order, frozenset({_INTEROPERABILITY_INDEX}))
+    index = values.get(_INTEROPERABILITY_INDEX)
+    return isinstance(index, bytes) and index.rstrip(b"\0 ") == _ADOBE_RGB
 
 
 def xmp_orientation(xmp: bytes) -> int | None:
     """Return `tiff:Orientation` (1..8) of an XMP packet, or None."""
     match = _XMP_ORIENTATION.search(xmp)
     return int(match[1]) if match else None
-
-
-def read_tiff_header(data: bytes) -> tuple[str, int] | None:
-    """Return the struct byte order and the offset of the first directory, or None if this is no classic TIFF header."""
-    byte_order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if byte_order is None or len(data) < 8:
-        return None
-    return byte_order, struct.unpack_from(byte_order + "I", data, 4)[0]
-
-
-def read_ifd(data: bytes, offset: int, byte_order: str, tags: frozenset[int]) -> tuple[dict[int, Value], bool]:
-    """Read the wanted `tags` of one image file directory.
-
-    Returns the values that could be read (bytes for text, otherwise a tuple of numbers; a rational with a zero
-    denominator is None) and whether the directory was sound.
-    """
-    if offset + 2 > len(data):
-        return {}, False
-    (num_entries,) = struct.unpack_from(byte_order + "H", data, offset)
-    is_sound = num_entries <= _MAX_ENTRIES
-    values: dict[int, Value] = {}
-    for index in range(min(num_entries, _MAX_ENTRIES)):
-        at = offset + 2 + 12 * index
-        if at + 12 > len(data):
-            return values, False
-        tag, field_type, count = struct.unpack_from(byte_order + "HHI", data, at)
-        if tag in tags:
-            value = _read_value(data, at + 8, byte_order, field_type, count)
-            is_sound &= value is not None
-            if value is not None:
-                values.setdefault(tag, value)
-    return values, is_sound
-
-
-def _read_value(data: bytes, at: int, byte_order: str, field_type: int, count: int) -> Value | None:
-    code, size = ("s", 1) if field_type in _BYTES_TYPES else _FIELD_TYPES.get(field_type, ("", 0))
-    num_bytes = size * count
-    if not 0 < num_bytes <= _MAX_VALUE_BYTES:
-        # An empty text is common and harmless; anything else of this kind is damage.
-        return b"" if field_type in _BYTES_TYPES and count == 0 else None
-    if num_bytes > 4:
-        (at,) = struct.unpack_from(byte_order + "I", data, at)
-    if at + num_bytes > len(data):
-        return None
-    if field_type in _BYTES_TYPES:
-        return data[at : at + num_bytes]
-    numbers = struct.unpack_from(byte_order + code * count, data, at)
-    if field_type in _RATIONAL_TYPES:
-        return tuple(n / d if d else None for n, d in zip(numbers[::2], numbers[1::2], strict=True))
-    return numbers
 
 
 def _capture(primary: Mapping[int, Value], exif: Mapping[int, Value], gps: Mapping[int, Value]) -> CaptureMetadata:

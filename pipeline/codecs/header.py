@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from pipeline.codecs.formats import ImageFormat
 
@@ -77,3 +80,11 @@ class LdrHeader:
     def bit_depth(self) -> int:
         """8 or 16: the depth of the delivered samples."""
         return 8 if self.sample_bits <= 8 else 16
+
+
+class Samples(NamedTuple):
+    """What a format's decoder returns: colour, alpha or None, and warning codes that only decoding can give."""
+
+    color: NDArray[Any]
+    alpha: NDArray[Any] | None
+    warnings: tuple[str, ...] = ()

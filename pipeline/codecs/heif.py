@@ -23,11 +23,13 @@ from pipeline.codecs.orientation import swaps_sides
 from pipeline.codecs.samples import unassociate
 from pipeline.errors import CorruptImageError, UnsupportedFormatError
 
+_JUNK = "junk_at_end"
+
 
 def read_header(data: bytes, kind: ImageFormat) -> LdrHeader:
     """Read boxes and libheif's view of the primary image. Truncated, corrupt and unsupported files raise."""
     facts = read_container(data)
-    file = _open(data)
+    file = _open(data[: facts.num_bytes])
     image = file[file.primary_index]
     info: dict[str, Any] = image.info
     width, height = image.size
@@ -68,6 +70,8 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
 
     Both in the file's own code values (10 bits: 0..1023).
     """
+    if _JUNK in header.warnings:
+        data = data[: read_container(data).num_bytes]
     pixels = _decode_avif(data, header) if header.format is ImageFormat.AVIF else _decode_heic(data, header)
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
@@ -112,6 +116,8 @@ def _warnings(facts: ContainerFacts, num_images: int) -> tuple[str, ...]:
     warnings = []
     if facts.is_sequence:
         warnings.append("animated")
+    if facts.has_junk:
+        warnings.append(_JUNK)
     if num_images > 1:
         warnings.append("multi_picture")
     if facts.has_gain_map:

@@ -58,11 +58,14 @@ class ColorPlan:
     warnings: tuple[str, ...]
 
 
-def plan_color(header: LdrHeader) -> ColorPlan:
+def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
     """Choose the conversion for one file and try it on a small grid; a useless profile becomes a warning.
 
+    `is_adobe_rgb` is what EXIF says; it counts for RGB where nothing else tells the colours.
+
     Warning codes: `icc_invalid` (or of more than 16 MiB), `icc_mismatch` (the profile is for another colour space),
-    `cmyk_without_profile`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM), `already_hdr_transfer` (PQ or HLG).
+    `cmyk_without_profile`, `exif_adobe_rgb`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM),
+    `already_hdr_transfer` (PQ or HLG).
     """
     space, warnings = header.color_space, []
     profile, description = None, None
@@ -76,6 +79,10 @@ def plan_color(header: LdrHeader) -> ColorPlan:
     elif header.png_color is not None:
         profile, warning = _png_profile(header.png_color, space)
         warnings += [warning] if warning else []
+    elif is_adobe_rgb and header.cicp is None and space is ColorSpace.RGB:
+        profile = _adobe_rgb_profile()
+        description = _describe(profile)
+        warnings.append("exif_adobe_rgb")
     if (header.cicp is not None and header.cicp.is_hdr) or (header.icc is not None and _has_hdr_cicp(header.icc)):
         warnings.append("already_hdr_transfer")
     if space is ColorSpace.CMYK and profile is None:
@@ -124,6 +131,11 @@ def _transform(color: NDArray[Any], profile: bytes, space: ColorSpace) -> NDArra
 @cache
 def _srgb_profile() -> bytes:
     return bytes(imagecodecs.cms_profile("srgb"))
+
+
+@cache
+def _adobe_rgb_profile() -> bytes:
+    return bytes(imagecodecs.cms_profile("adobergb"))
 
 
 def _check_icc(icc: bytes, space: ColorSpace) -> tuple[bytes | None, str | None, str | None]:

@@ -15,17 +15,24 @@ from pipeline.errors import CorruptImageError, TruncatedImageError
 
 _TRACK_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz")
 _MAX_BOXES = 100_000
+# Top-level boxes that hold pixels or say where they are: one of these that is cut is a cut file.
+_NEEDED = frozenset({b"ftyp", b"meta", b"moov", b"moof", b"mdat", b"imda"})
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """`orientation` (EXIF 1..8) equals the primary item's irot and imir; `num_frames` counts an image sequence's."""
+    """`orientation` (EXIF 1..8) equals the primary item's irot and imir; `num_frames` counts an image sequence's.
+
+    `num_bytes` is where the last whole box ends; behind it are bytes that belong to none, if `has_junk`.
+    """
 
     orientation: int
     has_clean_aperture: bool
     has_gain_map: bool
     is_sequence: bool
     num_frames: int
+    num_bytes: int
+    has_junk: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,11 @@ class _Box:
 
 
 def read_container(data: bytes) -> ContainerFacts:
-    """Check that every top-level box lies in the file, and read the facts. Truncated and corrupt files raise."""
-    top = list(_boxes(data, 0, len(data), is_top=True))
+    """Check that every top-level box lies in the file, and read the facts. Truncated and corrupt files raise.
+
+    Bytes behind the last box that make none, where all items lie before them, are junk and no damage.
+    """
+    top, num_bytes = _top_boxes(data)
     meta = next((box for box in top if box.kind == b"meta"), None)
     if meta is None:
         raise CorruptImageError("no image items in this HEIF container")
@@ -55,6 +65,8 @@ def read_container(data: bytes) -> ContainerFacts:
         or (iprp is not None and data.find(b":aux:hdrgainmap", iprp.body, iprp.end) >= 0),
         is_sequence=any(box.kind == b"moov" for box in top),
         num_frames=frames,
+        num_bytes=num_bytes,
+        has_junk=num_bytes < len(data),
     )
 
 
@@ -78,6 +90,62 @@ def primary_size(head: bytes) -> tuple[int, int] | None:
         raise CorruptImageError("this HEIF container gives its primary image no size")
     width, height = struct.unpack_from(">II", head, properties[b"ispe"].body + 4)
     return width, height
+
+
+def _top_boxes(data: bytes) -> tuple[list[_Box], int]:
+    """Return the top-level boxes and where they end."""
+    top: list[_Box] = []
+    try:
+        # One by one: those before the fault count.
+        for box in _boxes(data, 0, len(data), is_top=True):
+            top.append(box)  # noqa: PERF402
+    except (TruncatedImageError, CorruptImageError):
+        end = top[-1].end if top else 0
+        is_needed = data[end + 4 : end + 8] in _NEEDED or any(box.kind == b"moov" for box in top)
+        meta = next((box for box in top if box.kind == b"meta"), None)
+        if is_needed or meta is None or len(top) >= _MAX_BOXES or not _has_all_items_before(data, meta, end):
+            raise
+        return top, end
+    return top, len(data)
+
+
+def _has_all_items_before(data: bytes, meta: _Box, end: int) -> bool:
+    iloc = next((box for box in _boxes(data, meta.body + 4, meta.end) if box.kind == b"iloc"), None)
+    try:
+        return iloc is not None and all(stop <= end for stop in _extent_ends(data[iloc.body : iloc.end]))
+    except (IndexError, ValueError):
+        return False
+
+
+def _extent_ends(body: bytes) -> Iterator[int]:
+    """Yield where in the file each extent of an item ends (ItemLocationBox, ISO/IEC 14496-12, 8.11.3).
+
+    Raises ValueError where that cannot be said, IndexError where the box is too short.
+    """
+    at = 0
+
+    def take(num_bytes: int) -> int:
+        nonlocal at
+        at += num_bytes
+        if at > len(body):
+            raise IndexError("iloc ends early")
+        return int.from_bytes(body[at - num_bytes : at], "big")
+
+    version, _flags, sizes = take(1), take(3), take(2)
+    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    index_size = sizes & 15 if version else 0
+    for _ in range(take(2 if version < 2 else 4)):
+        take(2 if version < 2 else 4)  # the item
+        method = take(2) & 15 if version else 0
+        reference, base = take(2), take(base_size)
+        for _ in range(take(2)):
+            take(index_size)
+            start, length = base + take(offset_size), take(length_size)
+            # Method 1 counts within the meta box, 2 within another item.
+            if method == 0:
+                if reference or not length:
+                    raise ValueError("an item in another file, or of no told length")
+                yield start + length
 
 
 def _boxes(data: bytes, at: int, end: int, *, is_top: bool = False) -> Iterator[_Box]:

@@ -6,7 +6,9 @@ here depends on a file's name. All functions are safe to call from several threa
 
 Warning codes in `LdrInfo.warnings`, besides those of `icc.plan_color`: `multi_picture`, `animated`, `multi_page`
 (only the primary image is converted), `already_hdr_gain_map`, `exif_invalid`, `junk_in_header` (bytes between JPEG
-segments that belong to none), `extra_channel_ignored` (TIFF samples that are neither colour nor alpha).
+segments that belong to none), `junk_at_end` (padding before a JPEG's end marker, which only decoding shows, or bytes
+behind the last box of a HEIC or AVIF file), `metadata_damaged` (PNG chunks with wrong checksums, or a tRNS chunk that
+does not fit), `extra_channel_ignored` (TIFF samples that are neither colour nor alpha).
 
 Floating-point TIFF, OpenEXR and Radiance files are refused: they hold HDR pixels already, and clipping them to what
 the network takes would throw away what the user wants.
@@ -23,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import heif, jpeg, png, tiff, webp
-from pipeline.codecs.exif import NO_EXIF, parse_exif, xmp_orientation
+from pipeline.codecs.exif import NO_EXIF, ExifFacts, parse_exif, xmp_orientation
 from pipeline.codecs.formats import ImageFormat, sniff_format, unsupported
-from pipeline.codecs.header import LdrHeader
+from pipeline.codecs.header import LdrHeader, Samples
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
 from pipeline.codecs.orientation import apply_orientation, swaps_sides
 from pipeline.codecs.samples import scale_samples
@@ -42,7 +44,7 @@ from pipeline.records import LdrInfo
 
 __all__ = ["LdrImage", "decode_ldr", "estimate_decoded_bytes", "probe_ldr"]
 
-_Pixels = tuple[NDArray[Any], NDArray[Any] | None]
+_Pixels = Samples | tuple[NDArray[Any], NDArray[Any] | None]
 
 _READERS: dict[ImageFormat, Callable[[bytes], LdrHeader]] = {
     ImageFormat.JPEG: jpeg.read_header,
@@ -80,11 +82,12 @@ class LdrImage:
 def probe_ldr(data: bytes, limits: DecodeConfig) -> LdrInfo:
     """Return what `decode_ldr` would report, from the header alone: no pixel is decoded.
 
-    Raises the errors of `decode_ldr`, but for damage that only the pixels show.
+    Raises the errors of `decode_ldr`, and gives its warnings, but for damage that only the pixels show.
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
-        return _describe(header, plan_color(header))
+        exif = _read_exif(header)
+        return _describe(header, exif, _plan_color(header, exif))
 
 
 def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
@@ -97,15 +100,16 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
-        plan = plan_color(header)
-        color, alpha = _DECODERS[header.format](data, header)
+        exif = _read_exif(header)
+        plan = _plan_color(header, exif)
+        color, alpha, warnings = Samples(*_DECODERS[header.format](data, header))
         for plane in (color, alpha):
             if plane is not None and plane.shape[:2] != (header.height, header.width):
                 raise CorruptImageError(
                     f"{header.format} declares {header.width}x{header.height} px but holds "
                     f"{plane.shape[1]}x{plane.shape[0]}"
                 )
-        info = _describe(header, plan)
+        info = _describe(header, exif, plan, warnings)
         pixels = to_srgb(scale_samples(color, header.sample_bits), header.color_space, plan)
         orientation = info.orientation if header.decoder_orientation == 1 else 1
         return LdrImage(
@@ -142,8 +146,16 @@ def _read_header(data: bytes, limits: DecodeConfig) -> LdrHeader:
     return header
 
 
-def _describe(header: LdrHeader, plan: ColorPlan) -> LdrInfo:
-    exif = parse_exif(header.exif) if header.exif else NO_EXIF
+def _read_exif(header: LdrHeader) -> ExifFacts:
+    return parse_exif(header.exif) if header.exif else NO_EXIF
+
+
+def _plan_color(header: LdrHeader, exif: ExifFacts) -> ColorPlan:
+    # The rule is one for cameras' files. Others are conversions, whose EXIF is often older than their pixels.
+    return plan_color(header, is_adobe_rgb=exif.is_adobe_rgb and header.format is ImageFormat.JPEG)
+
+
+def _describe(header: LdrHeader, exif: ExifFacts, plan: ColorPlan, decoding: tuple[str, ...] = ()) -> LdrInfo:
     orientation = header.orientation or exif.orientation
     if orientation is None and header.xmp:
         orientation = xmp_orientation(header.xmp)
@@ -152,7 +164,7 @@ def _describe(header: LdrHeader, plan: ColorPlan) -> LdrInfo:
     orientation = orientation or 1
     # The decoder's output is upright already where it did the turning.
     is_swapped = swaps_sides(orientation) and header.decoder_orientation == 1
-    warnings = (*header.warnings, *plan.warnings, *(() if exif.is_valid else ("exif_invalid",)))
+    warnings = (*header.warnings, *plan.warnings, *(() if exif.is_valid else ("exif_invalid",)), *decoding)
     return LdrInfo(
         format=header.format.value,
         width=header.height if is_swapped else header.width,

@@ -1,10 +1,14 @@
-"""PNG (W3C PNG, third edition; ISO/IEC 15948): a checksum of every chunk, and pixels through libpng."""
+"""PNG (W3C PNG, third edition; ISO/IEC 15948): a checksum of every chunk, and pixels through libpng.
+
+A wrong checksum fails the image where the chunk may decide about pixels; other chunks are passed over (13.2).
+"""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import imagecodecs
@@ -25,23 +29,41 @@ _COLOR_TYPES: dict[int, tuple[str, ColorSpace, bool, frozenset[int]]] = {
     4: ("LA", ColorSpace.GRAY, True, frozenset({8, 16})),
     6: ("RGBA", ColorSpace.RGB, True, frozenset({8, 16})),
 }
-_KEPT = frozenset({b"IHDR", b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"})
+_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"})
+# What decides about pixels; a damaged profile is treated like one that does not work.
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cICP", b"sRGB", b"gAMA", b"cHRM"})
+_METADATA_DAMAGED = "metadata_damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    kind: bytes
+    start: int  # of its data
+    end: int
+    is_sound: bool
 
 
 def read_header(data: bytes) -> LdrHeader:
-    """Walk every chunk and check its CRC. Raises TruncatedImageError and CorruptImageError."""
-    chunks, xmp = _collect(data)
+    """Walk every chunk and check its CRC. Raises TruncatedImageError and CorruptImageError.
+
+    Warnings: `animated`; `metadata_damaged` or `exif_invalid` for a chunk that was passed over.
+    """
+    chunks, xmp, damaged = _collect(data)
     width, height, depth, color_type, compression, filtering, interlace = _read_ihdr(chunks)
     if color_type not in _COLOR_TYPES or depth not in _COLOR_TYPES[color_type][3]:
         raise CorruptImageError(f"PNG with colour type {color_type} and bit depth {depth}")
     if compression or filtering or interlace > 1:
         raise CorruptImageError("PNG with unknown compression, filter or interlace method")
     mode, space, has_alpha, _ = _COLOR_TYPES[color_type]
-    color = _read_color(chunks)
+    has_usable_trns = _has_usable_trns(chunks, color_type, depth)
+    if b"tRNS" in chunks and not has_usable_trns:
+        damaged.append(b"tRNS")
     num_frames = int.from_bytes(chunks.get(b"acTL", b"\0\0\0\x01")[:4], "big")
-    warnings = []
-    if b"acTL" in chunks:
-        warnings.append("animated")
+    color = _read_color(chunks, is_icc_damaged=b"iCCP" in damaged)
+    told = {b"eXIf": "exif_invalid"} | ({b"iCCP": "icc_invalid"} if color.get("is_icc_broken") else {})
+    warnings = ["animated"] if b"acTL" in chunks else []
+    # `icc_invalid` follows from `is_icc_broken`.
+    warnings += sorted({told.get(kind, _METADATA_DAMAGED) for kind in damaged} - {"icc_invalid"})
     return LdrHeader(
         format=ImageFormat.PNG,
         width=width,
@@ -49,7 +71,7 @@ def read_header(data: bytes) -> LdrHeader:
         sample_bits=max(depth, 8),  # libpng expands fewer bits to the full range of 8
         mode=mode,
         color_space=space,
-        has_alpha=has_alpha or b"tRNS" in chunks,
+        has_alpha=has_alpha or has_usable_trns,
         exif=chunks.get(b"eXIf"),
         xmp=xmp,
         num_frames=max(num_frames, 1),
@@ -60,6 +82,8 @@ def read_header(data: bytes) -> LdrHeader:
 
 def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return colour samples (H, W) or (H, W, 3) and alpha (H, W) or None, in 8 or 16 bits, palettes expanded."""
+    if header.is_icc_broken or set(header.warnings) & {_METADATA_DAMAGED, "exif_invalid"}:
+        data = _without_damaged(data, keeps_trns=header.has_alpha)
     pixels: NDArray[Any] = imagecodecs.png_decode(data)
     if pixels.ndim == 2:
         return pixels, None
@@ -68,8 +92,8 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
     return color, alpha
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start, end) of each chunk's data, through IEND."""
+def _chunks(data: bytes) -> Iterator[_Chunk]:
+    """Yield each chunk through IEND. Raises CorruptImageError for a wrong checksum where it may matter to pixels."""
     at = len(PNG_SIGNATURE)
     view = memoryview(data)
     while True:
@@ -81,29 +105,61 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = at + 8 + length
         if end + 4 > len(data):
             raise TruncatedImageError(f"PNG ends within its {kind.decode('ascii')} chunk")
-        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        is_sound = zlib.crc32(view[at + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
+        if not is_sound and _may_be_needed(kind):
             raise CorruptImageError(f"PNG with a wrong checksum in its {kind.decode('ascii')} chunk")
-        yield kind, at + 8, end
+        yield _Chunk(kind, at + 8, end, is_sound)
         if kind == b"IEND":
             return
         at = end + 4
 
 
-def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None]:
+def _may_be_needed(kind: bytes) -> bool:
+    """Whether this type, or one that differs in a bit, decides about pixels: the damage may be in the type itself."""
+    is_critical = not kind[0] & 0x20
+    code = int.from_bytes(kind, "big")
+    return is_critical or any((code ^ int.from_bytes(needed, "big")).bit_count() <= 1 for needed in _NEEDED)
+
+
+def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, list[bytes]]:
+    """Return the first chunk of each kept type, the XMP packet, and the types of the chunks that are damaged."""
     chunks: dict[bytes, bytes] = {}
+    damaged: list[bytes] = []
     xmp: bytes | None = None
     has_pixels = False
-    for index, (kind, start, end) in enumerate(_chunks(data)):
+    for index, chunk in enumerate(_chunks(data)):
+        kind, start, end = chunk.kind, chunk.start, chunk.end
         if (index == 0) != (kind == b"IHDR"):
             raise CorruptImageError("PNG without exactly one IHDR chunk at its beginning")
         has_pixels |= kind == b"IDAT"
-        if kind in _KEPT:
+        if not chunk.is_sound:
+            damaged.append(kind)
+        elif kind == b"tRNS" and has_pixels:
+            damaged.append(kind)  # too late: libpng passes it over
+        elif kind in _KEPT:
             chunks.setdefault(kind, data[start:end])
         elif kind == b"iTXt" and data.startswith(_XMP_KEYWORD + b"\0", start):
             xmp = _itxt_text(data[start:end])
     if not has_pixels:
         raise CorruptImageError("PNG without image data")
-    return chunks, xmp
+    return chunks, xmp, damaged
+
+
+def _without_damaged(data: bytes, *, keeps_trns: bool) -> bytes:
+    """Return the file without the chunks that libpng would warn of and pass over."""
+    kept = [chunk for chunk in _chunks(data) if chunk.is_sound and (keeps_trns or chunk.kind != b"tRNS")]
+    return PNG_SIGNATURE + b"".join(data[chunk.start - 8 : chunk.end + 4] for chunk in kept)
+
+
+def _has_usable_trns(chunks: Mapping[bytes, bytes], color_type: int, depth: int) -> bool:
+    """Whether there is a tRNS chunk (11.3.1.1) as this colour type needs it; libpng passes over any other."""
+    trns, palette = chunks.get(b"tRNS"), chunks.get(b"PLTE", b"")
+    if trns is None:
+        return False
+    if color_type == 3:
+        is_in_order = b"PLTE" in chunks and list(chunks).index(b"PLTE") < list(chunks).index(b"tRNS")
+        return is_in_order and 1 <= len(trns) <= min(len(palette) // 3, 2**depth)
+    return len(trns) == {0: 2, 2: 6}.get(color_type)
 
 
 def _read_ihdr(chunks: Mapping[bytes, bytes]) -> tuple[int, ...]:
@@ -122,7 +178,7 @@ def _itxt_text(body: bytes) -> bytes | None:
     return _inflate(parts[2], _MAX_XMP_BYTES) if rest[0] else parts[2]
 
 
-def _read_color(chunks: Mapping[bytes, bytes]) -> dict[str, Any]:
+def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[str, Any]:
     """Choose the colour chunk by precedence: cICP, iCCP, sRGB, gAMA with cHRM (PNG 4.3)."""
     cicp = chunks.get(b"cICP")
     if cicp is not None and len(cicp) == 4:
@@ -130,6 +186,8 @@ def _read_color(chunks: Mapping[bytes, bytes]) -> dict[str, Any]:
     if b"iCCP" in chunks:
         profile = _read_iccp(chunks[b"iCCP"])
         return {"icc": profile, "is_icc_broken": profile is None}
+    if is_icc_damaged:
+        return {"is_icc_broken": True}
     gamma, chromaticities = chunks.get(b"gAMA"), chunks.get(b"cHRM")
     if b"sRGB" in chunks or (gamma is None and chromaticities is None):
         return {}

@@ -1,7 +1,7 @@
 """TIFF and BigTIFF (TIFF 6.0) through tifffile: the first full-resolution page, every strip and tile accounted for.
 
-tifffile leaves zeros where a strip is missing and its JPEG decoder accepts half a strip, so the layout is checked
-against the file before anything is decoded.
+tifffile leaves zeros where a strip is missing and some of its decoders accept half a strip, so the layout is checked
+against the file before anything is decoded, and the strips of those decoders with it (`tiff_segments`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader
-from pipeline.codecs.lzw import is_made_up
-from pipeline.codecs.samples import unassociate
+from pipeline.codecs.samples import scale_samples, unassociate
+from pipeline.codecs.tiff_segments import require_whole_segments
 from pipeline.errors import AlreadyHdrError, CorruptImageError, TruncatedImageError, UnsupportedFormatError
 
 # Damage becomes a typed error; without a handler every damaged tag would also be printed.
@@ -30,8 +29,8 @@ _SUBFILE_TYPE, _SUB_IFDS, _INK_SET, _XMP, _ICC, _DNG_VERSION = 254, 330, 332, 70
 _ORIENTATION = 274
 _CAMERA_RAW_PHOTOMETRICS = frozenset({32803, 34892})
 _LOG_LUV_PHOTOMETRICS = frozenset({32844, 32845})
-_UINT, _FLOATS = 1, frozenset({3, 6})
-_LZW, _OLD_JPEG, _JPEG = 5, 6, 7
+_UINTS, _FLOATS = frozenset({1, 4}), frozenset({3, 6})  # 4, undefined, is unsigned (TIFF 6.0, section 19)
+_OLD_JPEG, _JPEG = 6, 7
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
@@ -68,7 +67,8 @@ def read_header(data: bytes) -> LdrHeader:
             format=ImageFormat.TIFF,
             width=int(page.imagewidth),
             height=int(page.imagelength),
-            sample_bits=int(page.bitspersample),
+            # A palette's colours are delivered in 8 bits, however few an index has.
+            sample_bits=8 if page.photometric == _PALETTE else int(page.bitspersample),
             mode=mode + ("A" if has_alpha else ""),
             color_space=space,
             has_alpha=has_alpha,
@@ -91,8 +91,7 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
         photometric = int(page.photometric)
         # (separate samples, depth, length, width, contiguous samples)
         raw: NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)
-        if page.compression == _LZW:
-            _require_whole_lzw(data, page)
+        require_whole_segments(data, page)
         if raw.dtype == np.bool_:
             raw = raw.view(np.uint8)
         raw = raw[:, 0]
@@ -101,13 +100,15 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
         color, alpha = pixels[..., :num_color], None
         if header.has_alpha:
             alpha = pixels[..., num_color]
-            if _extra_samples(page, num_color)[0] == _ASSOCIATED:
-                color = unassociate(color, alpha, header.sample_bits)
         if photometric == _PALETTE:
-            return _apply_palette(color[..., 0], page.colormap, header.sample_bits), alpha
+            index_bits = int(page.bitspersample)
+            color = _apply_palette(color[..., 0], page.colormap, index_bits)
+            alpha = None if alpha is None else scale_samples(alpha, index_bits)
+        if alpha is not None and _extra_samples(page, num_color)[0] == _ASSOCIATED:
+            color = unassociate(color, alpha, header.sample_bits)
         if photometric == _MIN_IS_WHITE:
             color = (2**header.sample_bits - 1) - color
-        return color[..., 0] if num_color == 1 else color, alpha
+        return color[..., 0] if color.shape[2] == 1 else color, alpha
 
 
 def _primary_page(file: tifffile.TiffFile, data: bytes) -> tuple[tifffile.TiffPage, int]:
@@ -147,7 +148,7 @@ def _refuse_unsupported(page: tifffile.TiffPage, tags: Mapping[int, Any]) -> Non
     if not is_known or compression == _OLD_JPEG:
         raise UnsupportedFormatError(f"TIFF with photometric {photometric}, compression {compression} is not supported")
     bits, num_color = page.bitspersample, _PHOTOMETRICS[photometric][2]
-    if page.sampleformat != _UINT or not isinstance(bits, int) or not 1 <= bits <= 16:
+    if page.sampleformat not in _UINTS or not isinstance(bits, int) or not 1 <= bits <= 16:
         raise UnsupportedFormatError(f"TIFF with {bits}-bit samples of format {page.sampleformat} is not supported")
     if photometric == _PALETTE and bits > 8:
         raise UnsupportedFormatError("TIFF with a palette of more than 256 colours is not supported")
@@ -175,30 +176,6 @@ def _check_segments(data: bytes, page: tifffile.TiffPage) -> None:
             raise TruncatedImageError("TIFF ends before the end of a strip or tile")
         if page.compression == _JPEG and not data[offset : offset + count].rstrip(b"\0").endswith(b"\xff\xd9"):
             raise TruncatedImageError("TIFF with an unfinished JPEG strip or tile")
-
-
-def _require_whole_lzw(data: bytes, page: tifffile.TiffPage) -> None:
-    """Raise TruncatedImageError where a strip or tile that was decoded lacks codes that its pixels need."""
-    num_segments = math.prod(page.chunked)
-    segments = zip(page.dataoffsets[:num_segments], page.databytecounts[:num_segments], strict=True)
-    for index, (offset, count) in enumerate(segments):
-        strip = data[offset : offset + count]
-        if page.fillorder != 1:
-            strip = bytes(imagecodecs.bitorder_decode(strip))
-        if is_made_up(strip, _segment_bytes(page, index)):
-            raise TruncatedImageError("TIFF with an unfinished LZW strip or tile")
-
-
-def _segment_bytes(page: tifffile.TiffPage, index: int) -> int:
-    """Bytes that a strip or tile holds decoded: rows are filled up to whole bytes, the last strip may be shorter."""
-    num_samples = page.samplesperpixel if page.planarconfig == 1 else 1
-    if page.is_tiled:
-        num_rows, num_columns = int(page.tilelength), int(page.tilewidth)
-    else:
-        num_strips = -(-page.imagelength // page.rowsperstrip)
-        num_rows = min(page.rowsperstrip, page.imagelength - index % num_strips * page.rowsperstrip)
-        num_columns = int(page.imagewidth)
-    return num_rows * (-(-num_columns * num_samples * int(page.bitspersample) // 8))
 
 
 def _extra_samples(page: tifffile.TiffPage, num_color: int) -> tuple[int, ...]:

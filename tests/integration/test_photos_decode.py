@@ -60,7 +60,10 @@ PHOTOS = {
     "corrupt/pillow_truncated_app14.jpg": jpeg(100, 100, icc_profile=SRGB, warnings=("junk_in_header",)),
     "corrupt/pillow_truncated_end_chunk.png": Expected("decode_truncated"),
     "corrupt/pillow_truncated_jpeg.jpg": Expected("decode_truncated"),
-    "corrupt/pillow_unknown_compression_method.png": Expected("decode_corrupt"),
+    # Its profile is damaged, and has a wrong checksum.
+    "corrupt/pillow_unknown_compression_method.png": png(
+        57, 57, mode="RGBA", has_alpha=True, warnings=("icc_invalid",)
+    ),
     "derived/empty.jpg": Expected("empty"),
     "derived/one_pixel.png": png(1, 1),
     "derived/strip_2048x7.jpg": jpeg(2048, 7),

@@ -54,6 +54,22 @@ def exif_block(orientation: int | None = None, **tags: Any) -> bytes:
     return exif.tobytes()
 
 
+def adobe_rgb_exif(index: bytes = b"R03\0", color_space: int = 0xFFFF, byte_order: str = "<") -> bytes:
+    """What a camera writes into an Adobe RGB file: three directories, linked by the tags 0x8769 and 0xA005."""
+
+    def directory(*entries: tuple[int, int, int, bytes]) -> bytes:
+        fields = b"".join(struct.pack(byte_order + "HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in entries)
+        return struct.pack(byte_order + "H", len(entries)) + fields + bytes(4)
+
+    def long(value: int) -> bytes:
+        return struct.pack(byte_order + "I", value)
+
+    details_at, index_at = 8 + 18, 8 + 18 + 30
+    details = directory((0xA001, 3, 1, struct.pack(byte_order + "H", color_space)), (0xA005, 4, 1, long(index_at)))
+    header = (b"II*\0" if byte_order == "<" else b"MM\0*") + long(8)
+    return b"Exif\0\0" + header + directory((0x8769, 4, 1, long(details_at))) + details + directory((1, 2, 4, index))
+
+
 def p3_profile(gamma: float = 2.2) -> bytes:
     """Display P3's primaries with a pure power."""
     return bytes(imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=P3_PRIMARIES, gamma=gamma))

@@ -9,7 +9,8 @@ from ldr_samples import exif_block
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from pipeline.codecs.exif import MAX_TEXT_CHARS, clean_text, parse_exif, read_ifd, xmp_orientation
+from pipeline.codecs.exif import MAX_TEXT_CHARS, clean_text, parse_exif, xmp_orientation
+from pipeline.codecs.ifd import read_ifd
 from pipeline.records import CaptureMetadata
 
 

@@ -12,6 +12,7 @@ import pytest
 from ldr_samples import (
     D65,
     P3_PRIMARIES,
+    adobe_rgb_exif,
     cmyk_profile,
     insert_jpeg_segment,
     insert_png_chunk,
@@ -268,3 +269,51 @@ def test_code_points_of_display_p3() -> None:
     assert np.abs(image.pixels - expected).max() <= 1.5
     for code_points in ((1, 13), (1, 1), (2, 2)):
         assert np.array_equal(decode(insert_png_chunk(plain, b"cICP", bytes([*code_points, 0, 1]))).pixels, pixel)
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_adobe_rgb_by_exif_alone(byte_order: str) -> None:
+    """DCF 2.0: an option file has no profile, and the colours of one with Adobe RGB's."""
+    image = decode(save(RGB, "jpeg", quality=95, exif=adobe_rgb_exif(byte_order=byte_order)))
+    profile = bytes(imagecodecs.cms_profile("adobergb"))
+    tagged = decode(save(RGB, "jpeg", quality=95, icc_profile=profile))
+    assert np.array_equal(image.pixels, tagged.pixels)
+    assert not np.array_equal(image.pixels, decode(save(RGB, "jpeg", quality=95)).pixels)
+    assert image.info.icc_profile == tagged.info.icc_profile
+    assert image.info.icc_profile is not None
+    assert (image.info.warnings, tagged.info.warnings) == (("exif_adobe_rgb",), ())
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        adobe_rgb_exif(color_space=1),
+        adobe_rgb_exif(index=b"R98\0"),
+        adobe_rgb_exif(index=b"THM\0"),
+        adobe_rgb_exif()[:-12],
+        adobe_rgb_exif().replace(struct.pack("<HHII", 0xA005, 4, 1, 56), struct.pack("<HHII", 0xA005, 4, 1, 2**32 - 1)),
+    ],
+    ids=["srgb", "r98", "thumbnail", "cut", "elsewhere"],
+)
+def test_other_exif_means_no_adobe_rgb(exif: bytes) -> None:
+    assert exif != adobe_rgb_exif()
+    image = decode(save(RGB, "jpeg", quality=95, exif=exif))
+    assert np.array_equal(image.pixels, decode(save(RGB, "jpeg", quality=95)).pixels)
+    assert image.info.icc_profile is None
+    assert image.info.warnings == ()
+
+
+def test_a_profile_and_other_formats_take_precedence_over_exif() -> None:
+    srgb = bytes(imagecodecs.cms_profile("srgb"))
+    plain = decode(save(RGB, "jpeg", quality=95)).pixels
+    image = decode(save(RGB, "jpeg", quality=95, exif=adobe_rgb_exif(), icc_profile=srgb))
+    assert np.array_equal(image.pixels, plain)
+    assert image.info.warnings == ()
+    broken = decode(save(RGB, "jpeg", quality=95, exif=adobe_rgb_exif(), icc_profile=b"x" * 500))
+    assert np.array_equal(broken.pixels, plain)
+    assert broken.info.warnings == ("icc_invalid",)
+    gray = decode(save(RGB[..., 1], "jpeg", quality=95, exif=adobe_rgb_exif()))
+    assert gray.info.warnings == ()
+    png = decode(save(RGB, "png", exif=adobe_rgb_exif()))
+    assert np.array_equal(png.pixels, RGB)
+    assert png.info.warnings == ()

@@ -89,6 +89,43 @@ def test_palette() -> None:
     assert np.array_equal(decode(buffer.getvalue()).pixels, np.asarray(indexed.convert("RGB")))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_of_few_bits(bits: int) -> None:
+    """An index of any depth, colours of 8 bits."""
+    num_colors = 2**bits
+    colormap = np.random.default_rng(bits).integers(0, 65536, (3, num_colors), dtype=np.uint16)
+    indices = (np.arange(16 * 4).reshape(4, 16) % num_colors).astype(np.uint8)
+    image = decode(_indexed_tiff(indices[..., None], bits, colormap))
+    assert (image.info.bit_depth, image.info.mode, image.alpha) == (8, "P", None)
+    assert np.array_equal(image.pixels, (colormap >> 8).T.astype(np.uint8)[indices])
+
+
+@pytest.mark.parametrize("kind", [1, 2], ids=["associated", "straight"])
+def test_palette_with_alpha_of_its_own_depth(kind: int) -> None:
+    colormap = np.random.default_rng(5).integers(0, 65536, (3, 16), dtype=np.uint16)
+    indices = np.arange(16 * 4, dtype=np.uint8).reshape(4, 16) % 16
+    alpha = np.full_like(indices, 15)
+    alpha[0] = 5
+    image = decode(_indexed_tiff(np.dstack([indices, alpha]), 4, colormap, extra=kind))
+    assert image.alpha is not None
+    assert np.array_equal(image.alpha, alpha * 17)
+    colors = (colormap >> 8).T.astype(np.uint8)[indices]
+    assert np.array_equal(image.pixels[1:], colors[1:])
+    expected = colors[0] if kind == 2 else np.minimum(colors[0].astype(int) * 3, 255)
+    assert np.array_equal(image.pixels[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_samples_of_undefined_format_are_unsigned(dtype: type[np.unsignedinteger]) -> None:
+    """TIFF 6.0, section 19: a reader is to take SampleFormat 4 for unsigned integers."""
+    gray = RGB[..., 1].astype(dtype) * (1 if dtype is np.uint8 else 257)
+    signed = save_tiff(gray.view(np.dtype(dtype).str.replace("u", "i")), photometric="minisblack")
+    entry = struct.pack("<HHIHH", 339, 3, 1, 2, 0)
+    assert signed.count(entry) == 1
+    image = decode(signed.replace(entry, struct.pack("<HHIHH", 339, 3, 1, 4, 0)))
+    assert np.array_equal(image.pixels[..., 0], gray)
+
+
 def test_straight_and_associated_alpha() -> None:
     alpha = np.maximum(ramp_alpha(), 1)
     straight = decode(save_tiff(np.dstack([RGB, alpha]), extrasamples=["unassalpha"]))
@@ -169,3 +206,21 @@ def test_canon_raw_is_named() -> None:
     moved = data[directory : directory + 2 + 12 * num_entries + 4]
     with pytest.raises(UnsupportedFormatError, match="raw"):
         decode(data[:4] + struct.pack("<I", len(data)) + b"CR\2\0" + data[12:] + moved)
+
+
+def _indexed_tiff(samples: np.ndarray, bits: int, colormap: np.ndarray, extra: int | None = None) -> bytes:
+    """Samples (H, W, 1 or 2) of an index and perhaps alpha, and a palette (3, 2**bits) of 16 bits."""
+    height, width, channels = samples.shape
+    unpacked = samples.reshape(height, -1, 1) >> np.arange(bits - 1, -1, -1, dtype=np.uint8) & 1
+    strip = np.packbits(unpacked.reshape(height, -1), axis=1).tobytes()
+    colors = colormap.astype("<u2").tobytes()
+    short, long = 3, 4
+    entries = [(256, short, 1, width), (257, short, 1, height)]
+    entries += [(258, short, channels, bits | (bits << 16 if channels == 2 else 0)), (259, short, 1, 1)]
+    entries += [(262, short, 1, 3), (273, long, 1, -1), (277, short, 1, channels), (278, short, 1, height)]
+    entries += [(279, long, 1, len(strip)), (320, short, colormap.size, -2)]
+    entries += [] if extra is None else [(338, short, 1, extra)]
+    end = 8 + 2 + 12 * len(entries) + 4
+    places = {-2: end, -1: end + len(colors)}
+    table = b"".join(struct.pack("<HHII", *entry[:3], places.get(entry[3], entry[3])) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + colors + strip
