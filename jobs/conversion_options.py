@@ -9,6 +9,7 @@ import typer
 
 from jobs import options as opt
 from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import ConversionConfig
@@ -128,6 +129,15 @@ class ConversionOptions:
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only nodes with this Ray label; repeatable.", rich_help_panel=_RUNNING),
     ] = None
+    fallback_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Where the cloud refuses nodes for workers of --max-workers, ask for nodes with this Ray label, too; "
+            "repeatable.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None
     shard_images: Annotated[
         int, typer.Option(help="Images per shard, the unit of commit.", rich_help_panel=_RUNNING)
     ] = 64
@@ -194,6 +204,15 @@ class ConversionOptions:
                     price_per_worker_hour=self.price_per_worker_hour,
                 ),
                 "placement": opt.given(workers_per_gpu=self.workers_per_gpu, accelerator_type=self.accelerator_type)
-                | {"labels": opt.labels(self.label)},
+                | {"labels": opt.labels(self.label), "fallback_labels": self._fallback_labels()},
             },
         )
+
+    def _fallback_labels(self) -> dict[str, str]:
+        """Raises ConfigError without --max-workers."""
+        fallback = opt.labels(self.fallback_label, "--fallback-label")
+        if fallback and self.max_workers is None:
+            raise ConfigError(
+                "--fallback-label needs --max-workers: a fixed number of workers takes the nodes there are"
+            )
+        return fallback

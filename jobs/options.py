@@ -194,13 +194,13 @@ def _budget_s(amount: float | None, price_per_worker_hour: float | None) -> floa
     return budget_in_worker_s(amount, price_per_worker_hour)
 
 
-def labels(texts: list[str] | None) -> dict[str, str]:
+def labels(texts: list[str] | None, flag: str = "--label") -> dict[str, str]:
     """Read `KEY=VALUE` labels. Raises ConfigError for anything else, and for a key that is given twice."""
     values: dict[str, str] = {}
     for text in texts or []:
         key, separator, value = text.partition("=")
         if not separator or key in values:
-            raise ConfigError(f"--label: {text!r} {'comes on top of another' if separator else 'is no KEY=VALUE'}")
+            raise ConfigError(f"{flag}: {text!r} {'comes on top of another' if separator else 'is no KEY=VALUE'}")
         values[key] = value
     return values
 
@@ -257,7 +257,9 @@ _FLAGS = {
     "execution.scaling.budget_worker_s": "--budget",
     "execution.placement.workers_per_gpu": "--workers-per-gpu",
     "execution.placement.accelerator_type": "--accelerator-type",
+    "execution.placement": "--label, --fallback-label",
     "execution.placement.labels": "--label",
+    "execution.placement.fallback_labels": "--fallback-label",
     "execution": "options",
 }
 _FIELD = re.compile(r"\b(?:decode|execution)\.[a-z_]+\b")

@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ConfigError, ObjectMissingError, WorkerLostError, first_line
-from pipeline.execution.ray_capacity import read_capacity, why_impossible
+from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification.findings import Finding
@@ -27,7 +27,6 @@ _TIMEOUT_S = 3600.0
 _POLL_S = 1.0
 # As long as nothing has been checked: whether a place for a task is there, or can come.
 _IMPOSSIBLE_AFTER_S = 20.0
-_CAPACITY_LOOK_S = 10.0
 _TASK = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
 _BATCHES_PER_CORE = 2
 
@@ -59,7 +58,7 @@ def check_on_ray(
             look_at = None
         elif look_at is not None and monotonic() > look_at:
             _require_possible()
-            look_at = monotonic() + _CAPACITY_LOOK_S
+            look_at = monotonic() + CAPACITY_LOOK_S
         for ref in done:
             del running[ref]
             sizes, findings, missing, node = _get(ref)

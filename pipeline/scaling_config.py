@@ -39,13 +39,17 @@ class ScalingConfig(FrozenModel):
 
 
 class PlacementConfig(FrozenModel):
-    """Where workers may run: K of them on one GPU, only on GPUs of a type, only on nodes with these Ray labels."""
+    """Where workers may run: K of them on one GPU, only on GPUs of a type, only on nodes with these Ray labels.
+
+    Where the cloud refuses such nodes, workers that come and go ask for nodes that have `fallback_labels` as well.
+    """
 
     workers_per_gpu: int | None = Field(None, ge=1, le=64)
     accelerator_type: str | None = Field(None, min_length=1, max_length=64)
     labels: dict[str, str] = Field(default_factory=dict)
+    fallback_labels: dict[str, str] = Field(default_factory=dict)
 
-    @field_validator("labels")
+    @field_validator("labels", "fallback_labels")
     @classmethod
     def _exact(cls, labels: dict[str, str]) -> dict[str, str]:
         """Only equality: Ray reads `!` and `in(...)` as operators, which the look at the nodes does not know."""
@@ -54,6 +58,14 @@ class PlacementConfig(FrozenModel):
                 msg = f"{key}={value} is no label; write KEY=VALUE of letters, digits and -_. (a key may have / too)"
                 raise ValueError(msg)
         return labels
+
+    @model_validator(mode="after")
+    def _not_twice(self) -> Self:
+        """Workers that fall back ask for both: one key has one value."""
+        for key in self.fallback_labels.keys() & self.labels.keys():
+            msg = f"{key} is {self.labels[key]} for every worker, and cannot be another label to fall back to; drop one"
+            raise ValueError(msg)
+        return self
 
     @property
     def asks_for_gpu(self) -> bool:

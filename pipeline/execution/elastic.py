@@ -99,7 +99,7 @@ class Scaler:
         self._next_at = clock()
 
     def asked(self, name: str) -> None:
-        """A worker was asked for."""
+        """A worker was asked for; again, where the first request was in vain: that cost nothing, and was no start."""
         self._workers[name] = _Seen(self._clock())
 
     def ready(self, name: str) -> None:

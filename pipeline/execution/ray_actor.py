@@ -30,14 +30,16 @@ _ASK_NODE_TIMEOUT_S = 10.0
 class ActorHandle:
     """One actor and what the driver knows of it. `running` has the lease and its deadline by reference.
 
-    `is_draining`: its node is being taken away; it finishes what it can and gets nothing new. `cede_ref` is there while
-    it is asked to cede images of the lease `ceding`; what its last sign said of them is not `has_fresh_sign` then.
+    `resources` is what it asked for. `is_draining`: its node is being taken away; it finishes what it can and gets
+    nothing new. `cede_ref` is there while it is asked to cede images of the lease `ceding`; what its last sign said of
+    them is not `has_fresh_sign` then.
     """
 
     name: str
     actor: Any
     start_ref: Any
     start_deadline: float
+    resources: WorkerResources
     asked_at: float = field(default_factory=monotonic)
     is_ready: bool = False
     is_draining: bool = False
@@ -88,7 +90,7 @@ def spawn_actor(
         **({"label_selector": dict(resources.labels)} if resources.labels else {}),
     )(RayWorker)
     actor = actor_class.remote(name)
-    return ActorHandle(name, actor, actor.start.remote(spec_ref), start_deadline)
+    return ActorHandle(name, actor, actor.start.remote(spec_ref), start_deadline, resources)
 
 
 def kill_actor(handle: ActorHandle) -> None:

@@ -12,6 +12,9 @@ from ray.exceptions import RayError
 from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_session import WorkerResources
 
+# How far apart looks at the autoscaler's state are, which cost two requests each.
+CAPACITY_LOOK_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:

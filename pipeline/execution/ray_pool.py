@@ -16,16 +16,16 @@ from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
-from pipeline.execution.ray_capacity import read_capacity, why_impossible
+from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
+from pipeline.execution.ray_fallback import Fallback
 from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import SignOfLife
 
 _MAX_FAILED_STARTS = 3
 _MAX_SPAWN_DELAY_S = 60.0
-# An autoscaler takes some rounds to see a request and to say that it has no such node; the look costs two requests.
+# An autoscaler takes some rounds to see a request and to say that it has no such node.
 _IMPOSSIBLE_AFTER_S = 20.0
-_CAPACITY_LOOK_S = 5.0
 # A current GPU, assumed, for none has been measured (docs/performance.md), and one CPU core.
 _GPU_MEGAPIXELS_PER_S = 20.0
 _CORE_MEGAPIXELS_PER_S = 0.3
@@ -46,6 +46,8 @@ class WorkerPool:
         )
         scaling = self.execution.scaling
         self.scaler = Scaler(scaling, self.believed_megapixels_per_s) if scaling else None
+        second = self.execution.placement.fallback_labels
+        self.fallback = Fallback(resources, second) if scaling and second else None
         self.meter = driver_meter(spec.job_id)
         self.num_lost = 0
         self.num_failed_starts = 0
@@ -119,12 +121,33 @@ class WorkerPool:
         self.meter.scaled(1)
         name = f"worker-{self._num_spawned}"
         self.report(worker_event("worker_asked_for", name))
-        deadline = monotonic() + self.start_timeout_s
         if self.scaler:
             self.scaler.asked(name)
+        self._ask(name, self.fallback.wanted if self.fallback else self.resources)
+
+    def _ask(self, name: str, resources: WorkerResources) -> None:
         self._workers[name] = spawn_actor(
-            name, self._spec_ref, self.resources, num_leases=self.execution.leases_per_worker, start_deadline=deadline
+            name,
+            self._spec_ref,
+            resources,
+            num_leases=self.execution.leases_per_worker,
+            start_deadline=monotonic() + self.start_timeout_s,
         )
+
+    def fall_back(self) -> int:
+        """Let workers whose nodes the cloud refuses ask for the second choice, and return how many that were.
+
+        Each stays the worker that it was, which nobody has lost, and whose start takes its time anew.
+        """
+        if self.fallback is None:
+            return 0
+        moved = self.fallback.look(self)
+        for worker in moved:
+            kill_actor(worker)
+            if self.scaler:
+                self.scaler.asked(worker.name)
+            self._ask(worker.name, self.fallback.second)
+        return len(moved)
 
     def started(self, worker: ActorHandle, sign: SignOfLife) -> None:
         """It can hold leases from now on."""
@@ -182,20 +205,21 @@ class WorkerPool:
         if late and len(late) == len(self._workers):
             raise WorkerLostError(
                 f"no worker started within {self.start_timeout_s:.0f} s; "
-                f"it asks for {self.resources.describe()} per worker"
+                f"it asks for {late[-1].resources.describe()} per worker"
             )
 
     def _require_possible(self) -> None:
         """Raise WorkerLostError where workers wait for a place that neither is there nor can come."""
         now = monotonic()
-        is_waiting = any(now - worker.asked_at > _IMPOSSIBLE_AFTER_S for worker in self)
-        if not is_waiting or now < self._next_capacity_look_at:
+        asked = [worker.resources for worker in self if now - worker.asked_at > _IMPOSSIBLE_AFTER_S]
+        if not asked or now < self._next_capacity_look_at:
             return
-        self._next_capacity_look_at = now + _CAPACITY_LOOK_S
+        self._next_capacity_look_at = now + CAPACITY_LOOK_S
         capacity = read_capacity()
-        why = why_impossible(self.resources, capacity) if capacity else None
-        if why:
-            raise WorkerLostError(f"no worker can start: {why}")
+        for wanted in {resources.describe(): resources for resources in asked}.values():
+            why = why_impossible(wanted, capacity) if capacity else None
+            if why:
+                raise WorkerLostError(f"no worker can start: {why}")
 
     def sample(self, book: LeaseBook) -> None:
         """Record the state of the run in the metrics."""

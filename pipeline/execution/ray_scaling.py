@@ -32,6 +32,9 @@ class Scaling:
         Raises BudgetSpentError where the budget pays for no worker any more.
         """
         pool, scaler = self._pool, self._scaler
+        num_moved = pool.fall_back()
+        if pool.fallback and num_moved:
+            self._record(0, f"{num_moved} of {pool.num_staying} workers wait in vain; {pool.fallback.why}")
         scaler.tick({worker.name for worker in pool if worker.running})
         decision = scaler.decide(work, book, pool.megapixels, num_lendable)
         if decision is None:
@@ -47,10 +50,18 @@ class Scaling:
 
     def _tell(self, decision: ScalingDecision, before: int) -> None:
         now = self._pool.num_staying
-        if self._on_scaling is None or now == before:
+        if now == before:
             return
         reason = decision.reason
         if now - before != decision.delta:
             reason += f"; {now - before:+d} for now, for starts have failed"
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._on_scaling(ScalingEvent(at=at, delta=now - before, num_workers=now, reason=reason))
+        fallback = self._pool.fallback
+        if now > before and fallback and fallback.wanted == fallback.second:
+            reason += f"; {fallback.why}"
+        self._record(now - before, reason)
+
+    def _record(self, delta: int, reason: str) -> None:
+        if self._on_scaling:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            event = ScalingEvent(at=at, delta=delta, num_workers=self._pool.num_staying, reason=reason)
+            self._on_scaling(event)

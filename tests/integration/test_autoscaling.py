@@ -103,6 +103,13 @@ def wait_for_none(cluster: AutoscaledCluster) -> None:
     wait_until(lambda: not cluster.raylets(), "nodes without work leave", 120)
 
 
+def decisions_of(run: Run, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert hdrfleet_here("status", run.dst, "--json") == 0
+    decisions: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["scaling"]
+    return decisions
+
+
 def test_auto_asks_for_gpus_where_none_is_up_and_the_autoscaler_starts_such_nodes(
     cluster: AutoscaledCluster, photos: Path, tmp_path: Path
 ) -> None:
@@ -151,9 +158,7 @@ def test_nodes_come_for_a_job_and_go_and_another_job_meets_them_on_their_way(
     second.require_whole()
     wait_for_none(cluster)
 
-    capsys.readouterr()
-    assert hdrfleet_here("status", first.dst, "--json") == 0
-    decisions = json.loads(capsys.readouterr().out)["scaling"]
+    decisions = decisions_of(first, capsys)
     assert decisions[0]["delta"] == 1
     assert max(decision["num_workers"] for decision in decisions) == 3
     assert all(decision["reason"] for decision in decisions)
@@ -185,3 +190,52 @@ def test_a_shard_that_a_drained_node_cannot_finish_is_given_back_and_what_it_sto
     assert {row["attempt"] for row in rows} == {2}
     assert sum(row["adopted"] for row in rows) >= 5
     assert "lost on the way" not in run.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def cluster_without_spot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledCluster]:
+    with autoscaled_cluster(tmp_path_factory.mktemp("without-spot"), has_spot=False) as running:
+        yield running
+
+
+def test_workers_fall_back_to_the_label_whose_nodes_the_cloud_does_not_refuse(
+    cluster_without_spot: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for_none(cluster_without_spot)
+    run = Run(cluster_without_spot, photos, tmp_path, *SMALL, "--fallback-label", "market=on-demand")
+    num_nodes_before = 0
+
+    def has_fallen_back() -> bool:
+        nonlocal num_nodes_before
+        assert run.process.poll() is None, run.log.read_text()
+        if "asking for market=on-demand" in " ".join(run.log.read_text().split()):
+            return True
+        num_nodes_before = max(num_nodes_before, len(cluster_without_spot.raylets()))
+        return False
+
+    wait_until(has_fallen_back, "the worker asks for another node", 180)
+    run.wait("the job ends")
+    rows = run.require_whole()
+    said = " ".join(run.log.read_text().split())
+    assert {row["attempt"] for row in rows} == {1}
+    assert "lost on the way" not in said
+    assert num_nodes_before == 0, "Ray falls back by itself now: is the option still of use?"
+    decisions = decisions_of(run, capsys)
+    assert [decision["delta"] for decision in decisions[:2]] == [1, 0]
+    refused = "the cloud refuses nodes of type spot: asking for market=on-demand"
+    assert decisions[1]["reason"] == f"1 of 1 workers wait in vain; {refused}"
+    later = [decision["reason"] for decision in decisions[2:] if decision["delta"] > 0]
+    assert later, said
+    assert all(refused in reason for reason in later), "they need not try spot nodes first"
+
+
+def test_a_label_to_fall_back_to_that_no_node_type_has_ends_the_job_and_says_so(
+    cluster_without_spot: AutoscaledCluster, photos: Path, tmp_path: Path
+) -> None:
+    wait_for_none(cluster_without_spot)
+    run = Run(cluster_without_spot, photos, tmp_path, "--fallback-label", "market=free")
+    run.wait("the job gives up", 240)
+    assert run.process.returncode == 1
+    said = " ".join(run.log.read_text().split())
+    assert "asking for market=free" in said
+    assert "1 CPU and 1 GPU on a node with market=free, which none of the autoscaler's node types offers" in said

@@ -54,6 +54,19 @@ def photos(tmp_path: Path) -> Path:
         (["{root}/photos", "{root}/out", "--label", "zone"], "--label: 'zone' is no KEY=VALUE"),
         (["{root}/photos", "{root}/out", "--label", "zone=!a"], "--label: zone=!a is no label"),
         (["{root}/photos", "{root}/out", "--label", "zone=a", "--label", "zone=b"], "comes on top of another"),
+        (["{root}/photos", "{root}/out", "--fallback-label", "zone=a"], "--fallback-label needs --max-workers"),
+        (
+            ["{root}/photos", "{root}/out", "--max-workers", "2", "--fallback-label", "zone"],
+            "--fallback-label: 'zone' is no KEY=VALUE",
+        ),
+        (
+            ["{root}/photos", "{root}/out", "--max-workers", "2", "--fallback-label", "zone=!a"],
+            "--fallback-label: zone=!a is no label",
+        ),
+        (
+            ["{root}/photos", "{root}/out", "--max-workers", "2", "--label", "zone=a", "--fallback-label", "zone=b"],
+            "--label, --fallback-label: zone is a for every worker",
+        ),
         (["{root}/photos", "{root}/out", "--workers-per-gpu", "0"], "--workers-per-gpu: "),
         (["{root}/photos", "{root}/out", "--workers-per-gpu", "2", "--device", "cpu"], "device cpu for none"),
         (["{root}/photos", "{root}/out", "--accelerator-type", "T4", "--device", "cpu"], "device cpu for none"),

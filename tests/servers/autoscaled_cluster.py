@@ -22,6 +22,7 @@ from servers.ray_head import free_ports, named_after
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 _START_TIMEOUT_S = 90
 _IDLE_MINUTES = 0.25
+_FAKE_NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,17 @@ class AutoscaledCluster:
 
 
 @contextmanager
-def autoscaled_cluster(home: Path, *, max_gpu_nodes: int = 3) -> Iterator[AutoscaledCluster]:
-    """Start a head without GPUs, whose autoscaler adds up to `max_gpu_nodes` nodes of one core and one fake GPU."""
+def autoscaled_cluster(home: Path, *, max_gpu_nodes: int = 3, has_spot: bool = True) -> Iterator[AutoscaledCluster]:
+    """Start a head without GPUs, whose autoscaler adds up to `max_gpu_nodes` nodes of one core and one fake GPU.
+
+    Without `has_spot`, the node types are those of a cloud that refuses every spot machine: `spot`, which Ray prefers,
+    and `on-demand`, told apart by the label `market`.
+    """
     from ray._private.services import get_node_ip_address
 
     home.mkdir(parents=True, exist_ok=True)
     address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes)))
+    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes, has_spot)))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_NUM_"))}
     env = {
         "RAY_FAKE_CLUSTER": "1",
@@ -86,10 +91,13 @@ def autoscaled_cluster(home: Path, *, max_gpu_nodes: int = 3) -> Iterator[Autosc
             end(named_after(short))
 
 
-def _config(address: str, max_gpu_nodes: int) -> dict[str, Any]:
+def _config(address: str, max_gpu_nodes: int, has_spot: bool) -> dict[str, Any]:
     empty_lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
     commands = ("setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands")
-    gpu = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
+    resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
+    gpu = {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": max_gpu_nodes}
+    spot = gpu | {"priority": 40, "labels": {"market": "spot"}}
+    on_demand = gpu | {"priority": 10, "labels": {"market": "on-demand"}}
     return {
         **{name: [] for name in (*empty_lists, *commands, "worker_start_ray_commands")},
         "cluster_name": "fake",
@@ -98,7 +106,8 @@ def _config(address: str, max_gpu_nodes: int) -> dict[str, Any]:
         "upscaling_speed": 100.0,
         "provider": {
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": _FAKE_NODES if has_spot else "servers.refusing_provider.RefusingProvider",
+            "refused_types": ["spot"],
             "head_node_id": _HEAD_ID,
             "launch_multiple": True,
             "disable_node_updaters": True,
@@ -111,7 +120,7 @@ def _config(address: str, max_gpu_nodes: int) -> dict[str, Any]:
         "file_mounts_sync_continuously": False,
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
-            "gpu": {"resources": gpu, "node_config": {}, "min_workers": 0, "max_workers": max_gpu_nodes},
+            **({"gpu": gpu} if has_spot else {"spot": spot, "on-demand": on_demand}),
         },
         "head_node_type": "ray.head.default",
     }

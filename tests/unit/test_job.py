@@ -92,6 +92,14 @@ def test_a_record_of_a_newer_version_asks_for_an_upgrade(store: ObjectStore, pho
         read_job(store)
 
 
+def test_a_record_of_before_workers_could_fall_back_is_read(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos)
+    raw = json.loads(store.read(JOB_KEY))
+    del raw["config"]["execution"]["placement"]["fallback_labels"]
+    store.replace(JOB_KEY, json.dumps(raw).encode())
+    assert opened(store, photos).record.config.execution.placement.fallback_labels == {}
+
+
 def test_work_is_what_is_planned_and_not_committed(store: ObjectStore, photos: Path) -> None:
     job = opened(store, photos)
     assert job.pending() == []

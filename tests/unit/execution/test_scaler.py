@@ -102,6 +102,19 @@ def test_the_number_follows_the_work_by_what_a_start_and_a_worker_were_measured_
     assert "4 workers are allowed" in second.reason
 
 
+def test_a_request_that_was_in_vain_is_no_start_and_costs_nothing() -> None:
+    job = Job(20, budget_worker_s=1000.0)
+    job.scaler.asked("a")
+    job.now += 900
+    job.scaler.asked("a")  # for another node, which comes at once
+    job.now += 4
+    job.scaler.ready("a")
+    job.take("a")
+    decision = job.after(1, "a")
+    assert decision is not None
+    assert decision.delta == 3, decision.reason
+
+
 def test_idle_workers_leave_after_the_cool_down_the_longest_idle_first_and_starting_ones_at_once() -> None:
     job = Job(1)
     for name in "abc":

@@ -116,12 +116,19 @@ def fixed(config: Any, num_workers: int) -> Any:
 
 
 def test_what_replaces_recorded_workers_does_not_contradict_their_scaling_or_place() -> None:
-    elastic = ConversionOptions(max_workers=4, deadline="90m", workers_per_gpu=2, label=["zone=a", "kind=spot"])
+    elastic = ConversionOptions(
+        max_workers=4,
+        deadline="90m",
+        workers_per_gpu=2,
+        label=["zone=a", "kind=any"],
+        fallback_label=["market=on-demand"],
+    )
     config = elastic.config("s3://b/in", "/out", SourceStorage(), DestinationStorage())
     execution = config.execution
     assert execution.scaling is not None
     assert (execution.scaling.min_workers, execution.scaling.max_workers, execution.scaling.deadline_s) == (0, 4, 5400)
-    assert execution.placement.labels == {"zone": "a", "kind": "spot"}
+    assert execution.placement.labels == {"zone": "a", "kind": "any"}
+    assert execution.placement.fallback_labels == {"market": "on-demand"}
     known = record().model_copy(update={"config": config})
 
     def changed(**given: Any) -> Any:
