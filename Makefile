@@ -53,7 +53,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, cluster files, unit t
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hdrfleet cluster validate ray_cluster.yaml infra
-	$(UNIT_TESTS) $(UNIT_COVERAGE)
+	$(UNIT_TESTS) -m 'not long' $(UNIT_COVERAGE)
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -180,7 +180,7 @@ def assert_nothing_stored_twice(
 @pytest.mark.parametrize(
     ("expiring_keys", "expired", "executor"),
     [
-        ("swift", ["writer"], "local"),
+        pytest.param("swift", ["writer"], "local", marks=pytest.mark.long),
         pytest.param("swift", ["reader"], "local", marks=pytest.mark.long),
         ("swift", ["reader", "writer"], "ray"),
         pytest.param("moto", ["reader"], "local", marks=pytest.mark.long),
@@ -224,6 +224,7 @@ def test_keys_that_expire_stop_the_job_and_new_ones_finish_it(
     assert num_adopted or expired == ["reader"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("expiring_keys", ["moto"], indirect=True)
 def test_a_source_that_is_closed_to_us_is_not_a_failure_of_its_images(

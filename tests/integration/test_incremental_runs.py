@@ -97,7 +97,9 @@ def change(photos: Path, name: str, seed: int) -> None:
     os.utime(path, (10_000 + seed, 10_000 + seed))
 
 
-@pytest.mark.parametrize("dst", ["files", "moto", pytest.param("swift", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.parametrize(
+    "dst", ["files", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("moto", "swift"))], indirect=True
+)
 def test_a_library_that_changes_is_followed_compacted_and_collected(
     photos: Path, dst: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
