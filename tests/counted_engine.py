@@ -22,12 +22,14 @@ from pipeline.models.checkpoint import build_network, load_weights
 class CountedEngine:
     """Passes on to `inner`. Each image leaves a line with its pixels' digest in `folder`, in a file of the process.
 
-    With `least_s`, an image takes so long at least, and the first ones wait until `start_together` was called.
+    With `least_s`, or `s_per_megapixel`, an image takes so long at least, and the first ones wait until
+    `start_together` was called.
     """
 
     inner: Engine
     folder: Path
     least_s: float = 0.0
+    s_per_megapixel: float = 0.0
 
     def __post_init__(self) -> None:
         self.device, self.precision = self.inner.device, self.inner.precision
@@ -37,9 +39,10 @@ class CountedEngine:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         with (self.folder / str(os.getpid())).open("a") as file:
             file.write(f"{digest}\n")
-        if self.least_s:
+        least_s = self.least_s + self.s_per_megapixel * pixels.shape[0] * pixels.shape[1] / 1e6
+        if least_s:
             wait_until(_gate(self.folder).exists, "all workers are there")
-        done_at = time.monotonic() + self.least_s
+        done_at = time.monotonic() + least_s
         result = self.inner.infer(pixels)
         time.sleep(max(0.0, done_at - time.monotonic()))
         return result
@@ -67,6 +70,11 @@ def network_engine(spec: WorkerSpec) -> CountedEngine:
 def slow_engine(spec: WorkerSpec) -> CountedEngine:
     """Half a second for each image, and no network: for schedules, where the processor is shared."""
     return CountedEngine(FakeEngine(), _folder(spec), least_s=0.5)
+
+
+def slow_by_size_engine(spec: WorkerSpec) -> CountedEngine:
+    """Three seconds for each megapixel, and no network."""
+    return CountedEngine(FakeEngine(), _folder(spec), s_per_megapixel=3.0)
 
 
 def computed(destination: Path) -> tuple[Counter[str], int]:

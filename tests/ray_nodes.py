@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from commands import environment, wait_until
+from servers.ports import free_ports
 
 START_TIMEOUT_S = 90
 
@@ -27,8 +28,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         head_options: Sequence[str] = ("--num-cpus=0",),
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
         self._env = environment(home, {**quick, **(env or {})})
         self._home = home

@@ -103,7 +103,7 @@ def test_a_killed_driver_is_resumed_without_repeating_finished_images(photos: Pa
     ("executor", "number", "times"),
     [
         pytest.param("ray", signal.SIGINT, 1, id="ray SIGINT", marks=pytest.mark.long),
-        pytest.param("ray", signal.SIGTERM, 2, id="ray SIGTERM twice"),
+        pytest.param("ray", signal.SIGTERM, 2, id="ray SIGTERM twice", marks=pytest.mark.long),
         pytest.param("local", signal.SIGINT, 2, id="local SIGINT twice"),
     ],
 )

@@ -86,6 +86,7 @@ def test_a_stopped_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert curve(out)["loss"] == curve(uninterrupted)["loss"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_two_workers_on_ray_train_as_one_process_does_even_when_one_is_killed(
     scenes: Path, uninterrupted: Path, tmp_path: Path, ray_here: None, capsys: pytest.CaptureFixture[str]

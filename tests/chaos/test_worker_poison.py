@@ -98,6 +98,7 @@ def test_an_image_that_never_ends_stops_a_process_that_cannot_be_replaced(photos
     assert "03.jpg was not done" in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(100)
 def test_a_job_in_which_most_images_fail_stops_early(tmp_path: Path) -> None:
     folder = tmp_path / "photos"

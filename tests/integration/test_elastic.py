@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import rows_of
+from counted_engine import slow_by_size_engine, start_together
 from photographs import jpeg, picture
 
 from pipeline.config import build_config
@@ -21,7 +22,11 @@ UP_TO_TWO = WorkerResources(num_workers=2, num_workers_on_node=2, num_cpus=1, nu
 
 @pytest.mark.timeout(300)
 def test_workers_come_with_the_work_and_go_when_none_waits(ray_here: None, tmp_path: Path) -> None:
-    """The last image outlasts the cool-down by far: whoever has nothing to do beside it leaves."""
+    """The last image outlasts the cool-down by far: whoever has nothing to do beside it leaves.
+
+    However long starts take here: no image is done before both workers are there, and what is believed of the work
+    until then makes up for the second start.
+    """
     (tmp_path / "photos").mkdir()
     for index in range(40):
         (tmp_path / f"photos/{index:02}.jpg").write_bytes(jpeg(picture(256, 256, seed=index)))
@@ -40,13 +45,16 @@ def test_workers_come_with_the_work_and_go_when_none_waits(ray_here: None, tmp_p
     shards = list(plan_shards(open_source(config.source).iterate(), 1, config.sharding))
     events: list[ScalingEvent] = []
     seen: list[Progress] = []
-    with RayExecutor(WorkerSpec(config, "identity", None), UP_TO_TWO, events.append) as executor:
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.num_workers == 2:
+            start_together(tmp_path / "out")
+
+    spec = WorkerSpec(config, "identity", None, build_engine=slow_by_size_engine)  # type: ignore[arg-type]
+    with RayExecutor(spec, UP_TO_TWO, events.append) as executor:
         done = executor.run(
-            iter(shards),
-            num_shards=len(shards),
-            resuming=False,
-            on_progress=seen.append,
-            size=WorkSize(len(shards), 41 * 0.1),
+            iter(shards), num_shards=len(shards), resuming=False, on_progress=watch, size=WorkSize(len(shards), 100.0)
         )
     assert (done.num_shards, done.num_ok, done.num_workers_lost) == (41, 41, 0)
     deltas = [event.delta for event in events]

@@ -182,8 +182,8 @@ def assert_nothing_stored_twice(
     [
         pytest.param("swift", ["writer"], "local", marks=pytest.mark.long),
         pytest.param("swift", ["reader"], "local", marks=pytest.mark.long),
-        ("swift", ["reader", "writer"], "ray"),
-        pytest.param("moto", ["reader"], "local", marks=pytest.mark.long),
+        pytest.param("swift", ["reader", "writer"], "ray", marks=pytest.mark.long),
+        ("moto", ["reader"], "local"),
     ],
     indirect=["expiring_keys"],
     ids=["swift destination", "swift source", "swift both on ray", "moto source"],

@@ -82,6 +82,7 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.0, not 1.0" in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
 def test_a_run_lives_in_a_bucket(
     scenes: Path, s3_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

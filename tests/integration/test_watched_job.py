@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import requests
 import yaml
 from commands import descendants, rows_of, start_hdrfleet, wait_until
 from photographs import jpeg, picture
+from servers.ports import free_ports
 from servers.ray_head import RayHead, ray_head
 
 from jobs.observability import DASHBOARD, FOLDER, RULES, alerts
@@ -67,8 +67,7 @@ def prometheus(folder: Path, discovery_file: Path) -> Iterator[Prometheus]:
     (discovery,) = scrape["file_sd_configs"]
     discovery["files"] = [str(discovery_file)]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     words = ("--config.file", "prometheus.yml", "--storage.tsdb.path", "data", "--web.listen-address", address)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["prometheus", *words], cwd=folder, stdout=log, stderr=log)

@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 from commands import end
-from servers.ray_head import free_ports, named_after
+from servers.ports import free_ports
+from servers.ray_head import named_after
 
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 _START_TIMEOUT_S = 90

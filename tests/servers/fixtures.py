@@ -7,7 +7,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers.expiring_keys import ExpiringKeys, MotoKeys, SwiftKeys, s3_client
+from servers.ports import free_ports
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -100,7 +100,7 @@ def swift_server(swift_folder: Path) -> Iterator[S3Server]:
     hand.
     """
     _install_swift()
-    port = _free_ports(4)
+    port = free_ports(4)[0]
     command = [SWIFT_SCRIPT, "run", SWIFT_VENV, swift_folder, str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -166,7 +166,7 @@ def expiring_keys(request: pytest.FixtureRequest) -> Iterator[ExpiringKeys]:
     else:
         swift, folder = request.getfixturevalue("swift_server"), request.getfixturevalue("swift_folder")
         client = s3_client(swift.endpoint_url, swift.access_key, swift.secret_key, region=swift.region)
-        keys = SwiftKeys(SWIFT_SCRIPT, SWIFT_VENV, folder, _free_ports(1), client, users)
+        keys = SwiftKeys(SWIFT_SCRIPT, SWIFT_VENV, folder, free_ports(1)[0], client, users)
     yield keys
     keys.close()
 
@@ -210,17 +210,6 @@ def _folder_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return folder
         shutil.rmtree(folder)
     pytest.skip("Swift keeps metadata in extended attributes, which this file system lacks")
-
-
-def _free_ports(num_ports: int) -> int:
-    """Return the first of `num_ports` consecutive free ports."""
-    for _ in range(100):
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for port in range(first + 1, first + num_ports):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return int(first)
-    pytest.skip(f"no {num_ports} consecutive free ports")
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[str]) -> None:

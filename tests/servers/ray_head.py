@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import requests
 from commands import end
+from servers.ports import free_ports
 
 _START_TIMEOUT_S = 90
 _DASHBOARD = ("--dashboard-host=127.0.0.1", "--include-dashboard=true", "--disable-usage-stats")
@@ -96,9 +96,3 @@ def named_after(folder: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def free_ports(num_ports: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(num_ports)]
-        return [int(listener.getsockname()[1]) for listener in sockets]
