@@ -41,16 +41,12 @@ def recorded_config(
     # What failed before may well fail again: that is no sign of a wrong set-up.
     parts["execution"]["max_failure_rate"] = 1.0
     for part, fields in changes.items():
-        # Another maximum of workers keeps the budget and the deadline that stand beside it.
-        kept = {
-            name: parts[part][name] | value for name, value in fields.items() if _is_changed(parts[part], name, value)
-        }
-        parts[part] |= dict(fields) | kept
+        for name, value in fields.items():
+            recorded = parts[part].get(name)
+            # Another maximum of workers keeps the budget and the deadline that stand beside it.
+            is_merged = name == "scaling" and isinstance(recorded, dict) and isinstance(value, dict)
+            parts[part][name] = recorded | value if is_merged else value
     return build(**parts)
-
-
-def _is_changed(part: Mapping[str, object], name: str, value: object) -> bool:
-    return name == "scaling" and bool(value) and bool(part[name])
 
 
 def check_codes(store: ObjectStore, codes: Sequence[str]) -> None:

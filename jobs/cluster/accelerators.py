@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import re
 
-# Sizes with several GPUs; the other sizes of these families have one. Source: AWS, "Accelerated computing instances".
-_AWS_SIZES: dict[str, dict[str, int]] = {
-    "g4dn": {"12xlarge": 4, "metal": 8},
-    "g5": {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8},
-    "g6": {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8},
-    "g6e": {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8},
-    "p3": {"8xlarge": 4, "16xlarge": 8},
-    "p3dn": {"24xlarge": 8},
-    "p4d": {"24xlarge": 8},
-    "p4de": {"24xlarge": 8},
-    "p5": {"48xlarge": 8},
-    "p5e": {"48xlarge": 8},
-    "p5en": {"48xlarge": 8},
-    "p6-b200": {"48xlarge": 8},
-    "p6-b300": {"48xlarge": 8},
-}
-# Ray's names (ray.util.accelerators) for what is in a family's machines.
-_AWS_MODELS = {
-    "g4dn": "T4",
-    "g5": "A10G",
-    "g6": "L4",
-    "g6e": "L40S",
-    "p3": "V100",
-    "p3dn": "V100",
-    "p4d": "A100",
-    "p4de": "A100",
-    "p5": "H100",
-    "p5e": "H200",
-    "p5en": "H200",
-    "p6-b200": "B200",
-    "p6-b300": "B300",
+# By family: Ray's name for its GPUs (ray.util.accelerators), and the sizes that have several; the other sizes have one.
+# Source: AWS, "Accelerated computing instances".
+_AWS_FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
+    "g4dn": ("T4", {"12xlarge": 4, "metal": 8}),
+    "g5": ("A10G", {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}),
+    "g6": ("L4", {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}),
+    "g6e": ("L40S", {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}),
+    "p3": ("V100", {"8xlarge": 4, "16xlarge": 8}),
+    "p3dn": ("V100", {"24xlarge": 8}),
+    "p4d": ("A100", {"24xlarge": 8}),
+    "p4de": ("A100", {"24xlarge": 8}),
+    "p5": ("H100", {"48xlarge": 8}),
+    "p5e": ("H200", {"48xlarge": 8}),
+    "p5en": ("H200", {"48xlarge": 8}),
+    "p6-b200": ("B200", {"48xlarge": 8}),
+    "p6-b300": ("B300", {"48xlarge": 8}),
 }
 _AWS_OTHER_GPU_FAMILY = re.compile(r"(?:g|gr|p|inf|trn|dl|vt|f)\d")
 # Source: Google Cloud, "GPU machine types". N1 machines get theirs from guestAccelerators.
@@ -48,8 +33,8 @@ _GCP_MODELS = {"g2-": "L4", "a2-": "A100", "a3-": "H100", "a3-ultragpu-": "H200"
 def gpus_of_aws_instance(instance_type: str) -> int | None:
     """The GPUs of an EC2 instance type; None for an accelerated family that is not in the table."""
     family, _, size = instance_type.partition(".")
-    if family in _AWS_SIZES:
-        return _AWS_SIZES[family].get(size, 1)
+    if family in _AWS_FAMILIES:
+        return _AWS_FAMILIES[family][1].get(size, 1)
     return None if _AWS_OTHER_GPU_FAMILY.match(family) else 0
 
 
@@ -65,7 +50,8 @@ def gpus_of_gcp_machine(machine_type: str) -> int | None:
 
 def model_of_aws_instance(instance_type: str) -> str | None:
     """Ray's name for the GPUs of an EC2 instance type; None where it has none or is not in the table."""
-    return _AWS_MODELS.get(instance_type.partition(".")[0])
+    family = instance_type.partition(".")[0]
+    return _AWS_FAMILIES[family][0] if family in _AWS_FAMILIES else None
 
 
 def model_of_gcp_machine(machine_type: str) -> str | None:
