@@ -105,6 +105,20 @@ def _check_statement(place: str, statement: dict[str, Any]) -> Iterator[Finding]
         yield Finding(at(place, "Resource"), "broad_role", f"{', '.join(actions)} on everything; name the resources")
     if statement.get("Principal") in ("*", {"AWS": "*"}):
         yield Finding(at(place, "Principal"), "broad_role", "allows everybody")
+    for name in ("NotAction", "NotResource", "NotPrincipal"):
+        if name in statement:
+            yield Finding(at(place, name), "broad_role", "allows all but what it names; name what is needed instead")
+    if any(action.lower() == "iam:passrole" for action in actions) and not _names_service(statement):
+        yield Finding(
+            at(place, "Condition"),
+            "broad_role",
+            "does not hold iam:PassedToService: the role may be handed to every service, and used from there",
+        )
+
+
+def _names_service(statement: dict[str, Any]) -> bool:
+    conditions = mapping(statement.get("Condition")).values()
+    return any(key.lower() == "iam:passedtoservice" for each in conditions for key in map(str, mapping(each)))
 
 
 def _texts(value: Any) -> list[str]:

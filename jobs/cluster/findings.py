@@ -78,6 +78,14 @@ def is_everybody(cidr: Any) -> bool:
     return network.prefixlen < (8 if network.version == 4 else 16)
 
 
+def holds(cidr: Any, address: str) -> bool:
+    """Whether a network, written as text, holds an IP address; one that cannot be read holds none."""
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(str(cidr), strict=False)
+    except ValueError:
+        return False
+
+
 def one_of(value: Any, names: frozenset[str]) -> bool:
     """Whether `value` is one of these names; it may be anything else, unhashable included."""
     return isinstance(value, str) and value in names

@@ -84,6 +84,11 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
             notes.append(f"{place}: what its instance template adds is not checked")
             continue
         findings += _check_node(place, node)
+        if built_in_gpus("gcp", node) and reach(node, "shieldedInstanceConfig", "enableSecureBoot") is True:
+            notes.append(
+                f"{at(place, 'shieldedInstanceConfig', 'enableSecureBoot')}: is on; whether the image's GPU driver "
+                "is signed, without which it is not loaded, is not checked"
+            )
     return findings, notes
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, one_of, reach
+from jobs.cluster.findings import Finding, at, holds, is_everybody, listing, mapping, number, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
 _TOP = ("apiVersion", "kind", "metadata")
 _PEER = ("ipBlock", "namespaceSelector", "podSelector")
 _SELECTOR = ("matchLabels", "matchExpressions")
+
+# Where what runs on a node of AWS, Google Cloud or Azure gets the node's credentials, by HTTP on port 80 (IPv6: AWS,
+# Google Cloud).
+_METADATA = ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254")
+_METADATA_PORT = 80
+_GIVES_RIGHTS = "to the nodes' metadata service too, and so are the rights of the node"
 
 
 def check_plain_object(value: dict[str, Any]) -> Iterator[Finding] | None:
@@ -56,6 +62,41 @@ def _check_rule(place: str, rule: dict[str, Any], peers: str) -> Iterator[Findin
             yield Finding(at(where, "namespaceSelector"), "open_network", "lets in every pod of every namespace")
     for index, port in enumerate(listing(rule.get("ports"))):
         yield from unknown_keys(at(place, "ports", index), mapping(port), ("protocol", "port", "endPort"))
+    if peers == "to" and _opens_port(rule, _METADATA_PORT):
+        yield from _check_metadata(place, rule)
+
+
+def _check_metadata(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
+    """A wide way out that also leads to the node's own rights; one that names a single address is meant."""
+    if not rule.get("to"):
+        yield Finding(at(place, "to"), "metadata_service", "is empty, which means everywhere, " + _GIVES_RIGHTS)
+    for index, peer in enumerate(listing(rule.get("to"))):
+        block = mapping(mapping(peer).get("ipBlock"))
+        if str(block.get("cidr")).endswith(("/32", "/128")):
+            continue
+        for address in _METADATA:
+            if holds(block.get("cidr"), address) and not any(
+                holds(each, address) for each in listing(block.get("except"))
+            ):
+                yield Finding(
+                    at(place, "to", index, "ipBlock", "except"),
+                    "metadata_service",
+                    f"does not hold {address}: the rule is open " + _GIVES_RIGHTS,
+                )
+
+
+def _opens_port(rule: dict[str, Any], wanted: int) -> bool:
+    """Whether a rule lets through TCP to a port; a port by name may be any."""
+    ports = [mapping(each) for each in listing(rule.get("ports"))]
+    if not ports:
+        return True
+    for each in ports:
+        first = each.get("port")
+        if each.get("protocol", "TCP") != "TCP":
+            continue
+        if not isinstance(first, int) or first <= wanted <= int(number(each.get("endPort"), first)):
+            return True
+    return False
 
 
 def _check_service_account(value: dict[str, Any]) -> Iterator[Finding]:

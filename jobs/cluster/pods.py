@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_image
 from jobs.cluster.secrets import find_values_in_env
 
 GPU = "nvidia.com/gpu"
+_SECCOMP = frozenset({"RuntimeDefault", "Localhost"})
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 
 
@@ -64,6 +65,19 @@ def check_security(place: str, own: dict[str, Any], pod: dict[str, Any]) -> Iter
     if "ALL" not in listing(reach(own, "capabilities", "drop")):
         yield Finding(
             at(place, "capabilities", "drop"), "privileged", "does not hold ALL: the container keeps rights of root"
+        )
+    if own.get("readOnlyRootFilesystem") is not True:
+        yield Finding(
+            at(place, "readOnlyRootFilesystem"),
+            "writable_root",
+            "is not true: who gets in can change the programs; mount an emptyDir where files are written",
+        )
+    profile = mapping(own.get("seccompProfile", pod.get("seccompProfile"))).get("type")
+    if not one_of(profile, _SECCOMP):
+        yield Finding(
+            at(place, "seccompProfile"),
+            "no_seccomp",
+            "is not RuntimeDefault, here or for the whole pod: every system call of the node's kernel is open",
         )
 
 

@@ -59,8 +59,14 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Resource",
             "broad_role",
         ),
+        (
+            "iam:PassedToService: ec2.amazonaws.com",
+            "aws:RequestedRegion: eu-west-1",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Condition",
+            "broad_role",
+        ),
     ],
-    ids=["group", "default", "public", "uploads", "every action", "every role"],
+    ids=["group", "default", "public", "uploads", "every action", "every role", "every service"],
 )
 def test_what_is_open_is_found_at_its_place(old: str, new: str, place: str, code: str) -> None:
     text = TEMPLATE.read_text()
@@ -88,6 +94,15 @@ def test_everybody_as_principal_is_found() -> None:
     policy = {"Version": "2012-10-17", "Statement": [statement]}
     found = broken({"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": "b", "PolicyDocument": policy}})
     assert found == [("Resources.It.Properties.PolicyDocument.Statement[0].Principal", "broad_role")]
+
+
+@pytest.mark.parametrize("name", ["NotAction", "NotResource", "NotPrincipal"])
+def test_all_but_a_few_is_found(name: str) -> None:
+    statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/*", name: "x"}
+    statement.pop(name.removeprefix("Not"), None)
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    found = broken({"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": policy}})
+    assert found == [(f"Resources.It.Properties.PolicyDocument.Statement[0].{name}", "broad_role")]
 
 
 def test_what_denies_and_what_only_looks_is_sound() -> None:

@@ -9,6 +9,7 @@ import yaml
 from cluster_files import KUBERAY, Break, appended, documents, found_in_copy, set_to, without
 
 from jobs.cluster.kubernetes import merge
+from jobs.cluster.plain_kinds import check_plain_object
 from jobs.cluster.validate import validate_file
 
 CLUSTER = KUBERAY / "raycluster.yaml"
@@ -99,6 +100,18 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "rights kept": (
         [set_to(["NET_RAW"], *CONTAINER, "securityContext", "capabilities", "drop")],
         (f"{C}.securityContext.capabilities.drop", "privileged"),
+    ),
+    "programs that can be changed": (
+        [without(*CONTAINER, "securityContext", "readOnlyRootFilesystem")],
+        (f"{C}.securityContext.readOnlyRootFilesystem", "writable_root"),
+    ),
+    "every system call": (
+        [set_to({"type": "Unconfined"}, *WORKER, "securityContext", "seccompProfile")],
+        (f"{C}.securityContext.seccompProfile", "no_seccomp"),
+    ),
+    "every system call by silence": (
+        [without(*HEAD, "securityContext", "seccompProfile")],
+        ("headGroupSpec.template.spec.containers[0].securityContext.seccompProfile", "no_seccomp"),
     ),
     "no limit": ([without(*CONTAINER, "resources", "limits", "memory")], (f"{C}.resources.limits.memory", "no_limit")),
     "latest image": ([set_to("r/hdrfleet:latest", *CONTAINER, "image")], (f"{C}.image", "image_unpinned")),
@@ -229,6 +242,64 @@ def test_fault_of_a_job_is_found(apply: Break, expected: tuple[str, str], tmp_pa
 def test_fault_of_a_policy_is_found(apply: Break, expected: tuple[str, str], tmp_path: Path) -> None:
     place, code = expected
     assert (f"NetworkPolicy/hdrfleet-head: {place}", code) in found_in_copy(POLICY, tmp_path, apply, index=1)
+
+
+def way_out(to: object, **more: object) -> list[tuple[str, str]]:
+    """What is found in a policy whose only way out is this one; places from the rule on."""
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [{"to": to, **more}]}
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "x"}, "spec": spec}
+    found = check_plain_object(policy)
+    assert found is not None
+    return [(each.place.removeprefix("spec.egress[0].to"), each.code) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "more"),
+    [
+        ("0.0.0.0/0", {}),
+        ("169.254.0.0/16", {}),
+        ("169.254.169.254/30", {}),
+        ("::/0", {"except": ["fd00:ec2::/32"]}),
+        ("0.0.0.0/0", {"except": ["10.0.0.0/8", "169.254.0.0/24"]}),
+    ],
+)
+def test_way_out_to_the_rights_of_the_node_is_found(cidr: str, more: dict[str, object]) -> None:
+    assert ("[0].ipBlock.except", "metadata_service") in way_out([{"ipBlock": {"cidr": cidr, **more}}])
+
+
+@pytest.mark.parametrize("to", [[], None])
+def test_way_out_to_everywhere_leads_to_the_rights_of_the_node(to: object) -> None:
+    assert ("", "metadata_service") in way_out(to)
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        [{"port": 80}],
+        [{"protocol": "TCP", "port": 1, "endPort": 1024}],
+        [{"port": "http"}],
+        [{"port": 443}, {"port": 80}],
+        [{"protocol": "TCP"}],
+        [],
+    ],
+)
+def test_port_of_the_metadata_service_is_open(ports: object) -> None:
+    assert way_out([{"ipBlock": {"cidr": "0.0.0.0/0"}}], ports=ports) == [("[0].ipBlock.except", "metadata_service")]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "excepted", "ports"),
+    [
+        ("0.0.0.0/0", ["169.254.0.0/16"], []),
+        ("::/0", ["fd00::/8"], []),
+        ("169.254.169.254/32", [], [{"port": 80}]),
+        ("10.0.0.0/8", [], []),
+        ("0.0.0.0/0", [], [{"port": 443}, {"protocol": "UDP", "port": 80}, {"port": 81, "endPort": 90}]),
+    ],
+    ids=["excepted", "excepted in IPv6", "meant", "elsewhere", "another port"],
+)
+def test_way_out_that_does_not_lead_there_is_sound(cidr: str, excepted: list[str], ports: list[object]) -> None:
+    assert way_out([{"ipBlock": {"cidr": cidr, "except": excepted}}], ports=ports) == []
 
 
 def test_account_that_gives_keys_to_the_api_is_found(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster_files import AWS, GCP, Break, appended, documents, found_in_copy, set_to, without
 
 from jobs.cluster.ray_accelerators import built_in_model, check_accelerators
+from jobs.cluster.validate import validate_file
 
 TYPES = "available_node_types"
 L4 = (TYPES, "gpu_l4_spot")
@@ -258,6 +260,20 @@ def test_fault_on_aws_is_found_at_its_place(name: str, tmp_path: Path) -> None:
 def test_fault_on_google_cloud_is_found_at_its_place(name: str, tmp_path: Path) -> None:
     breaks, expected = ON_GCP[name]
     assert expected in found_in_copy(GCP, tmp_path, *breaks)
+
+
+def test_secure_boot_beside_a_gpu_is_said(tmp_path: Path) -> None:
+    """Whether the image's driver is signed cannot be seen from here: no finding, and not nothing."""
+    (cluster,) = documents(GCP)
+    for node_type in cluster["available_node_types"].values():
+        node_type["node_config"]["shieldedInstanceConfig"]["enableSecureBoot"] = True
+    path = tmp_path / GCP.name
+    path.write_text(yaml.safe_dump(cluster))
+    report = validate_file(path, [])
+    with_gpus = [name for name in cluster["available_node_types"] if "head" not in name]
+    assert report.is_sound
+    said = [note.split(".")[1] for note in report.notes if ".enableSecureBoot: is on" in note]
+    assert sorted(said) == sorted(with_gpus)
 
 
 def test_copy_without_a_fault_is_sound(tmp_path: Path) -> None:
