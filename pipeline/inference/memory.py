@@ -21,8 +21,9 @@ MIB = 2**20
 # CPU: growth of the resident set. One size alone took 1,250 (2,000 with freed memory retained), a mix of sizes 1,560
 # (3,780 retained, through fragmentation); retained is how workers run.
 CPU_BYTES_PER_PIXEL = 4096
-# CUDA: live tensors at the peak were 1,160 in fp32, and a 16-bit trunk halves them; half as much again for the caching
-# allocator and cuDNN's workspaces. Where that is too little, the engine halves the tile.
+# CUDA: live tensors at the peak are 1,171 in fp32 and 605 with a 16-bit trunk, counted without a card
+# (tests/unit/inference/test_fake_cuda.py); half as much again for the caching allocator and cuDNN's workspaces.
+# Where that is too little, the engine halves the tile.
 CUDA_BYTES_PER_PIXEL = {"fp32": 1792, "bf16": 1024, "fp16": 1024}
 
 # The rest is for decoded and encoded images in flight, the result, and whatever else runs there.
