@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from pipeline.config import ConversionConfig
 
+_DST = "Destination storage"
 _INFERENCE = "Inference"
 _OUTPUT = "Output"
 _RUNNING = "Running"
@@ -144,6 +145,14 @@ class ConversionOptions:
     shard_megapixels: Annotated[
         float, typer.Option(help="Close a shard at this many estimated megapixels.", rich_help_panel=_RUNNING)
     ] = 256.0
+    weak_store: Annotated[
+        bool,
+        typer.Option(
+            "--weak-store",
+            help="DST's store can let two creators of one object win (OpenStack Swift): recorded instead of tried.",
+            rich_help_panel=_DST,
+        ),
+    ] = False
     max_failure_rate: opt.MaxFailureRate = "50%"
     image_timeout: opt.ImageTimeout = None
     shard_timeout: opt.ShardTimeout = None
@@ -172,7 +181,11 @@ class ConversionOptions:
                 "limit": self.limit,
                 "storage": source_storage.as_fields(),
             },
-            destination={"url": opt.absolute(dst), "storage": destination_storage.as_fields()},
+            destination={
+                "url": opt.absolute(dst),
+                "storage": destination_storage.as_fields(),
+                "is_weak": self.weak_store,
+            },
             model={"weights": self.weights},
             inference={
                 "device": self.device,

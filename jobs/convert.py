@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from jobs.outcome import ConversionOutcome, list_failures
 from jobs.progress import Reporter, Watch, plural
 from jobs.scaling_log import ScalingLog
+from jobs.store_check import check_store
 from jobs.weights import read_weights
-from pipeline.config import ConversionConfig, ExecutionConfig, SourceConfig
+from pipeline.config import ConversionConfig, DestinationConfig, ExecutionConfig, SourceConfig
 from pipeline.driver_lease import DriverLease, acquire_lease
 from pipeline.errors import (
     ConfigError,
@@ -27,15 +28,16 @@ from pipeline.errors import (
 from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec, WorkSize
 from pipeline.faults import fault_point
-from pipeline.job import Job, PlannedWork, open_job, read_job
+from pipeline.job import Job, PlannedWork, confirm_job, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
 from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
 from pipeline.storage import open_store
-from pipeline.storage.probe import probe_store
 
 if TYPE_CHECKING:
     from pipeline.inference.base import Engine
     from pipeline.models.checkpoint import LoadedWeights
+    from pipeline.storage import ObjectStore
+    from pipeline.store_verdict import StoreVerdict
 
 
 __all__ = ["ConversionOutcome", "Extend", "own_destination", "require_few_failures", "run_conversion"]
@@ -73,6 +75,8 @@ def run_conversion(
         job = _open(config, load_weights(name, data), listing, reporter)
     reporter.job(job.record.job_id)
     with own_destination(job, config.execution, reporter) as lease:
+        with _nothing_started("destination", DestinationError):
+            job = _confirmed(job, reporter)
         atomic_create = None if job.record.has_conditional_create else False
         spec = WorkerSpec(
             *(config, name, data),
@@ -131,23 +135,37 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
     if record is None:
         with _nothing_started("source", SourceError):
             _look_at_first(listing)
-        probe = probe_store(store)
-        weakness, is_conditional = None if probe.atomic else probe.reason, not probe.overwrites
+        verdict = check_store(store, None, reporter, is_declared_weak=destination.is_weak)
+        store = _as_judged(store, verdict, destination)
     else:
-        weakness, is_conditional = record.store_weakness, record.has_conditional_create
-    if weakness:
-        reporter.warn(f"{store.url}: {weakness}; run one hdrfleet at a time on this destination")
-    if not is_conditional:
-        store = open_store(destination.url, destination.storage, atomic_create=False)
-    return open_job(
+        verdict = record.verdict
+    job = open_job(
         store,
         config,
         source_root=listing.root_url,
         weights_name=weights.name,
         weights_sha256=weights.sha256,
-        has_conditional_create=is_conditional,
-        store_weakness=weakness,
+        verdict=verdict,
     )
+    if record is None:
+        return job
+    verdict = check_store(store, record, reporter, is_declared_weak=destination.is_weak)
+    return Job(_as_judged(store, verdict, destination), job.record.judged(verdict))
+
+
+def _as_judged(store: ObjectStore, verdict: StoreVerdict, destination: DestinationConfig) -> ObjectStore:
+    """The store as it is to be written to: looked at before each write where it ignores the condition."""
+    if verdict.has_conditional_create:
+        return store
+    return open_store(destination.url, destination.storage, atomic_create=False)
+
+
+def _confirmed(job: Job, reporter: Reporter) -> Job:
+    """The job that is there now that the destination is owned. Raises DestinationError where it is another one."""
+    confirmed = confirm_job(job)
+    if confirmed.record.job_id != job.record.job_id:
+        reporter.job(confirmed.record.job_id)
+    return confirmed
 
 
 def _look_at_first(listing: SourceListing) -> None:

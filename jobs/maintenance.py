@@ -124,6 +124,7 @@ def repair(
     run again.
     """
     from jobs.retry import recorded_config
+    from jobs.store_check import check_if_moved
     from jobs.tables import print_json
     from jobs.verify import EXIT_UNSOUND, print_report
 
@@ -132,6 +133,7 @@ def repair(
         share = opt.parse_share(sample)
         store, record = open_whole(dst, endpoint_url, profile, region)
         reporter.job(record.job_id)
+        record = check_if_moved(store, record, reporter)
         store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
         config = recorded_config(
             record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()

@@ -83,7 +83,10 @@ def gc(
                 f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept"
             )
         grace = opt.parse_duration(older_than, "--older-than")
-        with stopping_on_signals(), _opened(dst, endpoint_url, profile, region, reporter) as (store, confirm):
+        with (
+            stopping_on_signals(),
+            _opened(dst, endpoint_url, profile, region, reporter, writes=not dry_run) as (store, confirm),
+        ):
             done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run, before_step=confirm)
         reporter.event("info", "collected", {"num_deleted": done.num_deleted, **asdict(done)})
         reporter.finished(0, monotonic() - started_s)
@@ -97,7 +100,13 @@ def gc(
 
 @contextmanager
 def _opened(
-    dst: str, endpoint_url: str | None, profile: str | None, region: str | None, reporter: Reporter
+    dst: str,
+    endpoint_url: str | None,
+    profile: str | None,
+    region: str | None,
+    reporter: Reporter,
+    *,
+    writes: bool = True,
 ) -> Iterator[tuple[ObjectStore, Callable[[], None]]]:
     """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
 
@@ -106,6 +115,10 @@ def _opened(
     """
     store, record = open_destination(dst, endpoint_url, profile, region)
     reporter.job(record.job_id)
+    if writes:
+        from jobs.store_check import check_if_moved
+
+        record = check_if_moved(store, record, reporter)
     store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
     if record.store_weakness is None:
         yield store, lambda: None

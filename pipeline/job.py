@@ -36,8 +36,9 @@ from pipeline.sharding import (
     write_plan,
 )
 from pipeline.storage import ObjectStore
+from pipeline.store_verdict import StoreVerdict
 
-__all__ = ["Job", "JobRecord", "PlannedWork", "open_job", "read_job"]
+__all__ = ["Job", "JobRecord", "PlannedWork", "confirm_job", "open_job", "read_job"]
 
 # Failures that say nothing about the image itself: the next run takes such a source up again if it is listed.
 RETRIED_CODES = frozenset({SourceMissingError.code, SourceDeniedError.code, SourceChangedError.code})
@@ -165,16 +166,16 @@ def open_job(
     source_root: str,
     weights_name: str,
     weights_sha256: str,
-    has_conditional_create: bool = True,
-    store_weakness: str | None = None,
+    verdict: StoreVerdict | None = None,
 ) -> Job:
     """Create the job at its destination, or join the one that is there.
 
-    `has_conditional_create` and `store_weakness` are recorded for a new job: False where the store was seen to ignore
-    the condition, and why it is not safe for two drivers, if it is not.
+    `verdict`, what was seen of the store, is recorded for a new job, and holds for one that is joined as well.
+    On a weak store the job may be replaced by one that is created at the same time: see `confirm_job`.
     Raises DestinationError when the one that is there contradicts itself, would give other pixels or reads another
     source, naming the fields that differ, and when the destination cannot be written.
     """
+    verdict = verdict or StoreVerdict(place=None, weakness=None, has_conditional_create=True)
     record = JobRecord(
         schema_version=JOB_SCHEMA_VERSION,
         job_id=uuid4().hex,
@@ -183,8 +184,9 @@ def open_job(
         source_root=source_root,
         weights_name=weights_name,
         weights_sha256=weights_sha256,
-        has_conditional_create=has_conditional_create,
-        store_weakness=store_weakness,
+        has_conditional_create=verdict.has_conditional_create,
+        store_weakness=verdict.weakness,
+        store_place=verdict.place,
         pixel_fields=config.pixel_fields(),
         pixel_digest=config.pixel_digest(),
         config=to_record(config),
@@ -199,8 +201,22 @@ def open_job(
             existing = read_job(store)
         except ObjectDeniedError as error:
             raise DestinationError(f"cannot write to {store.url}: {error}") from error
+    return _joined(existing, record.model_copy(update={"config": config}), store)
+
+
+def confirm_job(job: Job) -> Job:
+    """Look at job.json once more, now that the destination is owned: the job to go on with.
+
+    Of two drivers that create job.json at once, a store that does not decide races lets the one win that is slower, and
+    the other one can be first at the lease. Raises DestinationError where the job that is there is another one.
+    """
+    return _joined(read_job(job.store), job.record, job.store)
+
+
+def _joined(existing: JobRecord | None, wanted: JobRecord, store: ObjectStore) -> Job:
+    """The job that exists, with today's options. Raises DestinationError where it is not the one that is wanted."""
     if existing is None:
         raise ManifestError(f"{store.url}: {JOB_KEY} appeared and vanished; is something else deleting here?")
     require_whole(existing, store.url)
-    require_same(existing, record, store.url)
-    return Job(store, existing.model_copy(update={"config": config}))
+    require_same(existing, wanted, store.url)
+    return Job(store, existing.judged(wanted.verdict).model_copy(update={"config": wanted.config}))

@@ -1,4 +1,4 @@
-"""job.json: what a job is. Created once at its destination, and never changed."""
+"""job.json: what a job is. Created once at its destination, and never changed. Beside it: what its store is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.errors import DestinationError, ManifestError, ObjectMissingError
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.sharding.locations import listed_name
 from pipeline.storage import ObjectStore, redact_url
+from pipeline.store_verdict import StoreVerdict, read_verdicts
 
 JOB_KEY = "_hdrfleet/job.json"
 JOB_SCHEMA_VERSION = 1
@@ -20,7 +21,10 @@ _PIPELINE_FIELD = "pixel_pipeline_version"
 
 
 class JobRecord(BaseModel):
-    """What job.json holds: created once, never changed. No credential has a field here."""
+    """What job.json holds: created once, never changed. No credential has a field here.
+
+    `has_conditional_create`, `store_weakness` and `store_place` are what was seen of the store (see `StoreVerdict`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,9 +37,25 @@ class JobRecord(BaseModel):
     weights_sha256: str
     has_conditional_create: bool
     store_weakness: str | None
+    store_place: str | None = None
     pixel_fields: dict[str, object]
     pixel_digest: str
     config: ConversionConfig
+
+    @property
+    def verdict(self) -> StoreVerdict:
+        """What is known of the store, as one value."""
+        return StoreVerdict(
+            place=self.store_place,
+            weakness=self.store_weakness,
+            has_conditional_create=self.has_conditional_create,
+        )
+
+    def judged(self, verdict: StoreVerdict) -> JobRecord:
+        """This job with a store that is weak where the verdict says so, too."""
+        both = self.verdict.also(verdict)
+        update = {"store_weakness": both.weakness, "has_conditional_create": both.has_conditional_create}
+        return self.model_copy(update=update)
 
     def fault(self) -> str:
         """How the record contradicts itself; empty where it does not.
@@ -58,7 +78,17 @@ class JobRecord(BaseModel):
 
 
 def read_job(store: ObjectStore) -> JobRecord | None:
-    """The job recorded at a destination, or None. Raises ManifestError when job.json is unreadable or newer."""
+    """The job recorded at a destination, or None; its store is weak where a verdict kept since says so, too.
+
+    Raises ManifestError when job.json or such a verdict is unreadable, or job.json newer.
+    """
+    record = _read_record(store)
+    for verdict in read_verdicts(store) if record else ():
+        record = record.judged(verdict) if record else None
+    return record
+
+
+def _read_record(store: ObjectStore) -> JobRecord | None:
     try:
         raw = json.loads(store.read(JOB_KEY))
         version = raw.get("schema_version") if isinstance(raw, dict) else None

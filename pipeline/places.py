@@ -83,10 +83,11 @@ class SourceConfig(FrozenModel):
 
 
 class DestinationConfig(FrozenModel):
-    """Where the job, the EXRs and the manifest go."""
+    """Where the job, the EXRs and the manifest go. `is_weak` declares that its store does not decide races."""
 
     url: str = Field(min_length=1)
     storage: StorageConfig = StorageConfig()
+    is_weak: bool = False
 
     _url_has_no_secret = field_validator("url")(refuse_secrets)
 

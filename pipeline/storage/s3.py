@@ -75,6 +75,11 @@ class S3Store:
         return redact_url("s3://" + join_key(self._bucket, self._root))
 
     @property
+    def endpoint_url(self) -> str:
+        """Where its requests go, safe to print."""
+        return redact_url(self._client.endpoint_url())
+
+    @property
     def has_atomic_create(self) -> bool:
         """True unless the store was declared weak or has refused a conditional write."""
         return self._has_atomic_create

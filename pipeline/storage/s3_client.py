@@ -71,6 +71,14 @@ class S3Client:
         """Send one GET and return the body. `accept` sees the answer's headers first and refuses by raising."""
         return self._run(lambda: self._get(accept, parameters))
 
+    def endpoint_url(self) -> str:
+        """Where requests go, as options, environment and shared files together say. It may hold a password."""
+
+        async def ask() -> str:
+            return str((await self._filesystem.set_session()).meta.endpoint_url)
+
+        return self._run(ask)
+
     def _run(self, start: Callable[[], Awaitable[T]]) -> T:
         result: T = sync(self._filesystem.loop, start)
         return result

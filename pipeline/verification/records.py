@@ -14,6 +14,7 @@ from pipeline.manifest.parts import MANIFEST_PREFIX, parse_part_key
 from pipeline.scaling_record import is_scaling_key
 from pipeline.sharding.plan import PLAN_PREFIX
 from pipeline.storage import ObjectStore
+from pipeline.store_verdict import is_verdict_key
 from pipeline.verification.findings import Finding
 
 # Names that hdrfleet gives. What a killed planner, compaction or probe leaves has such a name too, and means nothing.
@@ -51,4 +52,6 @@ def check_names(store: ObjectStore) -> Iterator[Finding]:
 
 
 def _is_known(key: str) -> bool:
-    return any((parse_part_key(key), is_lease_key(key), is_scaling_key(key), _KNOWN.fullmatch(key)))
+    return any(
+        (parse_part_key(key), is_lease_key(key), is_scaling_key(key), is_verdict_key(key), _KNOWN.fullmatch(key))
+    )

@@ -20,6 +20,7 @@ from independent_checker import Bucket, Folder, Reader, comparable, require_whol
 from photographs import jpeg, picture, write_library
 
 from pipeline.faults import POINTS
+from pipeline.storage.probe import NUM_ROUNDS
 
 SHARD_IMAGES = 3
 OPTIONS = (
@@ -42,17 +43,21 @@ ON_LEASE = [
     ("lease.renewed", 3, STANDS_STILL),
     ("lease.released", 1, ""),
 ]
-ON_FILES = [(name, n) for name in PER_FILE for n in (*range(1, 8), 11, 15)]
+# What the probe of the store makes comes first: in each of its rounds eight creators race, with a file each.
+NUM_CREATORS = 8
+PROBE_FILES = {"file.written": 2 + NUM_CREATORS * NUM_ROUNDS, "file.named": 1 + NUM_ROUNDS}
+ON_FILES = [(name, n) for name in PER_FILE for n in (1, 2, 3, PROBE_FILES[name])]
+ON_FILES += [(name, PROBE_FILES[name] + n) for name in PER_FILE for n in (*range(1, 5), 7, 11)]
 # One pass of each step is in the short tier, a few steps on moto; all of them, and Swift, are in the long one.
 SHORT_ON_FILES = {
     *((name, 1) for name in ONCE),
     *((name, 3) for name in PER_SHARD + PER_IMAGE),
-    *((name, 11) for name in PER_FILE),
+    ("file.written", 3),
+    ("file.named", PROBE_FILES["file.named"] + 7),
 }
 SHORT_ON_LEASE = {("lease.renewed", 1, STANDS_STILL)}
 SHORT_ON_S3 = {("plan.part_written", 1), ("output.created", 3), ("part.ready", 1), ("part.created", 3)}
-# Eight creators race in the probe of the store, each with a file of its own.
-NUM_LEFTOVERS = 8
+NUM_LEFTOVERS = NUM_CREATORS
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,8 @@ def test_probe_finds_atomic_create(store: ObjectStore) -> None:
 
 @only(["swift"])
 def test_probe_finds_swift_weak(store: ObjectStore) -> None:
-    # One round catches it about two times in three.
-    probe = probe_store(store, num_rounds=20)
+    # One round catches it about two times in three, and the probe has 20.
+    probe = probe_store(store)
     assert not probe.atomic
     assert not probe.overwrites
     assert "concurrent creates of one object succeeded" in probe.reason

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -11,12 +14,15 @@ import pytest
 from photographs import jpeg, picture
 
 from pipeline.config import ConversionConfig, SourceConfig, StorageConfig, build_config
-from pipeline.errors import DestinationError, ManifestError, SourceError
-from pipeline.job import JOB_KEY, Job, open_job, read_job
+from pipeline.driver_lease import acquire_lease
+from pipeline.errors import DestinationError, ManifestError, ObjectExistsError, ObjectMissingError, SourceError
+from pipeline.job import JOB_KEY, Job, confirm_job, open_job, read_job
 from pipeline.manifest import commit_part, part_key
 from pipeline.records import ConversionStatus, ImageResult, Provenance
 from pipeline.sharding import open_source
-from pipeline.storage import ObjectStore, open_store
+from pipeline.storage import ObjectInfo, ObjectStore, open_store
+from pipeline.storage.memory import MemoryStore
+from pipeline.store_verdict import STORE_PREFIX, StoreVerdict, keep_verdict
 
 
 @pytest.fixture
@@ -266,3 +272,88 @@ def test_a_part_that_the_plan_lacks_finishes_no_shard(store: ObjectStore, photos
     (rest,) = job.pending()
     assert rest.done == {0, 1}
     assert names(job) == [[["e.jpg"]]]
+
+
+class CreatesLate(MemoryStore):
+    """As Swift does it: the condition is looked at first, and what is created is written later. The first two wait."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.slow = ""  # the thread that writes last
+        self._looked = threading.Barrier(2)
+        self._written = threading.Event()
+
+    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        if key != JOB_KEY:
+            return super().create(key, data, metadata=metadata)
+        with contextlib.suppress(ObjectMissingError):
+            self.stat(key)
+            raise ObjectExistsError(key)
+        self._looked.wait(30)
+        is_slow = threading.current_thread().name == self.slow
+        if is_slow:
+            self._written.wait(30)
+        info = self.replace(key, data)
+        self._written.set()
+        return info
+
+
+WEAK = StoreVerdict(place=None, weakness="several creators won", has_conditional_create=True)
+
+
+@pytest.mark.parametrize("other", ["float", "half"])
+def test_on_a_weak_store_the_job_is_the_one_that_is_there_once_it_is_owned(photos: Path, other: str) -> None:
+    """Two drivers create job.json at once; the lease is won by the one whose job was written over."""
+    store = CreatesLate(f"memory://{uuid4().hex}")
+    store.slow = "loser"
+    opened_by: dict[str, Job] = {}
+
+    def create(name: str, pixel_type: str) -> None:
+        config = config_for(photos, encode={"pixel_type": pixel_type})
+        opened_by[name] = open_job(
+            store, config, source_root="r", weights_name="identity", weights_sha256="w" * 64, verdict=WEAK
+        )
+
+    drivers = [
+        threading.Thread(target=create, args=pair, name=pair[0]) for pair in (("winner", "half"), ("loser", other))
+    ]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(60)
+    there = read_job(store)
+    assert there is not None
+    assert there.job_id == opened_by["loser"].record.job_id != opened_by["winner"].record.job_id
+    with acquire_lease(store, timeout_s=60, is_weak=True, sleep=lambda _: None):
+        if other == "half":
+            assert confirm_job(opened_by["winner"]).record.job_id == there.job_id
+        else:
+            with pytest.raises(DestinationError, match="pixel_type is 'float' there and 'half' here"):
+                confirm_job(opened_by["winner"])
+    assert confirm_job(opened_by["loser"]).record.job_id == there.job_id
+
+
+def test_a_job_that_vanished_is_not_gone_on_with(store: ObjectStore, photos: Path) -> None:
+    job = opened(store, photos)
+    store.delete(JOB_KEY)
+    with pytest.raises(ManifestError, match="vanished"):
+        confirm_job(job)
+
+
+def test_a_verdict_that_is_kept_makes_a_job_weak_and_none_makes_it_strong(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos)
+    keep_verdict(store, WEAK.model_copy(update={"place": "s3://elsewhere"}))
+    keep_verdict(store, StoreVerdict(place="s3://third", weakness=None, has_conditional_create=True))
+    keep_verdict(store, StoreVerdict(place="s3://third", weakness=None, has_conditional_create=True))
+    record = read_job(store)
+    assert record is not None
+    assert (record.store_weakness, record.has_conditional_create) == ("several creators won", True)
+    assert opened(store, photos).record.store_weakness == "several creators won"
+    assert len(list(store.list(STORE_PREFIX))) == 2
+
+
+def test_a_verdict_that_cannot_be_read_is_an_error(store: ObjectStore, photos: Path) -> None:
+    opened(store, photos)
+    store.create(f"{STORE_PREFIX}/{'0' * 64}.json", b"{}")
+    with pytest.raises(ManifestError, match="no verdict on a store"):
+        read_job(store)

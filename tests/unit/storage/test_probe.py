@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 
@@ -55,3 +57,38 @@ def test_declared_weakness_is_kept() -> None:
     probe = probe_store(open_store("memory://probe-weak", StorageConfig(), atomic_create=False))
     assert not probe.atomic
     assert not probe.overwrites
+
+
+class DecidesSometimes(MemoryStore):
+    """As Swift was measured: creates in sequence are safe, and of those that race one wins in 32 rounds of 100."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        super().__init__(url)
+        self._chance = random.Random(seed)
+        self._guard = threading.Lock()
+        self._decides: dict[str, bool] = {}
+
+    def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+        with self._guard:
+            decides = self._decides.setdefault(key, key.endswith("-0") or self._chance.random() < 0.32)
+        return super().create(key, data, metadata=metadata) if decides else self.replace(key, data)
+
+
+def test_a_store_that_decides_one_race_in_three_is_found_weak_each_time() -> None:
+    """With three rounds, one in thirty would pass."""
+    passed = [seed for seed in range(200) if probe_store(DecidesSometimes(f"memory://probe-luck-{seed}", seed)).atomic]
+    assert passed == []
+
+
+def test_the_probe_ends_at_the_first_race_that_comes_out_wrong() -> None:
+    class Counts(DecidesSometimes):
+        keys: ClassVar[set[str]] = set()
+
+        def delete(self, key: str) -> None:
+            self.keys.add(key)
+            super().delete(key)
+
+    store = Counts("memory://probe-ends", seed=3)
+    assert not probe_store(store).atomic
+    assert 2 <= len(store.keys) < 10
+    assert list(store.list()) == []
