@@ -12,7 +12,8 @@ from pipeline.config import ConversionConfig
 from pipeline.errors import DestinationError, ManifestError, ObjectMissingError
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
 from pipeline.sharding.locations import listed_name
-from pipeline.storage import ObjectStore, redact_url
+from pipeline.storage import ObjectStore
+from pipeline.storage.redact import redact_name
 from pipeline.store_verdict import StoreVerdict, read_verdicts
 
 JOB_KEY = "_hdrfleet/job.json"
@@ -107,7 +108,7 @@ def to_record(config: ConversionConfig) -> ConversionConfig:
     return config.model_copy(
         update={
             "source": config.source.model_copy(update={"url": _recorded_url(config.source.url)}),
-            "destination": config.destination.model_copy(update={"url": redact_url(config.destination.url)}),
+            "destination": config.destination.model_copy(update={"url": redact_name(config.destination.url)}),
             "model": config.model.model_copy(
                 update={"weights": weights if weights in BUILT_IN_WEIGHTS else _recorded_url(weights)}
             ),
@@ -119,7 +120,7 @@ def _recorded_url(url: str) -> str:
     """A URL without a query, or a local path as another working directory would name it. A glob's `?` is no query."""
     if "://" in url:
         named = listed_name(url)
-        return named if "?" in named else redact_url(named)
+        return named if "?" in named else redact_name(named)
     return str(Path(url).expanduser().absolute()) + ("/" if url.endswith("/") else "")
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # A password with slashes, as secret keys have them: by the letter of RFC 3986 the slash ends the authority.
 _SECRET_KEY = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s/@:?#]*:(?!\d+(/|$))[^@]*@")
+_ENDPOINT = re.compile(r"https?://[^\s/?#]", re.IGNORECASE)
 
 
 class FrozenModel(BaseModel):
@@ -31,6 +32,14 @@ def refuse_secrets(url: str) -> str:
     return url
 
 
+def check_endpoint(url: str) -> str:
+    """Return an endpoint's URL. Raises ValueError where it has no scheme, without repeating it: it may be a secret."""
+    if url and not _ENDPOINT.match(url):
+        msg = "an endpoint is a URL that begins with http:// or https://"
+        raise ValueError(msg)
+    return url
+
+
 class StorageConfig(FrozenModel):
     """How to reach one object store. Times in seconds; `max_attempts` counts the first try."""
 
@@ -44,7 +53,9 @@ class StorageConfig(FrozenModel):
     max_attempts: int = Field(6, ge=1, le=20)
     max_retry_s: float = Field(120.0, gt=0, le=3600)
 
-    _endpoint_has_no_secret = field_validator("endpoint_url")(lambda v: v if v is None else refuse_secrets(v))
+    _endpoint_has_no_secret = field_validator("endpoint_url")(
+        lambda v: v if v is None else refuse_secrets(check_endpoint(v))
+    )
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -22,24 +22,43 @@ _ASSIGNMENT = re.compile(
 )
 _BEARER = re.compile(r"\b(?P<scheme>Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _ELEMENT = re.compile(r"<(?P<name>SecretAccessKey|SessionToken|Signature\w*)>[^<]*<", re.IGNORECASE)
+# An address without a scheme, as an endpoint or a proxy is often written. Names of files hold colons and at signs as
+# well: it has to stand where a word begins, and a time of day is none.
+_ADDRESS = re.compile(
+    r"""(?:^|(?<=[\s"'(\[{<=,;]))(?P<slashes>(?://)?)"""
+    r"""(?!\d{1,2}:\d\d(?::\d\d)?@)[^\s/@:?#"'(\[{<=,;]*:(?!//|\d+(?:/|\s|$))[^\s"'<>]*@"""
+)
+# What botocore, adlfs, azure-identity and fsspec read secrets from; Google's clients take none from the environment.
 _SECRET_VARIABLES = (
-    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY"),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ACCESS_KEY_ID"),
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+    *("AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD"),
+    *("MSI_SECRET", "IDENTITY_HEADER"),
     "RAY_AUTH_TOKEN",
 )
+_FSSPEC_VARIABLE = re.compile(r"FSSPEC_[A-Z0-9]+_(?:\w+_)?(?:KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|STRING)")
+_IN_CONNECTION_STRING = re.compile(r"(?:AccountKey|SharedAccessSignature)=([^;]+)", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 
 
 def redact_url(text: str) -> str:
     """Return `text` without secrets: safe in logs and error messages.
 
-    In every URL the userinfo and the query string go. AWS access keys, signatures, tokens and secret keys in
-    `name=value` form are masked wherever they stand, so are bearer tokens, and the values of the AWS, Azure and Ray
-    credential variables of this process's environment.
+    What `redact_name` takes out, and `user:password` in front of a host that has no scheme.
     """
-    for variable in _SECRET_VARIABLES:
-        secret = os.environ.get(variable, "")
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, _MASK)
+    return _ADDRESS.sub(rf"\g<slashes>{_MASK}@", redact_name(text))
+
+
+def redact_name(text: str) -> str:
+    """Return `text` without secrets, with names of files and objects as they are.
+
+    In every URL the userinfo and the query string go. AWS access keys, signatures, tokens and secret keys in
+    `name=value` form are masked wherever they stand, so are bearer tokens, and the values of the AWS, Azure, fsspec and
+    Ray credential variables of this process's environment.
+    """
+    for secret in _secrets_of_environment():
+        text = text.replace(secret, _MASK)
     text = _PASSWORD.sub(r"\g<scheme>", text)
     text = _USER.sub(r"\g<scheme>", text)
     text = _QUERY.sub(r"\g<scheme>\g<path>", text)
@@ -47,6 +66,15 @@ def redact_url(text: str) -> str:
     text = _BEARER.sub(rf"\g<scheme> {_MASK}", text)
     text = _ASSIGNMENT.sub(rf"\g<name>\g<between>{_MASK}", text)
     return _ACCESS_KEY.sub(_MASK, text)
+
+
+def _secrets_of_environment() -> list[str]:
+    """Values to mask, the longest first: one may hold another."""
+    names = (*_SECRET_VARIABLES, *filter(_FSSPEC_VARIABLE.fullmatch, os.environ))
+    values = [os.environ.get(name, "") for name in names]
+    values += [part for value in values for part in _IN_CONNECTION_STRING.findall(value)]
+    # A signature in a variable may begin with the question mark, and be sent without.
+    return sorted({v.lstrip("?") for v in values if len(v.lstrip("?")) >= _SHORTEST_SECRET}, key=len, reverse=True)
 
 
 def without_userinfo(url: str) -> str:

@@ -20,6 +20,8 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs import S3FileSystem
 
 from pipeline.config import StorageConfig
+from pipeline.errors import ConfigError
+from pipeline.places import check_endpoint
 
 T = TypeVar("T")
 
@@ -105,12 +107,21 @@ class S3Client:
 
 
 def custom_endpoint(config: StorageConfig) -> str | None:
-    """Return the endpoint to use where it is not AWS's own, from the configuration or the environment."""
+    """Return the endpoint to use where it is not AWS's own, from the configuration or the environment.
+
+    Raises ConfigError for one of the environment that is no URL.
+    """
     if config.endpoint_url:
         return config.endpoint_url
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if endpoint := os.environ.get(variable):
+            try:
+                return check_endpoint(endpoint)
+            except ValueError as error:
+                raise ConfigError(f"{variable}: {error}") from error
+    return None
 
 
 def _build_filesystem(config: StorageConfig) -> S3FileSystem:

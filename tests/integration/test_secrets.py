@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.server
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import hdrfleet
+from commands import hdrfleet, hdrfleet_here
 from photographs import jpeg, picture
 
 from pipeline.config import StorageConfig
@@ -59,7 +60,9 @@ def bucket(s3_bucket_on: Callable[[Any], Any], moto_server: Any, monkeypatch: py
     return made
 
 
-def test_a_run_with_presigned_urls_and_failures_leaves_no_secret(bucket: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def photo_list(bucket: Any) -> str:
+    """A list whose entries hold every kind of canary; one of its images is cut, and one is missing."""
     entries = [
         f"s3://{bucket.name}/in/a.jpg{QUERY}",
         f"s3://{ACCESS_KEY}:{SECRET}@{bucket.name}/in/b.jpg",
@@ -67,13 +70,11 @@ def test_a_run_with_presigned_urls_and_failures_leaves_no_secret(bucket: Any, tm
         f"s3://{USERINFO}{bucket.name}/in/missing.jpg{QUERY}",
     ]
     bucket.client.put_object(Bucket=bucket.name, Key="lists/photos.txt", Body="\n".join(entries).encode())
-    home, dst = tmp_path / "home", f"s3://{bucket.name}/out"
-    result = hdrfleet("convert", f"s3://{bucket.name}/lists/photos.txt", dst, *OPTIONS, "--json", home=home)
-    assert result.returncode == 3, result.stderr
-    assert_clean(result, home)
+    return f"s3://{bucket.name}/lists/photos.txt"
+
+
+def assert_store_clean(dst: str) -> None:
     store = open_store(dst, StorageConfig())
-    codes = sorted(str(row["error_code"]) for row in open_manifest(store).current.to_pylist())
-    assert codes == ["None", "None", "decode_truncated", "source_missing"]
     kept = {info.key: store.read(info.key) for info in store.list()}
     assert {key.partition("/")[0] for key in kept} == {"_hdrfleet", "images", "manifest"}
     for key, data in kept.items():
@@ -83,8 +84,54 @@ def test_a_run_with_presigned_urls_and_failures_leaves_no_secret(bucket: Any, tm
     # Parquet compresses: what a reader sees is looked at as well.
     assert is_clean(str(open_manifest(store).history.to_pylist()))
     assert is_clean("".join(str(plan) for plan in read_plans(kept)))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("log", ["text", pytest.param("json", marks=pytest.mark.long)])
+def test_a_run_with_presigned_urls_and_failures_leaves_no_secret(
+    bucket: Any, photo_list: str, tmp_path: Path, log: str
+) -> None:
+    home, dst, logging = tmp_path / "home", f"s3://{bucket.name}/out", ("--log-format", log)
+    result = hdrfleet("convert", photo_list, dst, *OPTIONS, "--json", *logging, home=home)
+    assert result.returncode == 3, result.stderr
+    assert_clean(result, home)
+    codes = sorted(
+        str(row["error_code"]) for row in open_manifest(open_store(dst, StorageConfig())).current.to_pylist()
+    )
+    assert codes == ["None", "None", "decode_truncated", "source_missing"]
+    assert_store_clean(dst)
     for command in ("status", "verify", "query"):
         assert_clean(hdrfleet(command, dst, "--json", home=home), home)
+    # Something to do for each of those that change the destination.
+    bucket.client.delete_object(Bucket=bucket.name, Key=f"out/{first_output(dst)}")
+    for command, code in (("retry", 3), ("repair", 0), ("compact", 0), ("gc", 0)):
+        result = hdrfleet(command, dst, "--json", *logging, home=home)
+        assert result.returncode == code, (command, result.stderr)
+        assert_clean(result, home)
+    assert_store_clean(dst)
+
+
+def first_output(dst: str) -> str:
+    current = open_manifest(open_store(dst, StorageConfig())).current.to_pylist()
+    return str(next(row["output"] for row in current if row["output"]))
+
+
+@pytest.mark.timeout(400)
+def test_a_run_on_ray_leaves_no_secret_in_what_ray_writes(bucket: Any, photo_list: str, tmp_path: Path) -> None:
+    """Ray's session is searched as well: the logs of its servers, of workers, and of the driver."""
+    home, dst = tmp_path / "home", f"s3://{bucket.name}/out"
+    options = ("--weights", "identity", "--precision", "fp32", "--device", "cpu", "--workers", "1")
+    with tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True) as short:  # for the sake of sockets
+        env = {"RAY_TMPDIR": short, "AZURE_CLIENT_SECRET": f"{WORD}-azure-secret"}
+        result = hdrfleet(
+            "convert", photo_list, dst, *options, "--json", "--log-format", "json", home=home, env=env, timeout_s=300
+        )
+        assert result.returncode == 3, result.stderr
+        logs = [path.name for path in Path(short).rglob("*") if path.is_file()]
+        assert any(name.startswith("worker-") for name in logs), logs
+        assert any(name.startswith("raylet") for name in logs), logs
+        assert_clean(result, home, Path(short))
+    assert_store_clean(dst)
 
 
 def read_plans(kept: dict[str, bytes]) -> list[Any]:
@@ -136,6 +183,10 @@ def echoing_server() -> Iterator[str]:
     [
         ("SRC", "DST", "--src-endpoint-url", f"http://{USERINFO}SERVER"),
         ("SRC", "DST", "--dst-endpoint-url", f"http://{USERINFO}SERVER"),
+        ("SRC", "DST", "--src-endpoint-url", f"{USERINFO}SERVER"),
+        ("SRC", "DST", "--dst-endpoint-url", f"{USERINFO}SERVER"),
+        ("SRC", "DST", "--dst-endpoint-url", f"//{USERINFO}SERVER"),
+        ("SRC", "DST", "--dst-endpoint-url", f"ftp://{USERINFO}SERVER"),
         ("SRC", "DST", "--src-endpoint-url", "http://SERVER"),
         ("photos", "DST", "--dst-endpoint-url", "http://SERVER"),
         (f"s3://{ACCESS_KEY}:{SECRET}@BUCKET/in", "DST"),
@@ -180,3 +231,42 @@ def test_an_endpoint_of_the_environment_may_hold_a_password(bucket: Any, echoing
         )
         assert result.returncode == 2, result.stderr
         assert_clean(result, tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_an_endpoint_of_the_environment_without_a_scheme_is_refused(
+    bucket: Any, tmp_path: Path, variable: str, command: str
+) -> None:
+    place = f"s3://{bucket.name}/in"
+    arguments = (place, tmp_path / "out", *OPTIONS) if command == "convert" else (place,)
+    env = {variable: f"{USERINFO}127.0.0.1:9"}
+    result = hdrfleet(command, *arguments, home=tmp_path / "home", env=env)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert f"{variable}: an endpoint is a URL that begins with http:// or https://" in line
+    assert_clean(result, tmp_path)
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "query", "retry", "repair", "compact", "gc"])
+def test_an_endpoint_without_a_scheme_is_refused_by_every_command(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for endpoint in (f"{USERINFO}127.0.0.1:9", f"//{USERINFO}127.0.0.1:9"):
+        assert hdrfleet_here(command, "s3://bucket/out", "--endpoint-url", endpoint) == 2
+        told = capfd.readouterr()
+        assert "an endpoint is a URL that begins with http:// or https://" in told.err
+        assert is_clean(told.err + told.out)
+
+
+def test_a_profile_whose_endpoint_has_no_scheme_shows_no_password(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shared files are botocore's to read, and its message repeats the endpoint."""
+    home = tmp_path / "home"
+    (home / ".aws").mkdir(parents=True)
+    (home / ".aws/config").write_text(f"[profile odd]\nendpoint_url = {USERINFO}127.0.0.1:9\n")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    result = hdrfleet("verify", f"s3://{bucket.name}/out", "--profile", "odd", home=home, env=QUICK_FAILURE)
+    assert result.returncode == 2, result.stderr
+    assert_clean(result)

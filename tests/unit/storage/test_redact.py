@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage import redact_url
+from pipeline.storage.redact import redact_name
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
@@ -51,6 +52,14 @@ def _no_credentials_here(monkeypatch: pytest.MonkeyPatch) -> None:
         ("the tokens: three", "the tokens: three"),
         ("/data/photos/design=1.jpg", "/data/photos/design=1.jpg"),
         ("no secret here: a signature block", "no secret here: a signature block"),
+        ("user:pw@127.0.0.1:9", "***@127.0.0.1:9"),
+        ("Invalid endpoint: user:pa/ss:w@rd@host", "Invalid endpoint: ***@host"),
+        ('cannot reach "//user:pw@minio:9000/b": no', 'cannot reach "//***@minio:9000/b": no'),
+        ("proxy=:pw@proxy, and (a:b@c)", "proxy=***@proxy, and (***@c)"),
+        ("https:user:pw@host", "***@host"),
+        ("/data/a:b@c.jpg and b/a:b@c", "/data/a:b@c.jpg and b/a:b@c"),
+        ("s3://bucket/a:b@c.jpg", "s3://bucket/a:b@c.jpg"),
+        ("host:8080/me@example.com, at 10:30@Paris", "host:8080/me@example.com, at 10:30@Paris"),
     ],
 )
 def test_examples(text: str, expected: str) -> None:
@@ -65,6 +74,32 @@ def test_credentials_of_the_environment_are_masked(monkeypatch: pytest.MonkeyPat
     assert redact_url("server echoed an-unusual-secret in short") == "server echoed *** in short"
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("AWS_SECURITY_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+        *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET"),
+        *("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AZURE_PASSWORD", "MSI_SECRET"),
+        *("IDENTITY_HEADER", "FSSPEC_S3_SECRET", "FSSPEC_ABFS_ACCOUNT_KEY", "FSSPEC_GCS_TOKEN"),
+    ],
+)
+def test_every_credential_variable_is_masked(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "?an-unusual-secret")
+    assert redact_url("the server echoed an-unusual-secret") == "the server echoed ***"
+
+
+def test_the_key_of_a_connection_string_is_masked_alone_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = "DefaultEndpointsProtocol=https;AccountName=photos;AccountKey=an/unusual+secret==;EndpointSuffix=x"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", given)
+    assert redact_url(f"not valid: {given}") == "not valid: ***"
+    assert redact_url("not valid: an/unusual+secret==") == "not valid: ***"
+
+
+def test_a_name_that_looks_like_an_address_is_recorded_as_it_is() -> None:
+    assert redact_name("s3://bucket/my a:b@c.d/") == "s3://bucket/my a:b@c.d/"
+    assert redact_name("s3://user:secret@bucket/a?x=1") == "s3://bucket/a"
+
+
 alphabet = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789+/=-_.", min_size=16, max_size=60)
 
 
@@ -72,6 +107,7 @@ alphabet = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789+/=-_.", min_s
 def test_no_password_survives(user: str, secret: str) -> None:
     assert secret not in redact_url(f"cannot open s3://{user}:{secret}@bucket/key: denied")
     assert secret not in redact_url(f"https://host/key?token={secret}")
+    assert secret not in redact_url(f"Invalid endpoint: {user}:{secret}@host:9")
 
 
 @given(st.text())
