@@ -69,7 +69,7 @@ class OutputStage:
             inference.info,
             stored,
             stats,
-            num_half_overflow=prepared.num_half_overflow,
+            num_half_overflow=_num_clamped(prepared, inference),
             verified=verified,
         )
 
@@ -96,7 +96,7 @@ class OutputStage:
             software_version=self._provenance.software_version,
             weights_name=self._provenance.weights_name,
             inference=inference.info,
-            num_half_overflow=prepared.num_half_overflow,
+            num_half_overflow=_num_clamped(prepared, inference),
             capture=ldr.info.capture,
         )
         data = encode_exr(prepared.image, self._options, identity, provenance)
@@ -113,3 +113,8 @@ class OutputStage:
 
     def _identity(self, draft: Draft) -> OutputIdentity:
         return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
+
+
+def _num_clamped(prepared: PreparedHdr, inference: Inference) -> int:
+    """Samples that were too large for the file; among them those that only the decode of the gamma made infinite."""
+    return prepared.num_half_overflow + max(prepared.num_inf - inference.info.num_inf, 0)
