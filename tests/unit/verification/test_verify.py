@@ -213,6 +213,30 @@ def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> No
     assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
 
 
+def test_unfinished_writes_that_cannot_be_looked_for_are_told(
+    destination: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with failing("manifest", ObjectDeniedError("403"), "unfinished"):
+        assert codes(destination, 0.0) == {"manifest": "unfinished_denied"}
+    with failing("manifest", StorageError("501"), "unfinished"):
+        report = verify(destination, 0.0)
+    assert report.is_sound, "nobody could ever mend it"
+    assert list(report.to_json()["notes"]) == ["unfinished writes were not looked for: 501"]
+    print_report(report, show_all=False)
+    assert capsys.readouterr().out.splitlines()[1:] == ["note: unfinished writes were not looked for: 501"]
+    with failing("manifest", TransientStorageError("503"), "unfinished"), pytest.raises(TransientStorageError):
+        verify(destination, 0.0)
+
+
+def test_leftovers_are_deleted_though_unfinished_writes_may_not_be_looked_for(destination: Path) -> None:
+    with failing("images", ObjectDeniedError("403"), "unfinished"):
+        assert repair(destination, delete_orphans=True).num_deleted == 0
+        (destination / "images" / "stranger.exr").write_bytes(b"x")
+        outcome = repair(destination, delete_orphans=True)
+    assert (outcome.num_deleted, outcome.after.num_by_code()) == (1, {"unfinished_denied": 1})
+    assert verify(destination).is_sound
+
+
 def test_nothing_is_deleted_where_the_plans_are_gone(destination: Path) -> None:
     shutil.rmtree(destination / "manifest")
     shutil.rmtree(destination / "_hdrfleet/plan")
@@ -434,7 +458,16 @@ def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(
     with failing(key, error):
         report = verify(destination)
     assert [(finding.code, finding.key) for finding in report.findings] == [(code, key)]
-    assert report.num_decoded == 12
+    size_bytes = (destination / key).stat().st_size
+    assert (report.num_decoded, report.num_bytes_read) == (11, verify(destination).num_bytes_read - size_bytes)
+
+
+def test_what_was_not_read_is_not_counted_as_decoded(destination: Path) -> None:
+    path, _ = some_output(destination)
+    path.unlink()
+    assert verify(destination).num_decoded == 11
+    path.write_bytes(b"")
+    assert verify(destination).num_decoded == 12, "read, though no decoder takes it"
 
 
 def repair(destination: Path, *, delete_orphans: bool = False) -> RepairOutcome:
