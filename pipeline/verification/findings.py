@@ -21,6 +21,7 @@ FindingCode = Literal[
     "row_missing",
     "row_twice",
     "row_unplanned",
+    "row_misplaced",
     "row_contradictory",
     "output_missing",
     "output_size",
