@@ -1,0 +1,36 @@
+"""Which S3 service a URL means: the same bucket name is another bucket at another provider."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.errors import ConfigError
+from pipeline.places import StorageConfig, check_endpoint
+
+_S3 = ("s3://", "s3a://")
+
+
+def custom_endpoint(config: StorageConfig) -> str | None:
+    """Return the endpoint to use where it is not AWS's own, from the configuration or the environment.
+
+    Raises ConfigError for one of the environment that is no URL.
+    """
+    if config.endpoint_url:
+        return config.endpoint_url
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if endpoint := os.environ.get(variable):
+            try:
+                return check_endpoint(endpoint)
+            except ValueError as error:
+                raise ConfigError(f"{variable}: {error}") from error
+    return None
+
+
+def may_overlap(source_url: str, source: StorageConfig, destination_url: str, destination: StorageConfig) -> bool:
+    """Whether two URLs can name the same objects at all: not where both are S3's, at different endpoints."""
+    if not (source_url.startswith(_S3) and destination_url.startswith(_S3)):
+        return True
+    ours, theirs = custom_endpoint(source), custom_endpoint(destination)
+    return (ours or "").rstrip("/").lower() == (theirs or "").rstrip("/").lower()
