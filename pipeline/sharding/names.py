@@ -24,6 +24,8 @@ import re
 
 OUTPUT_FOLDER = "images"
 OUTPUT_SUFFIX = ".exr"
+# With it a worker tries whether outputs can be written: among them, where no output can have this name.
+TRIAL_KEY = f"{OUTPUT_FOLDER}/.hdrfleet-probe"
 
 # File systems take 255 bytes a name (16 are kept for `.v<revision>.exr`). S3 takes 1,024 bytes a key; 124 of them
 # are left for the prefix of the destination.
