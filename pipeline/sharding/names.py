@@ -70,7 +70,7 @@ def output_key(source: str, revision: int) -> str:
 
 
 def require_short_prefix(destination_url: str) -> None:
-    """Raise DestinationError where the destination's prefix or path leaves too little room for the longest output key."""
+    """Raise DestinationError where the prefix or path of a destination leaves too little room for the longest key."""
     place = locate(destination_url)
     is_local = place.scheme == LOCAL_SCHEME
     most_bytes = (_PATH_BYTES if is_local else _STORE_KEY_BYTES) - MAX_KEY_BYTES - 1
@@ -78,7 +78,7 @@ def require_short_prefix(destination_url: str) -> None:
     if num_bytes > most_bytes:
         raise DestinationError(
             f"the {'path' if is_local else 'prefix'} of DST takes {num_bytes:,} bytes, and names of outputs need the "
-            f"rest of what a {'file system' if is_local else 'store'} allows: choose one of {most_bytes:,} bytes at most"
+            f"rest of what a {'file system' if is_local else 'store'} allows: choose one of at most {most_bytes:,}"
         )
 
 
