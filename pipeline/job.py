@@ -87,8 +87,8 @@ class Job:
     def extend(self, listing: SourceListing) -> PlannedWork | None:
         """Plan what is new or changed in the source since the plans so far; None when nothing is.
 
-        What failed for the stores and not for its file (`RETRIED_CODES`) is planned again when it is listed. What is not
-        listed any more is counted in the listing, and its rows and outputs left as they are. Raises
+        What failed for its store and not for its file (`RETRIED_CODES`) is planned again when it is listed. What is
+        not listed any more is counted in the listing, and its rows and outputs left as they are. Raises
         SourceError when the source holds no image at all.
         """
         plans = read_plan_summaries(self.store)

@@ -167,8 +167,8 @@ def test_what_is_no_longer_listed_is_counted_where_the_listing_would_have_it(sto
 
 
 def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore, photos: Path) -> None:
-    (photos / "e.jpg").write_bytes(b"e")
-    (photos / "f.jpg").write_bytes(b"f")
+    for name in ("e.jpg", "f.jpg", "g.jpg"):
+        (photos / name).write_bytes(name.encode())
     job = opened(store, photos)
     source = open_source(job.record.config.source)
     work = job.extend(source)
@@ -192,13 +192,11 @@ def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore
     for name in ("a.jpg", "c.jpg", "e.jpg", "f.jpg"):
         (photos / name).unlink()
     # Plan 2 is not committed; once it is, nothing that is still listed is left to retry.
-    commit_part(
-        store,
-        [ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in tasks],
-        next(job.shards(again)),
-        1,
-        provenance,
-    )
+    for shard in job.shards(again):
+        results = [
+            ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in shard.tasks
+        ]
+        commit_part(store, results, shard, 1, provenance)
     assert job.extend(source) is None
 
 
