@@ -72,7 +72,11 @@ LOSS_PRESETS = {
     "paper": LossConfig(),
     "balanced": LossConfig(log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15),
 }
-"""The paper's loss, and the one that the default weights were trained with (docs/training.md)."""
+"""The paper's loss, and the one that won the ablation.
+
+The default weights began with the latter; their further stages add `hue_weight`, `neutral_prior` and `overshoot_weight`
+(docs/training.md).
+"""
 
 
 def tanh_l1(output: Tensor, truth: Tensor) -> Tensor:
