@@ -30,7 +30,7 @@ from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec, 
 from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, confirm_job, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
-from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
+from pipeline.sharding import SourceListing, SourceShape, open_source, require_short_prefix, source_shape
 from pipeline.storage import open_store
 from pipeline.storage.endpoints import may_overlap
 
@@ -138,6 +138,7 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
     store = open_store(destination.url, destination.storage)
     record = read_job(store)
     if record is None:
+        require_short_prefix(destination.url)  # an older job may have one, and short names only
         with _nothing_started("source", SourceError):
             _look_at_first(listing)
         verdict = check_store(store, None, reporter, is_declared_weak=destination.is_weak)

@@ -161,13 +161,13 @@ class WorkerPool:
             self.scaler.ready(worker.name)
 
     def end(self, worker: ActorHandle) -> None:
-        """Let a worker without a lease go, for good; what it did still counts."""
+        """Let a worker go, for good; what it did still counts, but for what it leaves undone."""
         self.kill(worker)
         self.meter.scaled(-1)
         self._retire(worker)
 
     def lost(self, worker: ActorHandle, reason: str) -> None:
-        """Make sure that a worker that failed is dead; what it did still counts."""
+        """Make sure that a worker that failed is dead; what it did still counts, but for what others repeat."""
         self.kill(worker)
         self.num_lost += 1
         self._retire(worker)
@@ -181,7 +181,8 @@ class WorkerPool:
         kill_actor(worker)
 
     def _retire(self, worker: ActorHandle) -> None:
-        self._retired += replace(worker.progress, num_workers=0)
+        done = worker.last_sign.settled if worker.running else worker.progress
+        self._retired += replace(done, num_workers=0)
 
     def count_failed_start(self, reason: str) -> None:
         """A worker was lost before it was ready. Raises WorkerLostError where none of the last ones came that far."""
