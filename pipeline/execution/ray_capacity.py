@@ -14,6 +14,8 @@ from pipeline.execution.ray_session import WorkerResources
 
 # How far apart looks at the autoscaler's state are, which cost two requests each.
 CAPACITY_LOOK_S = 5.0
+# Ray reckons in whole parts of a resource, so many to one; a test compares what it makes of shares of a card.
+_UNITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +58,27 @@ def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each
     if capacity.infeasible is None:
         return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
     bundle = _bundle(wanted)
-    if any(bundle == _rounded(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
+    if any(bundle == _reported(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
         return f"{asked}, which none of the autoscaler's node types offers; running are: {there}"
     return None
 
 
-def _bundle(wanted: WorkerResources) -> dict[str, float]:
+def _bundle(wanted: WorkerResources) -> dict[str, int]:
+    """What is asked for, in ten-thousandths, beyond which Ray cuts off: a seventh of a card is 1428 of them."""
     bundle = {"CPU": wanted.num_cpus, "GPU": wanted.num_gpus}
     if wanted.accelerator_type:
         bundle[f"accelerator_type:{wanted.accelerator_type}"] = 0.001
-    return _rounded({name: amount for name, amount in bundle.items() if amount})
+    return {name: int(amount * _UNITS) for name, amount in bundle.items() if amount}
 
 
-def _rounded(bundle: dict[str, float]) -> dict[str, float]:
-    """To Ray's own resolution of a ten-thousandth."""
-    return {name: round(amount, 4) for name, amount in bundle.items()}
+def _reported(bundle: dict[str, float]) -> dict[str, int]:
+    """What Ray says was asked for, which it has cut off, in ten-thousandths."""
+    return {name: round(amount * _UNITS) for name, amount in bundle.items()}
 
 
 def _fits(wanted: WorkerResources, resources: dict[str, float], labels: dict[str, str]) -> bool:
-    enough = all(resources.get(name, 0.0) >= amount for name, amount in _bundle(wanted).items())
+    there = _reported(resources)
+    enough = all(there.get(name, 0) >= amount for name, amount in _bundle(wanted).items())
     return enough and wanted.labels.items() <= labels.items()
 
 

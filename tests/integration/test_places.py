@@ -20,6 +20,7 @@ from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossi
 from pipeline.execution.ray_drain import drain_node, draining_nodes
 from pipeline.execution.ray_executor import RayExecutor
 from pipeline.execution.ray_fallback import is_placeless
+from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_session import WorkerResources, plan_resources
 from pipeline.sharding import open_source, plan_shards
 
@@ -64,6 +65,33 @@ def test_a_request_is_impossible_where_no_node_offers_it_and_none_can_come(
 ) -> None:
     why = why_impossible(wanted, capacity)
     assert (why is None) if says is None else (why is not None and why.endswith(says))
+
+
+def nothing() -> None:
+    """A task that only waits."""
+
+
+@pytest.mark.timeout(120)
+def test_every_share_of_a_card_is_known_again_in_what_ray_reports(ray_here: None) -> None:
+    """Ray cuts shares off at a ten-thousandth; what it makes of each is taken from its own list of what waits."""
+    shares = {number: 1 / number for number in range(1, 65)} | {0: 0.57}  # 0.57 x 10,000 is just below a whole number
+    refs = [ray.remote(num_cpus=1, num_gpus=share, max_retries=0)(nothing).remote() for share in shares.values()]
+    waiting: list[tuple[dict[str, float], dict[str, str]]] = []
+
+    def all_wait() -> bool:
+        status = cluster_status()
+        asked = status.cluster_resource_state.pending_resource_requests if status else ()
+        waiting[:] = [(dict(each.request.resources_bundle), {}) for each in asked]
+        return len(waiting) >= len(shares)
+
+    wait_until(all_wait, "Ray lists every request", 60)
+    for ref in refs:
+        ray.cancel(ref, force=True)
+    for number, share in shares.items():
+        wanted = WorkerResources(9, max(1, number), 1, share)
+        assert why_impossible(wanted, Capacity((HEAD,), tuple(waiting))), f"1/{number} of a card"
+        others = tuple(each for each in waiting if abs(each[0]["GPU"] - share) > 1e-4)
+        assert why_impossible(wanted, Capacity((HEAD,), others)) is None, f"1/{number} of a card was refused to nobody"
 
 
 @pytest.mark.timeout(120)
