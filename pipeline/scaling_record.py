@@ -30,7 +30,8 @@ def _require_time(text: str) -> str:
 class ScalingEvent(FrozenModel):
     """`delta` workers were asked for (above 0) or ended (below), which left `num_workers`. `at` is UTC in ISO 8601.
 
-    Those that are about to leave a draining node are not counted. 0: some asked for other nodes than before.
+    Those that are about to leave a draining node are not counted. 0: some asked for other nodes than before, or the
+    deadline turned out to be missed, or to be met after all.
     """
 
     at: Annotated[str, AfterValidator(_require_time)]

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.errors import WorkerLostError
+from pipeline.execution.account import RunAccount
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
@@ -37,7 +38,7 @@ class WorkerPool:
     After failed starts, actors are started one at a time and ever more slowly.
     """
 
-    def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
+    def __init__(self, spec: WorkerSpec, resources: WorkerResources, account: RunAccount) -> None:
         self.execution = spec.config.execution
         self.resources = resources
         # Of one worker with the default network, until it was measured.
@@ -45,7 +46,12 @@ class WorkerPool:
             _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
         )
         scaling = self.execution.scaling
-        self.scaler = Scaler(scaling, self.believed_megapixels_per_s) if scaling else None
+        self.scaler = scaling and Scaler(
+            scaling,
+            self.believed_megapixels_per_s,
+            started_at=account.started_at,
+            spent_s=account.spent_worker_s,
+        )
         second = self.execution.placement.fallback_labels
         self.fallback = Fallback(resources, second) if scaling and second else None
         self.meter = driver_meter(spec.job_id)
