@@ -37,6 +37,8 @@ class Scaling:
         num_moved = pool.fall_back()
         if pool.fallback and num_moved:
             self._record(0, f"{num_moved} of {pool.num_staying} workers wait in vain; {pool.fallback.why}")
+        if gave_up := pool.leave_fallback():
+            self._record(0, gave_up, is_warning=True)
         self._account.write(scaler.spent_worker_s)
         scaler.tick({worker.name for worker in pool if worker.running})
         decision = scaler.decide(work, book, pool.megapixels, num_lendable)
@@ -63,8 +65,10 @@ class Scaling:
             reason += f"; {fallback.why}"
         self._record(now - before, reason)
 
-    def _record(self, delta: int, reason: str) -> None:
+    def _record(self, delta: int, reason: str, *, is_warning: bool = False) -> None:
         if self._on_scaling:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            event = ScalingEvent(at=at, delta=delta, num_workers=self._pool.num_staying, reason=reason)
-            self._on_scaling(event)
+            num_workers = self._pool.num_staying
+            self._on_scaling(
+                ScalingEvent(at=at, delta=delta, num_workers=num_workers, reason=reason, is_warning=is_warning)
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import psutil
 import pytest
@@ -14,13 +15,17 @@ from photographs import jpeg, picture
 
 from pipeline.config import build_config
 from pipeline.errors import WorkerLostError
+from pipeline.execution import ray_pool
+from pipeline.execution.account import RunAccount
 from pipeline.execution.base import WorkerSpec
+from pipeline.execution.fallback import FallbackPolicy, LaunchReport, Refusal
 from pipeline.execution.ray_actor import ActorHandle, kill_actor
 from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossible
 from pipeline.execution.ray_drain import drain_node, draining_nodes
 from pipeline.execution.ray_executor import RayExecutor
-from pipeline.execution.ray_fallback import is_placeless
+from pipeline.execution.ray_fallback import Fallback, is_placeless
 from pipeline.execution.ray_outlook import cluster_status
+from pipeline.execution.ray_pool import WorkerPool
 from pipeline.execution.ray_session import WorkerResources, plan_resources
 from pipeline.sharding import open_source, plan_shards
 
@@ -145,6 +150,56 @@ def test_what_ray_says_of_actors_without_a_place_is_understood(ray_here: None) -
     assert is_placeless(waiting)
     kill_actor(waiting)
     wait_until(lambda: not is_placeless(waiting), "one that is gone asks for nothing", 30)
+
+
+def policy_that_has_moved_somebody() -> FallbackPolicy:
+    now = [0.0]
+    policy = FallbackPolicy(clock=lambda: now[0])
+    policy.watch(LaunchReport())
+    for second in range(5, 70, 5):
+        now[0] = float(second)
+        policy.watch(LaunchReport([Refusal("spot", second)]))
+    assert policy.move(policy.late({"worker-0": 0.0}), 0, LaunchReport()) == ["worker-0"]
+    return policy
+
+
+@pytest.mark.timeout(180)
+def test_a_label_to_fall_back_to_that_nothing_offers_is_given_up_while_others_work(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config(
+        source={"url": str(tmp_path)},
+        destination={"url": str(tmp_path / "out")},
+        model={"weights": "identity"},
+        inference={"device": "cpu", "precision": "fp32", "num_threads": 1},
+        execution={"scaling": {"max_workers": 2}},
+    )
+    one_core = WorkerResources(2, 1, 1, 0)
+    pool = WorkerPool(WorkerSpec(config, "identity", None), one_core, RunAccount(monotonic()))
+    pool.open()
+    try:
+        pool.spawn_up_to(1)
+        (ready,) = pool
+        pool.started(ready, ray.get(ready.start_ref, timeout=90))
+        pool.fallback = Fallback(one_core, {"market": "free"}, policy_that_has_moved_somebody())
+        pool.spawn_up_to(2)
+        (moved,) = [worker for worker in pool if worker.name != ready.name]
+        assert moved.resources == pool.fallback.second
+        assert pool.leave_fallback() is None, "it has not waited for long"
+
+        monkeypatch.setattr(ray_pool, "_IMPOSSIBLE_AFTER_S", -1.0)
+        why = pool.leave_fallback()
+        assert why is not None
+        assert why.startswith(
+            "1 workers have fallen back in vain, each worker asks for 1 CPU on a node with market=free"
+        )
+        assert pool.leave_fallback() is None, "that was said"
+        assert pool.fallback.wanted == one_core
+        (again,) = [worker for worker in pool if worker.name != ready.name]
+        assert (again.name, again.resources) == (moved.name, one_core)
+        ray.get(again.start_ref, timeout=90)
+    finally:
+        pool.close()
 
 
 @pytest.mark.timeout(180)
