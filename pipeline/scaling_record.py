@@ -31,7 +31,7 @@ class ScalingEvent(FrozenModel):
     """`delta` workers were asked for (above 0) or ended (below), which left `num_workers`. `at` is UTC in ISO 8601.
 
     Those that are about to leave a draining node are not counted. 0: some asked for other nodes than before, or the
-    deadline turned out to be missed, or to be met after all. What `is_warning` is said as one, and kept like the others.
+    deadline turned out to be missed, or to be met after all. What `is_warning` is said as one.
     """
 
     at: Annotated[str, AfterValidator(_require_time)]

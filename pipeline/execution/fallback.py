@@ -52,7 +52,7 @@ class FallbackPolicy:
     """Says who asks for the second choice: workers whose first choice was refused while they waited for a minute.
 
     Once somebody had to, new workers ask for the second choice at once for ten minutes. `why` says what was refused
-    then, on one line that is safe in logs. After `give_up`, nobody asks for the second choice any more. Not thread-safe.
+    then, on one line that is safe in logs. After `give_up` nobody asks for the second choice. Not thread-safe.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:

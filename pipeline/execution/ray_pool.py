@@ -245,7 +245,9 @@ class WorkerPool:
             return None
         self._next_capacity_look_at = now + CAPACITY_LOOK_S
         capacity = read_capacity()
-        kinds = {resources.describe(): resources for resources in asked}.values() if capacity else ()
+        if capacity is None:
+            return None
+        kinds = {resources.describe(): resources for resources in asked}.values()
         return next((why for wanted in kinds if (why := why_impossible(wanted, capacity))), None)
 
     def sample(self, book: LeaseBook) -> None:
