@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, JobServerError, LostSightError
 
 if TYPE_CHECKING:
     from jobs.submission import JobServer, SubmittedJob
+    from pipeline.config import ConversionConfig
 
 Address = Annotated[
     str,
@@ -67,8 +68,9 @@ def submit(
     check_log_format(log_format)
     priced, prices = _with_prices(cost, has_budget=options.budget is not None)
     options = options.priced(cost)
-    options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
+    config = options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
     _require_sendable(src, dst, options.weights, cost.throughput_from)
+    _require_apart(config)
     sent, weights = _with_weights(options)
     src, dst = opt.absolute(_without_slash(src)), opt.absolute(_without_slash(dst))
     arguments = [src, dst, "--address=auto"]
@@ -147,7 +149,6 @@ def _without_slash(url: str) -> str:
 def _require_sendable(src: str, dst: str, weights: str, throughput_from: str | None) -> None:
     """Raise ConfigError for places that no machine could use, and for what must not be told to a job server."""
     from pipeline.config import StorageConfig
-    from pipeline.sharding.locations import relative_to
     from pipeline.storage import open_store, redact_url
     from pipeline.storage.redact import without_userinfo
 
@@ -163,8 +164,23 @@ def _require_sendable(src: str, dst: str, weights: str, throughput_from: str | N
     except ConfigError as error:
         if not isinstance(error.__cause__, ImportError):  # which the cluster may have, and this machine need not
             raise
-    if relative_to(src, dst) is not None or relative_to(dst, src) == "":
-        raise ConfigError(f"SRC is DST or lies inside it: {redact_url(src)}; give another DST")
+
+
+def _require_apart(config: ConversionConfig) -> None:
+    """Raise ConfigError for a source that is the destination or lies inside it.
+
+    Endpoints are told apart by the options alone: the cluster's machines have environments of their own, and the driver
+    looks again.
+    """
+    from pipeline.sharding.locations import relative_to
+    from pipeline.storage import redact_url
+    from pipeline.storage.endpoints import may_overlap
+
+    source, destination = config.source, config.destination
+    if not may_overlap(source.url, source.storage, destination.url, destination.storage, environment={}):
+        return
+    if relative_to(source.url, destination.url) is not None or relative_to(destination.url, source.url) == "":
+        raise ConfigError(f"SRC is DST or lies inside it: {redact_url(source.url)}; give another DST")
 
 
 def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, dict[str, Path]]:

@@ -30,6 +30,7 @@ RUNNING = {
     "metadata": {"hdrfleet_src": "s3://b/in", "hdrfleet_dst": "s3://b/out"},
 }
 ON_G6 = ("s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "g6.2xlarge")
+AT_A = ("--src-endpoint-url", "http://a.example.com")
 TRACE = "Traceback (most recent call last):\n  File x, line 1\nValueError: the reason"
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -198,6 +199,8 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
         (["{photos}", "ftq://h/out"], "ftq"),
         (["{photos}", "{photos}"], "SRC is DST or lies inside it"),
         (["{photos}/a", "{photos}"], "SRC is DST or lies inside it"),
+        (["s3://b/in", "s3://b"], "SRC is DST or lies inside it"),
+        (["s3://b", "s3a://b", *AT_A, "--dst-endpoint-url", "http://A.example.com/"], "SRC is DST or lies inside it"),
         (["https://h/l.csv?X-Amz-Signature=abcdef", "s3://b/out"], "SRC: holds a signature"),
         (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?sig=abc"], "--weights: holds a signature"),
         (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?v=1"], "a weights URL cannot have a query"),
@@ -283,6 +286,24 @@ def test_a_slash_at_the_end_of_a_prefix_makes_no_other_conversion(
             assert (code, "is at work on it already" in said) == (0, True), said
         else:
             assert (code, "with other options" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("said", [AT_A, (*AT_A, "--dst-endpoint-url", "http://b.example.com")])
+def test_buckets_of_one_name_at_two_endpoints_are_sent(
+    serve: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: tuple[str, ...],
+) -> None:
+    """The environment here says nothing of the cluster's, whose driver looks again."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", AT_A[1])
+    new = job_id("s3://b", 1)
+    job = RUNNING | {"submission_id": new, "metadata": {"hdrfleet_src": "s3://b", "hdrfleet_dst": "s3://b"}}
+    server = serve(**{"jobs/": (200, "[]"), f"jobs/{new}": (200, json.dumps(job))})
+    server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+    code = hdrfleet_here("submit", "s3://b", "s3://b", *said, "--use-image", "--address", server.url)
+    assert code == 0, capsys.readouterr().err
+    assert f"--src-endpoint-url={AT_A[1]}" in json.loads(server.got["/api/jobs/"])["entrypoint"]
 
 
 class Written:
