@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from time import monotonic
 
-import psutil
 import pytest
 import ray
-from commands import descendants, end, wait_until
+from commands import wait_until
 from photographs import jpeg, picture
+from ray_nodes import node_beside
 
 from pipeline.config import build_config
 from pipeline.errors import WorkerLostError
@@ -212,23 +210,7 @@ def test_the_hidden_interface_for_draining_is_where_it_was(ray_here: None, tmp_p
             return str(ray.get_runtime_context().get_node_id())
 
     address = ray.get_runtime_context().gcs_address
-    start = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}")
-    options = (
-        "--node-ip-address=127.0.0.1",
-        "--num-cpus=0",
-        '--resources={"place": 1}',
-        "--object-store-memory=100000000",
-    )
-    with (tmp_path / "node.log").open("wb") as log:
-        started = subprocess.Popen([*start, *options], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        here = ray.get_runtime_context().get_node_id()
-
-        def others() -> list[str]:
-            return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-
-        wait_until(lambda: len(others()) == 1, "a second node", 60)
-        (node,) = others()
+    with node_beside(("--num-cpus=0", '--resources={"place": 1}'), tmp_path / "node.log") as node:
         # A node without work is gone before anybody sees that it drains.
         guest = ray.remote(num_cpus=0, resources={"place": 1})(Guest).remote()
         assert ray.get(guest.place.remote(), timeout=60) == node
@@ -237,6 +219,4 @@ def test_the_hidden_interface_for_draining_is_where_it_was(ray_here: None, tmp_p
         (left_s,) = draining_nodes().values()
         assert set(draining_nodes()) == {node}
         assert 0 < left_s <= 1000
-    finally:
-        end([*descendants(started.pid), psutil.Process(started.pid)])
     wait_until(lambda: not draining_nodes(), "a node that is gone drains no more", 60)
