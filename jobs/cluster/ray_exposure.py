@@ -16,7 +16,9 @@ _PUBLISHED = re.compile(r"(?:^|\s)(?:-[ditq]*[pP](?:[=\s\d\[:'\"$]|$)|--publish(
 _MORE_RIGHTS = re.compile(r"--privileged|docker\.sock|--cap-add\b|--security-opt[=\s]+\S*unconfined")
 _FEWER_RIGHTS = re.compile(r"--cap-drop[=\s]+['\"]?ALL\b", re.IGNORECASE)
 # An assignment, and what takes it back: `unset NAME`, `env -u NAME`, `env --unset=NAME`.
-_AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE=['\"]?(\w*)|(?:\bunset\b[^;&|]*|-u\s*|--unset[=\s])\bRAY_AUTH_MODE\b(?!=)")
+_AUTH_MODE = re.compile(
+    r"(?:\b|-e)RAY_AUTH_MODE=['\"]?(\w*)|(?:\bunset\b[^;&|]*|-u\s*|--unset[=\s])\bRAY_AUTH_MODE\b(?!=)"
+)
 _START = re.compile(r"\bray\s+start\b")
 _TOKEN_PATH = re.compile(r"\bRAY_AUTH_TOKEN_PATH=['\"]?([^\s'\";]+)")
 _AUTOSCALER_V1 = re.compile(r"\bRAY_enable_autoscaler_v2=['\"]?(?:0|false)\b")

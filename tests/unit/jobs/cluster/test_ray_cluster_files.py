@@ -102,6 +102,8 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
         ("docker.run_options[7]", "privileged"),
     ),
     "rights of root": ([without(*OPTIONS, 3)], ("docker.run_options", "privileged")),
+    "token that is empty": ([set_to("--env RAY_AUTH_MODE=", *OPTIONS, 0)], ("docker.run_options", "no_token")),
+    "token as the host has it": ([set_to("--env RAY_AUTH_MODE", *OPTIONS, 0)], ("docker.run_options", "no_token")),
     "token that is emptied": ([before_ray_starts("export RAY_AUTH_MODE=;")], ("docker.run_options", "no_token")),
     "token that is taken back": ([before_ray_starts("unset RAY_AUTH_MODE;")], ("docker.run_options", "no_token")),
     "token that is left out": ([before_ray_starts("env -u RAY_AUTH_MODE")], ("docker.run_options", "no_token")),
@@ -378,6 +380,11 @@ def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
         "echo 10.0.0.0.0 ::1 std::vector",
     ]
     assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
+
+
+@pytest.mark.parametrize("option", ["-e RAY_AUTH_MODE=token", "-eRAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE='token'"])
+def test_token_is_seen_however_docker_is_told(option: str, tmp_path: Path) -> None:
+    assert found_in_copy(AWS, tmp_path, set_to(option, *OPTIONS, 0)) == []
 
 
 def test_token_by_a_file_of_variables_is_seen(tmp_path: Path) -> None:
