@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from pipeline.errors import ConfigError
 from pipeline.places import StorageConfig, check_endpoint
@@ -10,17 +11,18 @@ from pipeline.places import StorageConfig, check_endpoint
 _S3 = ("s3://", "s3a://")
 
 
-def custom_endpoint(config: StorageConfig) -> str | None:
+def custom_endpoint(config: StorageConfig, environment: Mapping[str, str] | None = None) -> str | None:
     """Return the endpoint to use where it is not AWS's own, from the configuration or the environment.
 
-    Raises ConfigError for one of the environment that is no URL.
+    `environment` is that of this process unless given. Raises ConfigError for an endpoint of it that is no URL.
     """
+    said = os.environ if environment is None else environment
     if config.endpoint_url:
         return config.endpoint_url
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+    if said.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if endpoint := os.environ.get(variable):
+        if endpoint := said.get(variable):
             try:
                 return check_endpoint(endpoint)
             except ValueError as error:
@@ -28,9 +30,18 @@ def custom_endpoint(config: StorageConfig) -> str | None:
     return None
 
 
-def may_overlap(source_url: str, source: StorageConfig, destination_url: str, destination: StorageConfig) -> bool:
-    """Whether two URLs can name the same objects at all: not where both are S3's, at different endpoints."""
+def may_overlap(
+    source_url: str,
+    source: StorageConfig,
+    destination_url: str,
+    destination: StorageConfig,
+    environment: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether two URLs can name the same objects at all: not where both are S3's, at different endpoints.
+
+    `environment` is that of the machine that uses them, by default this process's.
+    """
     if not (source_url.startswith(_S3) and destination_url.startswith(_S3)):
         return True
-    ours, theirs = custom_endpoint(source), custom_endpoint(destination)
+    ours, theirs = custom_endpoint(source, environment), custom_endpoint(destination, environment)
     return (ours or "").rstrip("/").lower() == (theirs or "").rstrip("/").lower()
