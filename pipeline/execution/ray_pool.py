@@ -10,14 +10,15 @@ from typing import Any
 
 import ray
 
-from pipeline.errors import WorkerLostError
+from pipeline.errors import SystemicError, WorkerLostError
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
 from pipeline.execution.leases import LeaseBook
+from pipeline.execution.node_health import NodeHealth, said
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
 from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
-from pipeline.execution.ray_fallback import Fallback
+from pipeline.execution.ray_fallback import Fallback, node_of
 from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import SignOfLife
@@ -49,6 +50,7 @@ class WorkerPool:
         second = self.execution.placement.fallback_labels
         self.fallback = Fallback(resources, second) if scaling and second else None
         self.meter = driver_meter(spec.job_id)
+        self.health = NodeHealth(num_workers=resources.num_workers)
         self.num_lost = 0
         self.num_failed_starts = 0
         self.next_spawn_at = 0.0
@@ -132,7 +134,20 @@ class WorkerPool:
             resources,
             num_leases=self.execution.leases_per_worker,
             start_deadline=monotonic() + self.start_timeout_s,
+            barred_nodes=self.health.barred,
         )
+
+    def ask_anew(self, worker: ActorHandle, resources: WorkerResources) -> None:
+        """It stays the worker that it was, which nobody has lost, and its start takes its time anew."""
+        kill_actor(worker)
+        if self.scaler:
+            self.scaler.asked(worker.name)
+        self._ask(worker.name, resources)
+
+    @property
+    def choices(self) -> list[WorkerResources]:
+        """All that a worker may ask for."""
+        return [self.resources, *([self.fallback.second] if self.fallback else [])]
 
     def fall_back(self) -> int:
         """Let workers whose nodes the cloud refuses ask for the second choice, and return how many that were.
@@ -153,6 +168,7 @@ class WorkerPool:
         """It can hold leases from now on."""
         worker.last_sign = sign
         worker.is_ready = True
+        self.health.started(worker.place)
         self.report(worker_event("worker_ready", worker.name))
         self.was_ever_ready = True
         self.num_failed_starts = 0
@@ -183,16 +199,21 @@ class WorkerPool:
     def _retire(self, worker: ActorHandle) -> None:
         self._retired += replace(worker.progress, num_workers=0)
 
-    def count_failed_start(self, reason: str) -> None:
-        """A worker was lost before it was ready. Raises WorkerLostError where none of the last ones came that far."""
+    def count_failed_start(self, worker: ActorHandle, error: SystemicError) -> None:
+        """A worker was lost before it was ready. Raises the error where none of the last ones came that far.
+
+        Another node may be sound where they all failed on one, which is barred then.
+        """
         self.num_failed_starts += 1
+        if self.health.failed_start(node_of(worker), error):
+            self.num_failed_starts = 0
         # Where workers have been at work, nodes may have gone away and others are on their way: that takes time.
         has_waited = monotonic() - self._last_ready_at > self.execution.worker_start_timeout_s
         if self.num_failed_starts >= _MAX_FAILED_STARTS and not self.num_ready and has_waited:
-            raise WorkerLostError(f"{self.num_failed_starts} workers in a row could not start; the last: {reason}")
+            raise said(error, f"{self.num_failed_starts} workers in a row could not start")
 
     def expire_starts(self) -> None:
-        """Raise WorkerLostError where nobody can start.
+        """Raise WorkerLostError where nobody can start, or what nodes were barred for.
 
         An actor that waits for a place is the autoscaler's demand: it may wait as long as others work.
         """
@@ -203,7 +224,7 @@ class WorkerPool:
             self._require_possible()
         late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
-            raise WorkerLostError(
+            raise self.health.error or WorkerLostError(
                 f"no worker started within {self.start_timeout_s:.0f} s; "
                 f"it asks for {late[-1].resources.describe()} per worker"
             )

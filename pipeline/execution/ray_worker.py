@@ -23,13 +23,14 @@ from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResul
 class SignOfLife:
     """What an actor answers when it is asked how it is: its counts, its node, and what `count_oom_kills` says there.
 
-    `open_work` is what it has not begun of its leases.
+    `open_work` is what it has not begun of its leases. `card` has the numbers of its GPUs on the node, "" without any.
     """
 
     progress: Progress = field(default_factory=Progress)
     node_id: str = ""
     num_oom_kills: int | None = None
     open_work: tuple[OpenWork, ...] = ()
+    card: str = ""
 
 
 class RayWorker:
@@ -64,7 +65,9 @@ class RayWorker:
     def _sign_of_life(self) -> SignOfLife:
         worker = self._worker
         progress, open_work = (worker.progress(), worker.open_work()) if worker else (Progress(), ())
-        return SignOfLife(progress, ray.get_runtime_context().get_node_id(), count_oom_kills(), open_work)
+        context = ray.get_runtime_context()
+        card = ",".join(context.get_accelerator_ids().get("GPU", ()))
+        return SignOfLife(progress, context.get_node_id(), count_oom_kills(), open_work, card)
 
     def _started(self) -> Worker:
         if self._worker is None:
