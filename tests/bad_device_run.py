@@ -1,7 +1,8 @@
 """A driver for tests of bad devices: `python -m bad_device_run SRC DST ADDRESS` on the nodes of a Ray cluster.
 
-`HDRFLEET_TEST_DEVICE` in the environment of a node says what its device does: `lost` fails every image, `no-start` keeps
-the engine from starting, `crash` takes the process down with every image. Others compute once `open_gate` was called.
+`HDRFLEET_TEST_DEVICE` in the environment of a node says what its device does: `lost` fails every image, `no-start`
+keeps the engine from starting, `crash` takes the process down with every image. Others compute once `open_gate` was
+called.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main(source: str, destination: str, address: str) -> int:
         return run_conversion(config, ConsoleReporter(), build_engine=importable).exit_code
     except HdrfleetError as error:
         text, code = explain(error)
-        print(f"{text} [{error.code}]", file=sys.stderr)
+        sys.stderr.write(f"{text} [{error.code}]\n")
         return code
 
 

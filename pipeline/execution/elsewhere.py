@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Set
 from pipeline.execution.node_health import NodeHealth, Place
 from pipeline.records import ShardKey
 
-# A node without a worker for longer is not waited for: its own has been lost, and another may never come.
-_WAIT_S = 60.0
+# A node without a worker for longer is not waited for: its own has been lost, and the next one should have started.
+_KNOWN_S = 180.0
+# A second node, where one is to come at all, has to come within so long.
+_FIRST_WAIT_S = 60.0
 
 
 class Elsewhere:
@@ -28,9 +30,10 @@ class Elsewhere:
     def see(self, nodes: Collection[str]) -> None:
         """These nodes have workers now."""
         now = self._clock()
-        recent = {node: at for node, at in self._seen.items() if now - at <= _WAIT_S}
+        left = self._health.barred
+        recent = {node: at for node, at in self._seen.items() if now - at <= _KNOWN_S and node not in left}
         self._seen = recent | {node: now for node in nodes if node}
-        self._has_several_nodes &= len(self._seen) < 2 and now - self._opened_at <= _WAIT_S
+        self._has_several_nodes &= len(self._seen) < 2 and now - self._opened_at <= _FIRST_WAIT_S
 
     def lost(self, key: ShardKey, holder: str, place: Place, *, is_excused: bool = False) -> None:
         """A holder was lost with a shard, or a probe of it; not through the shard, where it `is_excused`."""
@@ -57,8 +60,8 @@ class Elsewhere:
     def prefers(self, key: ShardKey, node: str, struck_on: Set[str]) -> bool | None:
         """Whether the shard, or a probe of it, is to go to this node. None: it may, and waits for no other either.
 
-        It avoids the nodes on which it was lost. Where no other has a worker, nor had one within a minute, it avoids
-        those where the probed image was lost alone (`struck_on`), of which a second time would condemn it.
+        It avoids the nodes on which it was lost. Where no other has a worker, nor had one of late, it avoids those
+        where the probed image was lost alone (`struck_on`), of which a second time would condemn it.
         """
         for avoided in (self._lost.get(key, {}).keys(), struck_on):
             there = avoided & self._seen.keys()

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray.core.generated.autoscaler_pb2 import ResourceRequest
+from ray.core.generated.common_pb2 import LabelSelectorOperator
 from ray.exceptions import RayError
 
 from pipeline.execution.ray_outlook import cluster_status
@@ -43,7 +44,9 @@ def read_capacity() -> Capacity | None:
 
 
 def _refused(request: ResourceRequest) -> tuple[dict[str, float], dict[str, str]]:
-    constraints = (one for selector in request.label_selectors for one in selector.label_constraints)
+    """What was asked for; that some nodes were left out (`NodeHealth`) is no reason for a refusal."""
+    asked = (one for selector in request.label_selectors for one in selector.label_constraints)
+    constraints = (one for one in asked if one.operator != LabelSelectorOperator.LABEL_OPERATOR_NOT_IN)
     return dict(request.resources_bundle), {one.label_key: ",".join(one.label_values) for one in constraints}
 
 

@@ -15,6 +15,7 @@ from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
 from pipeline.execution.ray_metrics import ray_recorder
 from pipeline.execution.worker import Worker
+from pipeline.inference.precision import require_gpu
 from pipeline.lending import OpenWork
 from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResult
 
@@ -42,7 +43,9 @@ class RayWorker:
 
     @ray.method(concurrency_group="control")
     def start(self, spec: WorkerSpec) -> SignOfLife:
-        """Build stores and engine, warm up. Raises what building raises."""
+        """Build stores and engine, warm up. Raises what building raises, DeviceLostError where its GPU is not there."""
+        if _card() and not spec.build_engine:
+            require_gpu(spec.config.inference.device)
         recorder = ray_recorder(spec.job_id, Role.WORKER)
         self._worker = Worker(spec, self._name, recorder, _node_share(spec.num_workers_on_node))
         return self._sign_of_life()
@@ -65,14 +68,16 @@ class RayWorker:
     def _sign_of_life(self) -> SignOfLife:
         worker = self._worker
         progress, open_work = (worker.progress(), worker.open_work()) if worker else (Progress(), ())
-        context = ray.get_runtime_context()
-        card = ",".join(context.get_accelerator_ids().get("GPU", ()))
-        return SignOfLife(progress, context.get_node_id(), count_oom_kills(), open_work, card)
+        return SignOfLife(progress, ray.get_runtime_context().get_node_id(), count_oom_kills(), open_work, _card())
 
     def _started(self) -> Worker:
         if self._worker is None:
             raise ConfigError("the worker was not started")
         return self._worker
+
+
+def _card() -> str:
+    return ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", ()))
 
 
 def _node_share(num_workers_on_card: int) -> NodeShare | None:
