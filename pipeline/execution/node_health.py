@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -96,6 +97,31 @@ class NodeHealth:
         self.barred[node] = reason
         self.error = error
         self._news.append((node, reason))
+
+
+class FailedStarts:
+    """Starts that failed in a row, wherever. `since` is when the first of them did."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.since = math.inf
+        self._nodes: set[str] = set()
+
+    def count(self, node: str, now: float) -> None:
+        """A worker could not start on the node; "" where that is not known."""
+        self.since = min(self.since, now)
+        self.num += 1
+        self._nodes.add(node)
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether what is left is no better: three starts on as many nodes. One node is barred, others may be sound."""
+        return self.num >= _MAX_IN_A_ROW and ("" in self._nodes or len(self._nodes) >= _MAX_IN_A_ROW)
+
+    def forget(self) -> None:
+        """A worker is ready, or the node that failed is out of the question now."""
+        self.num, self.since = 0, math.inf
+        self._nodes.clear()
 
 
 def said(error: SystemicError, often: str) -> SystemicError:

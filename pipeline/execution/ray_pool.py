@@ -15,7 +15,7 @@ from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
 from pipeline.execution.leases import LeaseBook
-from pipeline.execution.node_health import NodeHealth, said
+from pipeline.execution.node_health import FailedStarts, NodeHealth, said
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
 from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
 from pipeline.execution.ray_fallback import Fallback, is_placeless, node_of
@@ -23,8 +23,6 @@ from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import SignOfLife
 
-# So many starts in a row, on as many nodes: those that are left are no better. One node alone is barred then.
-_MAX_FAILED_STARTS = 3
 _MAX_SPAWN_DELAY_S = 60.0
 # An autoscaler takes some rounds to see a request and to say that it has no such node.
 _IMPOSSIBLE_AFTER_S = 20.0
@@ -53,9 +51,7 @@ class WorkerPool:
         self.meter = driver_meter(spec.job_id)
         self.health = NodeHealth(num_workers=resources.num_workers)
         self.num_lost = 0
-        self.num_failed_starts = 0
-        self._failed_on: set[str] = set()
-        self._failing_since = -math.inf
+        self._failed_starts = FailedStarts()
         self.next_spawn_at = 0.0
         self.was_ever_ready = False
         self._spec = replace(spec, num_workers_on_node=resources.num_workers_on_node)
@@ -98,6 +94,11 @@ class WorkerPool:
     def num_ready(self) -> int:
         """Workers that can hold leases."""
         return sum(worker.is_ready for worker in self)
+
+    @property
+    def num_failed_starts(self) -> int:
+        """Workers in a row that could not start."""
+        return self._failed_starts.num
 
     @property
     def start_timeout_s(self) -> float:
@@ -171,7 +172,7 @@ class WorkerPool:
         self.health.started(worker.place)
         self.report(worker_event("worker_ready", worker.name))
         self.was_ever_ready = True
-        self._forget_failed_starts()
+        self._failed_starts.forget()
         self.next_spawn_at = 0.0
         if self.scaler:
             self.scaler.ready(worker.name)
@@ -204,29 +205,20 @@ class WorkerPool:
 
         They have failed on several nodes then, or Ray does not say where: a single one is barred, others may be sound.
         """
-        if not self.num_failed_starts:
-            self._failing_since = monotonic()
-        self.num_failed_starts += 1
-        node = node_of(worker)
-        self._failed_on.add(node)
+        failed, now, node = self._failed_starts, monotonic(), node_of(worker)
+        failed.count(node, now)
         if self.health.failed_start(node, error):
-            self._forget_failed_starts()
+            failed.forget()
         # Where workers have been at work, nodes may have gone away and others are on their way: that takes time.
-        has_waited = monotonic() - self._last_ready_at > self.execution.worker_start_timeout_s
-        is_everywhere = "" in self._failed_on or len(self._failed_on) >= _MAX_FAILED_STARTS
-        is_hopeless = is_everywhere and self.num_failed_starts >= _MAX_FAILED_STARTS
-        if is_hopeless and has_waited and not self.num_ready and not self._is_slower_one_starting():
-            raise said(error, f"{self.num_failed_starts} workers in a row could not start")
+        has_waited = now - self._last_ready_at > self.execution.worker_start_timeout_s
+        if failed.is_everywhere and has_waited and not self.num_ready and not self._is_slower_one_starting():
+            raise said(error, f"{failed.num} workers in a row could not start")
 
     def _is_slower_one_starting(self) -> bool:
         """Whether a worker that was asked for before the first one failed is still at its start, on a node."""
         now = monotonic()
-        slower = [each for each in self if not each.is_ready and each.asked_at <= self._failing_since]
+        slower = [each for each in self if not each.is_ready and each.asked_at <= self._failed_starts.since]
         return any(now <= each.start_deadline and not is_placeless(each) for each in slower)
-
-    def _forget_failed_starts(self) -> None:
-        self.num_failed_starts = 0
-        self._failed_on.clear()
 
     def expire_starts(self) -> None:
         """Raise WorkerLostError where nobody can start, or what nodes were barred for.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import DeviceLostError, WorkerLostError
-from pipeline.execution.node_health import NodeHealth, Place
+from pipeline.execution.node_health import FailedStarts, NodeHealth, Place
 
 LOST = DeviceLostError("cuda:0: CUDA error: an ECC error")
 
@@ -43,6 +43,19 @@ def test_three_starts_in_a_row_bar_a_node_and_a_success_between_them_does_not() 
     assert not health.failed_start("b", LOST)
     assert health.failed_start("b", LOST)
     assert set(health.barred) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_everywhere"),
+    [("a", False), ("aaaa", False), ("ababab", False), ("abc", True), ("aabc", True), ("ab ", True), ("  ", False)],
+)
+def test_starts_that_fail_on_one_node_say_nothing_of_others(nodes: str, is_everywhere: bool) -> None:
+    failed = FailedStarts()
+    for number, node in enumerate(nodes):
+        failed.count(node.strip(), 7.0 + number)
+    assert (failed.num, failed.since, failed.is_everywhere) == (len(nodes), 7.0, is_everywhere)
+    failed.forget()
+    assert (failed.num, failed.is_everywhere) == (0, False)
 
 
 def test_what_happened_at_no_known_node_bars_none_and_has_a_bound() -> None:
