@@ -56,9 +56,20 @@ class Cluster:
         """Start so many, one after the other: together they stumble over each other's files on one machine."""
         wait_until(lambda: self._num_known() > 0, "the head is a node itself", START_TIMEOUT_S)
         for _ in range(number):
-            known = self._num_known()
-            self.nodes.append(self.start(f"--address={self.address}", "--num-cpus=1", env=env))
-            wait_until(lambda known=known: self._num_known() > known, "one more node", START_TIMEOUT_S)
+            self.nodes.append(self._join(env))
+
+    def _join(self, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+        known = self._num_known()
+        for _ in range(3):  # Ray gives a raylet 30 s to start, which a machine that is busy may exceed
+            process = self.start(f"--address={self.address}", "--num-cpus=1", env=env)
+            wait_until(
+                lambda process=process: process.poll() is not None or self._num_known() > known,
+                "one more node",
+                START_TIMEOUT_S,
+            )
+            if process.poll() is None:
+                return process
+        raise AssertionError("no node starts")
 
     def wait_for_head(self) -> None:
         host, _, port = self.address.rpartition(":")
