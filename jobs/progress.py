@@ -67,7 +67,7 @@ class ConsoleReporter:
 
     def warn(self, text: str) -> None:
         """See `Reporter.warn`."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False)
+        _print_warning(self._console, text)
 
     def job(self, job_id: str) -> None:
         """Nothing to show: a person knows the destination."""
@@ -106,6 +106,7 @@ class _Bar:
         self._progress.stop()
 
     def __call__(self, counts: Counts) -> None:
+        _print_notices(self._progress.console, counts)
         rate = megapixels_per_s(counts, self._start)
         workers = plural(counts.num_workers, "worker") if counts.num_workers else "starting workers"
         self._progress.update(
@@ -127,6 +128,7 @@ class _Lines:
         return None
 
     def __call__(self, counts: Counts) -> None:
+        _print_notices(self._console, counts)
         if monotonic() < self._next:
             return
         elapsed_s = monotonic() - self._start
@@ -138,6 +140,16 @@ class _Lines:
             f"{counts.num_failed} failed, {plural(counts.num_workers, 'worker')}{left}",
             markup=False,
         )
+
+
+def _print_warning(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def _print_notices(console: Console, counts: Counts) -> None:
+    for event in counts.events:
+        if event.notice:
+            _print_warning(console, event.notice)
 
 
 def megapixels_per_s(counts: Counts, start: float) -> float:

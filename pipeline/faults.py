@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import DeviceLostError
+
 POINTS: Mapping[str, str] = {
     "job.created": "job.json is there, nothing is planned",
     "lease.claimed": "the next epoch of the lease is there, whoever created it has not looked whose it is",
@@ -89,6 +91,10 @@ def _raise() -> None:
     raise RuntimeError("a fault that a test asked for")
 
 
+def _lose_device() -> None:
+    raise DeviceLostError("cuda:0: a device that a test lets fail")
+
+
 _ACTIONS: Mapping[str, Callable[[], None]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -97,6 +103,7 @@ _ACTIONS: Mapping[str, Callable[[], None]] = {
     "hog": _hog,
     "hang": _hang,
     "raise": _raise,
+    "lose-device": _lose_device,
     "kill-parent": lambda: os.kill(os.getppid(), signal.SIGKILL),  # of a Ray worker: its raylet
 }
 

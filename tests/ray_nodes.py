@@ -39,26 +39,38 @@ class Cluster:
             *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}")
         )
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a head or a node with these options of `ray start`; the caller keeps it in `nodes`."""
+    def start(self, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a head or a node with these options of `ray start`; the caller keeps it in `nodes`.
+
+        `env` is for its workers, too.
+        """
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"),
             *("--object-store-memory=80000000", "--disable-usage-stats", *options),
         ]
         with (self._home / "ray.log").open("ab") as log:
-            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
-
-    def add_nodes(self, number: int) -> None:
-        """Start so many, one after the other: together they stumble over each other's files on one machine."""
-        from ray._raylet import GcsClient
-
-        client = GcsClient(address=self.address)
-        for _ in range(number):
-            known = len(client.get_all_node_info(timeout=10))  # the dead among them
-            self.nodes.append(self.start(f"--address={self.address}", "--num-cpus=1"))
-            wait_until(
-                lambda known=known: len(client.get_all_node_info(timeout=10)) > known, "one more node", START_TIMEOUT_S
+            return subprocess.Popen(
+                command, env={**self._env, **(env or {})}, stdout=log, stderr=log, start_new_session=True
             )
+
+    def add_nodes(self, number: int, env: Mapping[str, str] | None = None) -> None:
+        """Start so many, one after the other: together they stumble over each other's files on one machine."""
+        wait_until(lambda: self._num_known() > 0, "the head is a node itself", START_TIMEOUT_S)
+        for _ in range(number):
+            self.nodes.append(self._join(env))
+
+    def _join(self, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+        known = self._num_known()
+        for _ in range(3):  # Ray gives a raylet 30 s to start, which a machine that is busy may exceed
+            process = self.start(f"--address={self.address}", "--num-cpus=1", env=env)
+            wait_until(
+                lambda process=process: process.poll() is not None or self._num_known() > known,
+                "one more node",
+                START_TIMEOUT_S,
+            )
+            if process.poll() is None:
+                return process
+        raise AssertionError("no node starts")
 
     def wait_for_head(self) -> None:
         host, _, port = self.address.rpartition(":")
@@ -69,6 +81,12 @@ class Cluster:
             return False
 
         wait_until(answers, "the head answers", START_TIMEOUT_S)
+
+    def _num_known(self) -> int:
+        """Nodes that the head has heard of, the dead among them."""
+        from ray._raylet import GcsClient
+
+        return len(GcsClient(address=self.address).get_all_node_info(timeout=10))
 
     def lose(self, number: int) -> None:
         """End so many nodes with all that runs on them, as a power cut would."""

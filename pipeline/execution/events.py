@@ -11,11 +11,15 @@ from pipeline.records import ImageTask, ShardResult
 
 @dataclass(frozen=True, slots=True)
 class ExecutionEvent:
-    """One event. `fields` are plain values by name: plan, shard, attempt, source, worker, and the event's own."""
+    """One event. `fields` are plain values by name: plan, shard, attempt, source, worker, and the event's own.
+
+    `notice` is a line for the person who runs the job, where it does not go on as it was asked for.
+    """
 
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
     is_warning: bool = False
+    notice: str = ""
 
 
 def shard_events(result: ShardResult, worker: str) -> list[ExecutionEvent]:
@@ -69,3 +73,11 @@ def worker_event(name: str, worker: str, message: str | None = None) -> Executio
     """A worker was asked for, is ready, or was lost; `message` says why, and makes it a warning."""
     fields = {"worker": worker} if message is None else {"worker": worker, "message": message}
     return ExecutionEvent(name, fields, is_warning=message is not None)
+
+
+def node_event(node: str, address: str, reason: str) -> ExecutionEvent:
+    """No worker is started on this node any more; those that are sound there go on."""
+    notice = f"no more workers are started on node {address} ({node[:12]}): {reason}"
+    return ExecutionEvent(
+        "node_barred", {"node": node, "address": address, "message": reason}, is_warning=True, notice=notice
+    )

@@ -10,9 +10,10 @@ _Item = TypeVar("_Item")
 
 
 class ReturnQueue(Generic[_Item]):
-    """Of those whose time has come, the one that was put first is taken first; each step takes logarithmic time.
+    """Of those whose time has come, the one that was put first is taken first; each step takes logarithmic time
+    for each item that does not suit.
 
-    Times given to `take` must not decrease.
+    Times must not decrease from call to call.
     """
 
     def __init__(self) -> None:
@@ -28,12 +29,30 @@ class ReturnQueue(Generic[_Item]):
         self._num_put += 1
         heapq.heappush(self._later, (due, self._num_put, item))
 
-    def take(self, now: float) -> _Item | None:
-        """Remove and return an item whose time has come; None where there is none."""
+    def take(self, now: float, suits: Callable[[_Item], bool] = lambda _item: True) -> _Item | None:
+        """Remove and return the first item whose time has come and that `suits`; None where there is none."""
+        self._find_due(now)
+        left: list[tuple[int, _Item]] = []
+        while self._due and not suits(self._due[0][1]):
+            left.append(heapq.heappop(self._due))
+        found = heapq.heappop(self._due)[1] if self._due else None
+        for entry in left:
+            heapq.heappush(self._due, entry)
+        return found
+
+    def num_due(self, now: float, suits: Callable[[_Item], bool]) -> int:
+        """How many there are that suit and whose time has come; takes linear time."""
+        self._find_due(now)
+        return sum(suits(item) for _, item in self._due)
+
+    def num_all(self, suits: Callable[[_Item], bool]) -> int:
+        """How many there are that suit, whenever their time comes; takes linear time."""
+        return sum(suits(item) for _, _, item in self._later) + sum(suits(item) for _, item in self._due)
+
+    def _find_due(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
             _, number, item = heapq.heappop(self._later)
             heapq.heappush(self._due, (number, item))
-        return heapq.heappop(self._due)[1] if self._due else None
 
     def drop(self, is_void: Callable[[_Item], bool]) -> None:
         """Remove what nobody needs any more; takes linear time."""

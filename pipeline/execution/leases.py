@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
-from pipeline.errors import StorageError, may_pass
+from pipeline.errors import StorageError, SystemicError, may_pass
 from pipeline.execution.bisection import Bisection
-from pipeline.execution.lease_queue import ReturnQueue
+from pipeline.execution.elsewhere import Elsewhere
+from pipeline.execution.lease import Lease
+from pipeline.execution.node_health import NOWHERE, NodeHealth, Place, said
 from pipeline.execution.patience import Patience
 from pipeline.execution.splits import SplitShard
+from pipeline.execution.waiting import WaitingLeases
 from pipeline.records import ImageResult, ImageTask, Shard, ShardKey
+
+__all__ = ["Lease", "LeaseBook"]
 
 # A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
 _BISECT_AFTER_LOSSES = 2
+# Devices that so many workers lost with the same shard: half of a cluster may be broken, but no shard meets that only.
+_MAX_EXCUSES = 8
 _MAX_DELAY_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right of `holder` to attempt a shard, or a probe or a part of one.
-
-    `attempt` counts from 1 in one run of the driver. With `rows`, the images were done in parts, and the shard is to be
-    committed with these.
-    """
-
-    shard: Shard
-    attempt: int
-    holder: str
-    rows: tuple[ImageResult, ...] = ()
 
 
 class LeaseBook:
@@ -39,7 +32,9 @@ class LeaseBook:
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
     a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
-    neighbour along twice. One that does it again is bisected until the images that do it are known. While a
+    neighbour along twice. One that does it again is bisected until the images that do it are known, on another node
+    than the last time wherever there are two: for such a shard, workers there make room. One whose worker lost its
+    device is excused, and goes to any worker of another node, beside what that has. While a
     store fails time and again, no new shard is begun. A shard can be split among workers: its parts are leased as
     shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one scheduler
     owns it.
@@ -52,16 +47,21 @@ class LeaseBook:
         *,
         num_workers: int = 1,
         clock: Callable[[], float] = monotonic,
+        health: NodeHealth | None = None,
+        has_several_nodes: bool = False,
     ) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
         self._clock = clock
         self._patience = Patience(num_workers=num_workers, max_attempts=max_attempts)
-        self._returned: ReturnQueue[Lease] = ReturnQueue()
+        health = health or NodeHealth(num_workers=num_workers)
+        self._elsewhere = Elsewhere(clock, health, has_several_nodes=has_several_nodes)
+        self._returned = WaitingLeases(self._elsewhere)
         self._outstanding: dict[ShardKey, Lease] = {}
         self._held: defaultdict[str, dict[ShardKey, Lease]] = defaultdict(dict)
         self._failures: Counter[ShardKey] = Counter()
         self._losses: Counter[ShardKey] = Counter()
+        self._excuses: Counter[ShardKey] = Counter()
         self._bisections: dict[ShardKey, Bisection] = {}
         self._splits: dict[ShardKey, SplitShard] = {}
         self._exhausted = False
@@ -89,21 +89,27 @@ class LeaseBook:
         """True once nothing is left to take and nothing is held. Known only after `take` returned None."""
         return self._exhausted and not self._returned and not self._outstanding
 
-    def take(self, holder: str) -> Lease | None:
-        """Lease the next shard to `holder`; None when there is none for this holder at the moment."""
-        held = self._held.get(holder, {})
-        if any(lease.attempt > 1 for lease in held.values()):
+    def see(self, nodes: Collection[str]) -> None:
+        """Take note of which nodes have workers at the moment; to be said about once a second."""
+        self._elsewhere.see(nodes)
+
+    def take(self, holder: str, place: Place = NOWHERE) -> Lease | None:
+        """Lease the next shard to `holder`, at `place`; None when there is none for this holder at the moment."""
+        held, now = self._held.get(holder, {}), self._clock()
+        if any(lease.is_alone for lease in held.values()):
             return None
-        returned = None if held else self._returned.take(self._clock())
+        returned = self._returned.take(now, holder, place.node, is_busy=bool(held))
         if returned is not None:
-            return self._begin(replace(returned, holder=holder))
+            return self._begin(replace(returned, holder=holder, place=place))
         if self._returned and self._patience.suspects_store:
+            return None
+        if held and self._returned and self._returned.needs_room(now, holder, place.node, self._held):
             return None
         shard = None if self._exhausted else next(self._shards, None)
         if shard is None:
             self._exhausted = True
             return None
-        return self._begin(Lease(shard, 1, holder))
+        return self._begin(Lease(shard, 1, holder, place=place))
 
     def split(self, lease: Lease, ceded: Sequence[Collection[ImageTask]]) -> Lease | None:
         """Take note of images that the lease's holder has given up, in groups for one worker each.
@@ -122,6 +128,8 @@ class LeaseBook:
         for part in (kept, *parts) if losses else ():
             self._losses[part.key] = losses  # one of them may hold what took the worker down
         for part in parts:
+            self._elsewhere.inherit(lease.shard.key, part.key)
+        for part in parts:
             self._returned.put(self._clock(), Lease(part, lease.attempt, ""))
         return self._begin(replace(lease, shard=kept))
 
@@ -139,6 +147,9 @@ class LeaseBook:
             return False
         if not lease.shard.quarantined or len(lease.shard.quarantined) < len(lease.shard.tasks):
             self._patience.succeeded()
+            is_whole = not (lease.shard.is_probe or lease.shard.quarantined)
+            if not lease.rows:
+                self._elsewhere.converted(lease.shard.key, lease.place, is_whole=is_whole)
         if lease.shard.is_probe:
             self._return(lease, self._next_step(lease.shard.key))
             return True
@@ -188,9 +199,10 @@ class LeaseBook:
             return
         self.num_given_back += 1
         key = lease.shard.key
+        self._elsewhere.lost(key, lease.holder, lease.place)
         self._patience.lost(reason, is_first=lease.attempt == 1)
         if lease.shard.is_probe:
-            self._bisections[key].lost(lease.shard, code, reason, suspects)
+            self._bisections[key].lost(lease.shard, code, reason, suspects, lease.place.node)
             self._return(lease, self._next_step(key))
             return
         self._losses[key] += 1
@@ -198,16 +210,33 @@ class LeaseBook:
         if self._losses[key] < _BISECT_AFTER_LOSSES and not suspects:
             self._return(lease, lease.shard)
         elif self._losses[key] <= self._max_attempts:
-            self._bisections[key] = Bisection(lease.shard, suspects)
+            self._bisections[key] = Bisection(lease.shard, suspects, lease.place.node)
             self._return(lease, self._next_step(key))
         else:
             self._give_up(lease, reason)
+
+    def excuse(self, lease: Lease, error: SystemicError) -> None:
+        """Return a lease whose holder lost its device, or cannot decode any more: no image does that.
+
+        Nothing is counted against any; a shard that so many workers failed with is left undone, for this error.
+        """
+        if not self._end(lease):
+            return
+        self.num_given_back += 1
+        key = lease.shard.key
+        self._elsewhere.lost(key, lease.holder, lease.place, is_excused=True)
+        self._excuses[key] += 1
+        is_excused = not (self._losses[key] or self._failures[key] or key in self._bisections)
+        if self._excuses[key] < _MAX_EXCUSES:
+            self._return(lease, lease.shard, is_excused=is_excused)
+        else:
+            self._give_up(lease, said(error, f"{_MAX_EXCUSES} workers failed like this with the same shard"))
 
     def release(self, lease: Lease) -> None:
         """Return a lease whose holder has to leave: the shard failed nobody, and nothing is counted against it."""
         if self._end(lease):
             self.num_given_back += 1
-            self._return(lease, lease.shard)
+            self._return(lease, lease.shard, is_excused=lease.is_excused)
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
@@ -236,12 +265,14 @@ class LeaseBook:
             del self._held[lease.holder]
         return True
 
-    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0) -> None:
+    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
-        self._returned.put(due, replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows))
+        again = replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows, is_excused=is_excused)
+        bisection = self._bisections.get(shard.key)
+        self._returned.put(due, again, bisection.struck_on(shard) if bisection else frozenset())
 
-    def _give_up(self, lease: Lease, cause: str | StorageError) -> None:
+    def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""
         key = _whole(lease)
         self._forget(lease.shard.key)
@@ -250,8 +281,9 @@ class LeaseBook:
         self._patience.gave_up(key, cause)
 
     def _forget(self, key: ShardKey) -> None:
-        for known in (self._failures, self._losses, self._bisections):
+        for known in (self._failures, self._losses, self._excuses, self._bisections):
             known.pop(key, None)
+        self._elsewhere.forget(key)
 
 
 def _whole(lease: Lease) -> ShardKey:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError, may_pass
+from pipeline.errors import (
+    HdrfleetError,
+    StorageError,
+    SystemicError,
+    TransientStorageError,
+    WorkerLostError,
+    may_pass,
+)
 from pipeline.records import ShardKey
 
 # With this many shards given up since the last success, the job's surroundings are broken: go no further.
@@ -13,18 +20,18 @@ _SUSPICIOUS_FAILURES = 3
 _HOPELESS_FAILURES = 8
 # With this many workers lost in a row on shards that were alone on them, it is not the images. Two more for each
 # worker: a whole cluster may go away, and once more while it comes back.
-_HOPELESS_LOSSES = 12
-_KEPT = "Committed shards are kept: run the same command again once the cause is removed"
+HOPELESS_LOSSES = 12
+KEPT = "Committed shards are kept: run the same command again once the cause is removed"
 
 
 class Patience:
     """Counts what went wrong since the last success, and raises where there were too many of a kind."""
 
     def __init__(self, *, num_workers: int, max_attempts: int) -> None:
-        self._hopeless_losses = _HOPELESS_LOSSES + 2 * num_workers
+        self._hopeless_losses = HOPELESS_LOSSES + 2 * num_workers
         self._hopeless_failures = _HOPELESS_FAILURES + 2 * num_workers
         self._max_attempts = max_attempts
-        self._given_up: dict[ShardKey, str | StorageError] = {}
+        self._given_up: dict[ShardKey, str | StorageError | SystemicError] = {}
         self._num_given_up_in_a_row = 0
         self._num_lost_in_a_row = 0
         self._num_failed_in_a_row = 0
@@ -56,10 +63,10 @@ class Patience:
         if self._num_lost_in_a_row >= self._hopeless_losses:
             raise WorkerLostError(
                 f"{self._num_lost_in_a_row} workers in a row were lost at work and nothing was converted in between; "
-                f"the last one: {reason}. {_KEPT}"
+                f"the last one: {reason}. {KEPT}"
             )
 
-    def gave_up(self, key: ShardKey, cause: str | StorageError) -> None:
+    def gave_up(self, key: ShardKey, cause: str | StorageError | SystemicError) -> None:
         """No attempt at a shard is left; of several parts of it the first one counts. Raises as `raise_if_given_up`."""
         if key in self._given_up:
             return
@@ -71,7 +78,8 @@ class Patience:
     def raise_if_given_up(self) -> None:
         """Raise what the first shard that no attempt could finish was given up for; its work is not lost but undone.
 
-        The store's error where that failed, which is more than the workers did, else WorkerLostError.
+        The store's error where that failed, which is more than the workers did, the device's likewise, else
+        WorkerLostError.
         """
         if not self._given_up:
             return
@@ -81,10 +89,12 @@ class Patience:
         failed = f"shard {shard} of plan {plan}{others} failed"
         if isinstance(cause, StorageError):
             raise _said(cause, f"{failed} {times if may_pass(cause) else 'at once'} for its store") from cause
-        raise WorkerLostError(f"{failed} {times}; the last time: {cause}. {_KEPT}")
+        if isinstance(cause, SystemicError):
+            raise type(cause)(f"{cause}; so shard {shard} of plan {plan}{others} is left undone") from cause
+        raise WorkerLostError(f"{failed} {times}; the last time: {cause}. {KEPT}")
 
 
 def _said(error: StorageError, often: str) -> HdrfleetError:
     """The same error, whose text begins with the object that was asked for, saying how often it was met."""
-    kept = "" if isinstance(error, TransientStorageError) else f". {_KEPT}"  # of those the command says so itself
+    kept = "" if isinstance(error, TransientStorageError) else f". {KEPT}"  # of those the command says so itself
     return type(error)(f"{error}; {often}{kept}")

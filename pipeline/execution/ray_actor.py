@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import WorkerCrashError, WorkerOutOfMemoryError
 from pipeline.execution.base import Progress
 from pipeline.execution.leases import Lease
+from pipeline.execution.node_health import Place
 from pipeline.execution.oom_kills import count_oom_kills, vanished_code
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import RayWorker, SignOfLife
@@ -56,6 +59,11 @@ class ActorHandle:
         """Its counts when it was last heard of."""
         return self.last_sign.progress
 
+    @property
+    def place(self) -> Place:
+        """Where it is, once it is ready."""
+        return Place(self.last_sign.node_id, self.last_sign.card)
+
     def ask_sign(self) -> None:
         """Ask how it is; the answer is for `sign_ref`."""
         self.sign_ref = self.actor.sign_of_life.remote()
@@ -76,9 +84,19 @@ class ActorHandle:
 
 
 def spawn_actor(
-    name: str, spec_ref: Any, resources: WorkerResources, *, num_leases: int, start_deadline: float
+    name: str,
+    spec_ref: Any,
+    resources: WorkerResources,
+    *,
+    num_leases: int,
+    start_deadline: float,
+    barred_nodes: Collection[str] = (),
 ) -> ActorHandle:
-    """Ask Ray for an actor that builds its replica; it never restarts and none of its calls is repeated."""
+    """Ask Ray for an actor that builds its replica; it never restarts and none of its calls is repeated.
+
+    It is placed on none of the `barred_nodes`, which an autoscaler sees too: it starts another node for it.
+    """
+    labels = _selector(resources, barred_nodes)
     actor_class = ray.remote(
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
@@ -87,10 +105,15 @@ def spawn_actor(
         concurrency_groups={"convert": num_leases, "control": 1},
         runtime_env={"env_vars": MALLOC_ENV} if not resources.num_gpus else None,
         **({"accelerator_type": resources.accelerator_type} if resources.accelerator_type else {}),
-        **({"label_selector": dict(resources.labels)} if resources.labels else {}),
+        **({"label_selector": labels} if labels else {}),
     )(RayWorker)
     actor = actor_class.remote(name)
     return ActorHandle(name, actor, actor.start.remote(spec_ref), start_deadline, resources)
+
+
+def _selector(resources: WorkerResources, barred_nodes: Collection[str]) -> dict[str, str]:
+    barred = {NODE_ID_LABEL_KEY: f"!in({','.join(barred_nodes)})"} if barred_nodes else {}
+    return barred | dict(resources.labels)  # who asks for one node gets that or none
 
 
 def kill_actor(handle: ActorHandle) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
+from ray.core.generated.common_pb2 import LabelSelectorOperator
 from ray.exceptions import RayError
 
 from pipeline.execution.ray_outlook import cluster_status
@@ -64,7 +65,9 @@ def refused_requests(status: GetClusterStatusReply) -> tuple[tuple[dict[str, flo
 
 
 def _shape(request: ResourceRequest) -> _Shape:
-    constraints = (one for selector in request.label_selectors for one in selector.label_constraints)
+    """What was asked for; that some nodes were left out (`NodeHealth`) is no reason for a refusal."""
+    asked = (one for selector in request.label_selectors for one in selector.label_constraints)
+    constraints = (one for one in asked if one.operator != LabelSelectorOperator.LABEL_OPERATOR_NOT_IN)
     labels = sorted((one.label_key, ",".join(one.label_values)) for one in constraints)
     return tuple(sorted(request.resources_bundle.items())), tuple(labels)
 

@@ -18,6 +18,7 @@ from pipeline.execution.elastic import RemainingWork
 from pipeline.execution.events import shard_events
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle, death_code
+from pipeline.execution.ray_bad_nodes import BadNodes
 from pipeline.execution.ray_losses import Losses
 from pipeline.execution.ray_pool import WorkerPool
 from pipeline.execution.ray_scaling import OnScaling, Scaling
@@ -77,7 +78,13 @@ class RayExecutor:
         num_useful = num_worth_starting(size, num_shards, pool.believed_megapixels_per_s)
         num_workers = min(pool.resources.num_workers, num_useful)
         work = RemainingWork(num_shards, size)
-        book = LeaseBook(work.counted(shards), self._execution.max_shard_attempts, num_workers=num_workers)
+        book = LeaseBook(
+            work.counted(shards),
+            self._execution.max_shard_attempts,
+            num_workers=num_workers,
+            health=pool.health,
+            has_several_nodes=num_workers > pool.resources.num_workers_on_node,
+        )
         run = _Run(pool, book, work, resuming=resuming)
         lost_before = pool.num_lost
         pool.grant_time()
@@ -114,6 +121,7 @@ class _Run:
         self._execution = pool.execution
         self.losses = Losses(pool, book)
         self.tail = Tail(pool, book)
+        self._bad_nodes = BadNodes(pool)
         self.summary = RunSummary()
 
     def step(self) -> None:
@@ -123,6 +131,7 @@ class _Run:
         self.tail.step()
         for worker, ref in self._wait():
             self._settle(worker, ref)
+        self._bad_nodes.step()
         self._pool.expire_starts()
         self.losses.expire_leases()
         self.losses.replace_stuck()
@@ -130,11 +139,12 @@ class _Run:
 
     def _dispatch(self) -> None:
         """Give every ready worker its leases."""
+        self._book.see({worker.place.node for worker in self._pool if worker.is_ready and not worker.is_draining})
         for worker in self._pool:
             while (
                 worker.is_ready and not worker.is_draining and len(worker.running) < self._execution.leases_per_worker
             ):
-                lease = self._book.take(worker.name)
+                lease = self._book.take(worker.name, worker.place)
                 if lease is None:
                     break
                 adopt = self._resuming or lease.attempt > 1

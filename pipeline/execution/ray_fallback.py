@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import ray
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
@@ -84,11 +85,24 @@ def launch_report(status: GetClusterStatusReply) -> LaunchReport:
 
 def is_placeless(worker: ActorHandle) -> bool:
     """Whether no process was found for the actor yet; False where Ray does not say, which leaves the actor alone."""
-    try:
-        actor = ray._private.state.actors(worker.actor._actor_id.hex())
-    except (RayError, RuntimeError):
-        return False
+    actor = _entry(worker)
     # The node of the address is the driver's while the actor waits there for a place.
     return (
         bool(actor) and actor["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not actor["Address"]["Port"]
     )
+
+
+def node_of(worker: ActorHandle) -> str:
+    """The node that the actor's process is or was on; "" where it had no place, or Ray does not say."""
+    address = _entry(worker).get("Address", {})
+    return str(address["NodeID"]) if address.get("Port") else ""
+
+
+def _entry(worker: ActorHandle) -> dict[str, Any]:
+    if ray.util.client.ray.is_connected():
+        return {}
+    try:
+        entry: dict[str, Any] = ray._private.state.actors(worker.actor._actor_id.hex())
+    except (RayError, RuntimeError):
+        return {}
+    return entry

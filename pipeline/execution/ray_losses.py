@@ -42,18 +42,37 @@ class Losses:
         self._next_drain_look_at = -math.inf
 
     def lose(
-        self, worker: ActorHandle, reason: str, *, code: str = WorkerCrashError.code, suspects: Collection[str] = ()
+        self,
+        worker: ActorHandle,
+        reason: str,
+        *,
+        code: str = WorkerCrashError.code,
+        suspects: Collection[str] = (),
+        error: SystemicError | None = None,
     ) -> None:
         """Put back the leases of a dead worker, make sure that it is dead, and remember a failed start.
 
-        `code` is what an image that did it is quarantined with; `suspects` are known not to come to an end.
+        `code` is what an image that did it is quarantined with; `suspects` are known not to come to an end. `error` is
+        what a start failed with, where it says of itself that the node is to blame.
         """
         self._pool.lost(worker, reason)
         for lease in self._book.held_by(worker.name):
             self._pool.report(returned_event(lease, reason))
             self._book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
-            self._pool.count_failed_start(reason)
+            self._pool.count_failed_start(worker, error or WorkerLostError(f"a worker could not start: {reason}"))
+
+    def excuse(self, worker: ActorHandle, error: SystemicError) -> None:
+        """Put back the leases of a worker whose device or node failed: it is replaced, and no image is to blame.
+
+        Raises the error where too many nodes do that.
+        """
+        reason = f"{error.code}: {first_line(error)}"
+        self._pool.lost(worker, reason)
+        for lease in self._book.held_by(worker.name):
+            self._pool.report(returned_event(lease, reason))
+            self._book.excuse(lease, error)
+        self._pool.health.lost_device(worker.place, error)
 
     def release(self, worker: ActorHandle) -> None:
         """End a worker that has to leave; its leases go to others, and nothing counts against anybody."""
@@ -70,12 +89,13 @@ class Losses:
         if isinstance(cause, SystemicError) and not isinstance(cause, DeviceLostError | WorkerLostError):
             raise cause
         if lease is None:
-            self.lose(worker, reason)
+            self.lose(worker, reason, error=cause if isinstance(cause, SystemicError) else None)
         elif isinstance(cause, StorageError):
             self._pool.report(returned_event(lease, reason))
             self._book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
+        elif isinstance(cause, SystemicError):
+            self.excuse(worker, cause)  # a lost device, or processes that cannot be started there
         else:
-            # A lost device, processes that cannot be started there, or an unforeseen exception: replace the replica.
             self.lose(worker, reason, code=loss_code(cause))
 
     def leave_draining_nodes(self) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 
 import ray
 
-from pipeline.errors import WorkerLostError
+from pipeline.errors import SystemicError, WorkerLostError
 from pipeline.execution.account import RunAccount
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
 from pipeline.execution.leases import LeaseBook
+from pipeline.execution.node_health import FailedStarts, NodeHealth, said
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
 from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
-from pipeline.execution.ray_fallback import Fallback
+from pipeline.execution.ray_fallback import Fallback, is_placeless, node_of
 from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.execution.ray_worker import SignOfLife
 
-_MAX_FAILED_STARTS = 3
 _MAX_SPAWN_DELAY_S = 60.0
 # An autoscaler takes some rounds to see a request and to say that it has no such node.
 _IMPOSSIBLE_AFTER_S = 20.0
@@ -55,8 +55,9 @@ class WorkerPool:
         second = self.execution.placement.fallback_labels
         self.fallback = Fallback(resources, second) if scaling and second else None
         self.meter = driver_meter(spec.job_id)
+        self.health = NodeHealth(num_workers=resources.num_workers)
         self.num_lost = 0
-        self.num_failed_starts = 0
+        self._failed_starts = FailedStarts()
         self.next_spawn_at = 0.0
         self.was_ever_ready = False
         self._spec = replace(spec, num_workers_on_node=resources.num_workers_on_node)
@@ -101,6 +102,11 @@ class WorkerPool:
         return sum(worker.is_ready for worker in self)
 
     @property
+    def num_failed_starts(self) -> int:
+        """Workers in a row that could not start."""
+        return self._failed_starts.num
+
+    @property
     def start_timeout_s(self) -> float:
         """How long a worker may take to start, its node included where that comes and goes."""
         scaling = self.execution.scaling
@@ -138,7 +144,20 @@ class WorkerPool:
             resources,
             num_leases=self.execution.leases_per_worker,
             start_deadline=monotonic() + self.start_timeout_s,
+            barred_nodes=self.health.barred,
         )
+
+    def ask_anew(self, worker: ActorHandle, resources: WorkerResources) -> None:
+        """It stays the worker that it was, which nobody has lost, and its start takes its time anew."""
+        kill_actor(worker)
+        if self.scaler:
+            self.scaler.asked(worker.name)
+        self._ask(worker.name, resources)
+
+    @property
+    def choices(self) -> list[WorkerResources]:
+        """All that a worker may ask for."""
+        return [self.resources, *([self.fallback.second] if self.fallback else [])]
 
     def fall_back(self) -> int:
         """Let workers whose nodes the cloud refuses ask for the second choice, and return how many that were."""
@@ -146,7 +165,7 @@ class WorkerPool:
             return 0
         moved = self.fallback.look(self)
         for worker in moved:
-            self._ask_anew(worker, self.fallback.second)
+            self.ask_anew(worker, self.fallback.second)
         return len(moved)
 
     def leave_fallback(self) -> str | None:
@@ -163,26 +182,20 @@ class WorkerPool:
             return None
         self.fallback.give_up()
         for worker in moved:
-            self._ask_anew(worker, self.fallback.first)
+            self.ask_anew(worker, self.fallback.first)
         return (
             f"{len(moved)} workers have fallen back in vain, {why}; they ask for what they asked for first, and nobody "
             "falls back any more: correct --fallback-label"
         )
 
-    def _ask_anew(self, worker: ActorHandle, resources: WorkerResources) -> None:
-        """It stays the worker that it was, which nobody has lost, and its start takes its time anew."""
-        kill_actor(worker)
-        if self.scaler:
-            self.scaler.asked(worker.name)
-        self._ask(worker.name, resources)
-
     def started(self, worker: ActorHandle, sign: SignOfLife) -> None:
         """It can hold leases from now on."""
         worker.last_sign = sign
         worker.is_ready = True
+        self.health.started(worker.place)
         self.report(worker_event("worker_ready", worker.name))
         self.was_ever_ready = True
-        self.num_failed_starts = 0
+        self._failed_starts.forget()
         self.next_spawn_at = 0.0
         if self.scaler:
             self.scaler.ready(worker.name)
@@ -211,16 +224,28 @@ class WorkerPool:
         done = worker.last_sign.settled if worker.running else worker.progress
         self._retired += replace(done, num_workers=0)
 
-    def count_failed_start(self, reason: str) -> None:
-        """A worker was lost before it was ready. Raises WorkerLostError where none of the last ones came that far."""
-        self.num_failed_starts += 1
+    def count_failed_start(self, worker: ActorHandle, error: SystemicError) -> None:
+        """A worker was lost before it was ready. Raises the error where none of the last ones came that far.
+
+        They have failed on several nodes then, or Ray does not say where: a single one is barred, others may be sound.
+        """
+        failed, now, node = self._failed_starts, monotonic(), node_of(worker)
+        failed.count(node, now)
+        if self.health.failed_start(node, error):
+            failed.forget()
         # Where workers have been at work, nodes may have gone away and others are on their way: that takes time.
-        has_waited = monotonic() - self._last_ready_at > self.execution.worker_start_timeout_s
-        if self.num_failed_starts >= _MAX_FAILED_STARTS and not self.num_ready and has_waited:
-            raise WorkerLostError(f"{self.num_failed_starts} workers in a row could not start; the last: {reason}")
+        has_waited = now - self._last_ready_at > self.execution.worker_start_timeout_s
+        if failed.is_everywhere and has_waited and not self.num_ready and not self._is_slower_one_starting():
+            raise said(error, f"{failed.num} workers in a row could not start")
+
+    def _is_slower_one_starting(self) -> bool:
+        """Whether a worker that was asked for before the first one failed is still at its start, on a node."""
+        now = monotonic()
+        slower = [each for each in self if not each.is_ready and each.asked_at <= self._failed_starts.since]
+        return any(now <= each.start_deadline and not is_placeless(each) for each in slower)
 
     def expire_starts(self) -> None:
-        """Raise WorkerLostError where nobody can start.
+        """Raise WorkerLostError where nobody can start, or what nodes were barred for.
 
         An actor that waits for a place is the autoscaler's demand: it may wait as long as others work.
         """
@@ -233,7 +258,7 @@ class WorkerPool:
                 raise WorkerLostError(f"no worker can start: {why}")
         late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
-            raise WorkerLostError(
+            raise self.health.error or WorkerLostError(
                 f"no worker started within {self.start_timeout_s:.0f} s; "
                 f"it asks for {late[-1].resources.describe()} per worker"
             )

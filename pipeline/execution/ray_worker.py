@@ -15,6 +15,7 @@ from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
 from pipeline.execution.ray_metrics import ray_recorder
 from pipeline.execution.worker import Worker
+from pipeline.inference.precision import require_gpu
 from pipeline.lending import OpenWork
 from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResult
 
@@ -23,7 +24,8 @@ from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResul
 class SignOfLife:
     """What an actor answers when it is asked how it is: its counts, its node, and what `count_oom_kills` says there.
 
-    `open_work` is what it has not begun of its leases; `settled` are its counts without those of leases at work.
+    `open_work` is what it has not begun of its leases; `settled` are its counts without those of leases at work. `card`
+    has the numbers of its GPUs on the node, "" without any.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -31,6 +33,7 @@ class SignOfLife:
     num_oom_kills: int | None = None
     open_work: tuple[OpenWork, ...] = ()
     settled: Progress = field(default_factory=Progress)
+    card: str = ""
 
 
 class RayWorker:
@@ -42,7 +45,9 @@ class RayWorker:
 
     @ray.method(concurrency_group="control")
     def start(self, spec: WorkerSpec) -> SignOfLife:
-        """Build stores and engine, warm up. Raises what building raises."""
+        """Build stores and engine, warm up. Raises what building raises, DeviceLostError where its GPU is not there."""
+        if _card() and not spec.build_engine:
+            require_gpu(spec.config.inference.device)
         recorder = ray_recorder(spec.job_id, Role.WORKER)
         self._worker = Worker(spec, self._name, recorder, _node_share(spec.num_workers_on_node))
         return self._sign_of_life()
@@ -66,13 +71,17 @@ class RayWorker:
         worker = self._worker
         node_id, num_oom_kills = ray.get_runtime_context().get_node_id(), count_oom_kills()
         if worker is None:
-            return SignOfLife(node_id=node_id, num_oom_kills=num_oom_kills)
-        return SignOfLife(worker.progress(), node_id, num_oom_kills, worker.open_work(), worker.settled())
+            return SignOfLife(node_id=node_id, num_oom_kills=num_oom_kills, card=_card())
+        return SignOfLife(worker.progress(), node_id, num_oom_kills, worker.open_work(), worker.settled(), card=_card())
 
     def _started(self) -> Worker:
         if self._worker is None:
             raise ConfigError("the worker was not started")
         return self._worker
+
+
+def _card() -> str:
+    return ",".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", ()))
 
 
 def _node_share(num_workers_on_card: int) -> NodeShare | None:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from pipeline.config import Precision
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeviceLostError
 
 ConcretePrecision = Literal["fp32", "bf16", "fp16"]
 
@@ -49,6 +49,16 @@ def resolve_device(name: str) -> torch.device:
     if index >= torch.cuda.device_count():
         raise ConfigError(f"device {name}: only {torch.cuda.device_count()} CUDA device(s) are visible, from cuda:0")
     return torch.device("cuda", index)
+
+
+def require_gpu(name: str) -> None:
+    """For a process that was given a GPU of its own: raise DeviceLostError where PyTorch sees none.
+
+    `auto` would take the CPU there, for hours, and `cuda` would be called a bad option. Says nothing of a PyTorch
+    without CUDA, nor where `name` is `cpu`.
+    """
+    if name != "cpu" and torch.version.cuda is not None and not torch.cuda.is_available():
+        raise DeviceLostError("cuda: a GPU was given to this process, but none answers: its driver or the card is gone")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> ConcretePrecision:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeviceLostError
 from pipeline.inference import precision
 from pipeline.inference.faults import Fault, classify
-from pipeline.inference.precision import cpu_has_bf16, resolve_device, resolve_precision
+from pipeline.inference.precision import cpu_has_bf16, require_gpu, resolve_device, resolve_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -65,6 +65,20 @@ def test_devices_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(ConfigError, match=r"cuda:1: no CUDA device is visible"):
         resolve_device("cuda:1")
+
+
+def test_a_gpu_that_was_given_and_does_not_answer_is_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    visible_cards(monkeypatch, 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name in ("auto", "cuda", "cuda:1"):
+        with pytest.raises(DeviceLostError, match="none answers"):
+            require_gpu(name)
+    require_gpu("cpu")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    require_gpu("auto")
+    visible_cards(monkeypatch, 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    require_gpu("cuda")
 
 
 def test_devices_with_cards(monkeypatch: pytest.MonkeyPatch) -> None:
