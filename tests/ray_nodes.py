@@ -19,7 +19,10 @@ START_TIMEOUT_S = 90
 
 
 class Cluster:
-    """A head without cores, and nodes of one core each: raylets on this machine."""
+    """A head without cores, and nodes of one core each: raylets on this machine.
+
+    The head has the address `host`; `inside` stands in front of its command, as what enters a network namespace does.
+    """
 
     def __init__(
         self,
@@ -27,25 +30,33 @@ class Cluster:
         home: Path,
         env: Mapping[str, str] | None = None,
         head_options: Sequence[str] = ("--num-cpus=0",),
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
     ) -> None:
-        self.address = f"127.0.0.1:{free_ports(1)[0]}"
+        self.address = f"{host}:{free_ports(1)[0]}"
         quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
         self._env = environment(home, {**quick, **(env or {})})
         self._home = home
         self.nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
         self.head = self.start(
-            *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}")
+            *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}"),
+            host=host,
+            inside=inside,
         )
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *options: str, host: str = "127.0.0.1", inside: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a head or a node with these options of `ray start`; the caller keeps it in `nodes`."""
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"),
+            *(*inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={host}"),
             *("--object-store-memory=80000000", "--disable-usage-stats", *options),
         ]
         with (self._home / "ray.log").open("ab") as log:
-            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, env={**self._env, **(env or {})}, stdout=log, stderr=log, start_new_session=True
+            )
 
     def add_nodes(self, number: int) -> None:
         """Start so many, one after the other: together they stumble over each other's files on one machine."""
