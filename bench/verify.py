@@ -33,6 +33,7 @@ from pipeline.verification import verify_destination
 
 SHARD_IMAGES = 64
 OUTPUT_BYTES = 12_345_678
+SOURCE_BYTES = 5_000_000
 _WEIGHTS = "f" * 64
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -114,7 +115,7 @@ def name(index: int) -> str:
 def shards(num_rows: int) -> Iterator[Shard]:
     for start in range(0, num_rows, SHARD_IMAGES):
         indices = range(start, min(start + SHARD_IMAGES, num_rows))
-        tasks = tuple(ImageTask(name(n), f"s3://photos/{name(n)}", 5_000_000, f"{n:032x}") for n in indices)
+        tasks = tuple(ImageTask(name(n), f"s3://photos/{name(n)}", SOURCE_BYTES, f"{n:032x}") for n in indices)
         yield Shard(1, start // SHARD_IMAGES, tasks)
 
 
@@ -123,6 +124,7 @@ def rows(num_rows: int, pixel_digest: str) -> pa.Table:
     sources = [name(index) for index in range(num_rows)]
     values: dict[str, Any] = {
         "source": sources,
+        "source_etag": [f"{index:032x}" for index in range(num_rows)],
         "source_sha256": [f"{index:064x}" for index in range(num_rows)],
         "output": [f"images/{source}.exr" for source in sources],
         "output_sha256": [f"{~index & (2**256 - 1):064x}" for index in range(num_rows)],
@@ -130,7 +132,7 @@ def rows(num_rows: int, pixel_digest: str) -> pa.Table:
     }
     constants = {"status": "ok", "width": 6000, "height": 4000, "has_alpha": False, "output_bytes": OUTPUT_BYTES}
     constants |= {"plan": 1, "pixel_digest": pixel_digest, "weights_sha256": _WEIGHTS, "revision": 1, "warnings": []}
-    constants |= {"started_at": _NOW, "finished_at": _NOW}
+    constants |= {"source_bytes": SOURCE_BYTES, "started_at": _NOW, "finished_at": _NOW}
     columns = []
     for field in SCHEMA:
         if field.name in values:

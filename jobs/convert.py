@@ -31,6 +31,7 @@ from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
 from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
 from pipeline.storage import open_store
+from pipeline.storage.endpoints import may_overlap
 from pipeline.storage.probe import probe_store
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def run_conversion(
     """
     started = monotonic()
     with _nothing_started("source", SourceError):
-        listing = open_source(config.source, config.destination.url)
+        source, destination = config.source, config.destination
+        apart = not may_overlap(source.url, source.storage, destination.url, destination.storage)
+        listing = open_source(source, None if apart else destination.url)
     _check_source_options(config.source, listing)
     if config.execution.executor == "ray":
         check_address(ray_address(config.execution))
@@ -110,6 +113,8 @@ def run_conversion(
         did_work=run.num_shards > 0,
         num_planned=num_planned,
         num_ignored=listing.num_ignored,
+        ignored_by_extension=listing.ignored_by_extension,
+        ignored_examples=tuple(listing.counts.ignored_examples),
         num_unusable=listing.counts.num_unusable,
         unusable_examples=tuple(listing.counts.unusable_examples),
         num_special=listing.counts.num_special,

@@ -22,6 +22,8 @@ class ConversionOutcome:
     did_work: bool
     num_planned: int
     num_ignored: int
+    ignored_by_extension: dict[str, int]
+    ignored_examples: tuple[str, ...]
     num_unusable: int
     unusable_examples: tuple[str, ...]
     num_special: int

@@ -28,6 +28,8 @@ from pipeline.verification.findings import FINDING_CODES
 _UNREAD = frozenset({"output_denied", "output_unreadable"})
 _OUTPUT_FAULTS = frozenset(code for code in FINDING_CODES if code.startswith("output_")) - _UNREAD
 _LEFTOVERS = frozenset({"orphan", "unfinished_write"})
+# Says nothing about what lies there: it keeps nobody from deleting what was found.
+_UNSEEN = frozenset({"unfinished_denied"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,11 @@ def run_repair(
         if damaged or "shard_uncommitted" in before.num_by_code():
             run, num_replaced = _make_anew(config, damaged, reporter)
         after, num_deleted = verify(share) if run else before, 0
-        if delete_orphans and after.findings and set(after.num_by_code()) <= _LEFTOVERS:
+        if delete_orphans and _may_delete(after):
             with own_destination(Job(store, record), config.execution, reporter):
                 # Looked at again now that no other driver can adopt what is about to be deleted.
                 after = verify(0.0)
-                if set(after.num_by_code()) <= _LEFTOVERS:
+                if _may_delete(after):
                     num_deleted = _delete(store, after.findings)
             after = verify(0.0)
         if after is not before:
@@ -126,7 +128,13 @@ def _make_anew(config: ConversionConfig, damaged: Collection[str], reporter: Rep
     return run, sum(work.plan.num_images for work in planned)
 
 
-def _delete(store: ObjectStore, leftovers: Collection[Finding]) -> int:
+def _may_delete(report: VerifyReport) -> bool:
+    codes = set(report.num_by_code())
+    return bool(codes & _LEFTOVERS) and codes <= _LEFTOVERS | _UNSEEN
+
+
+def _delete(store: ObjectStore, findings: Collection[Finding]) -> int:
+    leftovers = [finding for finding in findings if finding.code in _LEFTOVERS]
     for finding in leftovers:
         if finding.code == "orphan":
             store.delete(finding.key)

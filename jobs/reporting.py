@@ -54,7 +54,7 @@ def reporting(log_format: str, *, quiet: bool = False) -> Iterator[Reporter]:
 
 
 def report_findings(reporter: Reporter, report: VerifyReport) -> None:
-    """Log what verification found, each finding with the image, plan and shard that it concerns, and its counts."""
+    """Log what verification found, each finding with the image, plan and shard that it concerns, notes and counts."""
     from pipeline.manifest.parts import parse_part_key
 
     for finding in report.findings:
@@ -64,6 +64,8 @@ def report_findings(reporter: Reporter, report: VerifyReport) -> None:
         if part := parse_part_key(finding.part or finding.key):
             fields |= {"plan": part.plan, "shard": part.shard}
         reporter.event("warning", "finding", fields)
+    for note in report.notes:
+        reporter.event("info", "note", {"message": note})
     counts = {
         "num_plans": report.num_plans,
         "num_rows": report.num_rows,

@@ -23,8 +23,8 @@ from typing import Any
 
 import pipeline
 from jobs.supervise import LOGS_JSON
-from jobs.token_file import warn_of_loose_token
 from pipeline.errors import JobServerError, first_line
+from pipeline.execution.token_file import warn_of_loose_token
 
 POLL_S = 2.0
 # After so long without a word of a job that is followed its server is asked whether it is still there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -98,11 +99,12 @@ def _counts(counts: Any) -> str:
 def print_arrow(table: pa.Table, style: str) -> None:
     """Print a query result as `table`, `csv` (RFC 4180 with a header) or `json` (an array of objects).
 
-    Raises QueryError for values that these cannot show: dates beyond the year 9999, intervals as CSV.
+    Raises QueryError for values that these cannot show: dates beyond the year 9999, intervals as CSV; two columns of
+    one name as JSON.
     """
     try:
         if style == "json":
-            print_json(table.to_pylist())
+            print_json(_objects(table))
         elif style == "csv":
             pa_csv.write_csv(_flat(table), sys.stdout.buffer)
         else:
@@ -113,12 +115,22 @@ def print_arrow(table: pa.Table, style: str) -> None:
         ) from error
 
 
+def _objects(table: pa.Table) -> list[dict[str, Any]]:
+    double = [name for name, number in Counter(table.column_names).items() if number > 1]
+    if double:
+        raise QueryError(f"two columns are called {double[0]!r}, and a JSON object has one; name them apart with AS")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 def _print_rows(table: pa.Table) -> None:
     """A table where it fits the terminal, else one block per row with a line per column."""
     console = fitting_console()
-    cells = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
+    # Column by column: a row as a mapping would lose all but the last of several columns with one name.
+    columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+    cells = list(zip(*columns, strict=True))
     names = table.column_names
-    widths = [max(map(len, [name, *column])) for name, column in zip(names, zip(*cells, strict=True), strict=False)]
+    widths = [max(map(len, [name, *column])) for name, column in zip(names, columns, strict=True)]
     if console.is_terminal and sum(widths) + 2 * len(widths) > console.width:
         indent = max(map(len, names))
         for index, row in enumerate(cells, start=1):
@@ -129,7 +141,7 @@ def _print_rows(table: pa.Table) -> None:
     view = Table(box=None, pad_edge=False, header_style="bold")
     for field in table.schema:
         numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        view.add_column(field.name, justify="right" if numeric else "left", no_wrap=True)
+        view.add_column(escape(field.name), justify="right" if numeric else "left", no_wrap=True)
     for row in cells:
         view.add_row(*map(escape, row))
     console.print(view)

@@ -60,6 +60,8 @@ def print_report(report: VerifyReport, *, show_all: bool) -> None:
     if report.is_sound and not report.num_plans:
         verdict = "nothing was planned yet; there is nothing to verify"
     console.print(f"{report.destination}: {verdict}", markup=False, style="bold")
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
     for code, number in report.num_by_code().items():
         console.print(f"{number:>8,}  {code}", markup=False)
     shown = report.findings if show_all else report.findings[:_NUM_SHOWN]

@@ -30,12 +30,16 @@ _IMPOSSIBLE_AFTER_S = 20.0
 _TASK = WorkerResources(num_workers=1, num_workers_on_node=1, num_cpus=1, num_gpus=0)
 _BATCHES_PER_CORE = 2
 
-# The bytes of each output, what is wrong, the keys of those that are not there, and the node that looked.
-_Checked = tuple[list[int], list[Finding], list[str], str]
+# The bytes of each output (None: not read), what is wrong, the keys of those that are not there, the node that looked.
+_Checked = tuple[list[int | None], list[Finding], list[str], str]
 
 
 def check_on_ray(
-    store: ObjectStore, outputs: Iterable[ExpectedOutput], *, storage: StorageConfig, on_done: Callable[[int], None]
+    store: ObjectStore,
+    outputs: Iterable[ExpectedOutput],
+    *,
+    storage: StorageConfig,
+    on_done: Callable[[int | None], None],
 ) -> Iterator[Finding]:
     """Yield what `check_contents` does, from tasks of one core each. Ray is connected; `storage` opens `store` there.
 
@@ -78,7 +82,7 @@ def _require_possible() -> None:
 
 
 def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> _Checked:
-    sizes: list[int] = []
+    sizes: list[int | None] = []
     missing: list[str] = []
     store = open_store(url, storage)
     findings = list(check_contents(store, outputs, num_threads=1, on_done=sizes.append, on_missing=missing.append))

@@ -101,6 +101,12 @@ def require_whole(record: JobRecord, url: str) -> None:
 
 def require_same(existing: JobRecord, wanted: JobRecord, url: str) -> None:
     """Raise DestinationError, naming what differs, where the job at `url` is not the one that is wanted."""
+    made_by, ours = (each.pixel_fields.get(_PIPELINE_FIELD) for each in (existing, wanted))
+    if made_by != ours:
+        raise DestinationError(
+            f"{url} was made by another release of hdrfleet, whose pixels differ from this one's ({_PIPELINE_FIELD} "
+            f"{made_by} there and {ours} here): use another destination, or the release that began it"
+        )
     differences = [
         f"{name} is {existing.pixel_fields.get(name)!r} there and {value!r} here"
         for name, value in wanted.pixel_fields.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
+from functools import partial
 from time import perf_counter
 
 from pipeline.codecs.exr import (
@@ -17,6 +19,7 @@ from pipeline.codecs.exr import (
 from pipeline.codecs.ldr import LdrImage
 from pipeline.config import EncodeConfig
 from pipeline.draft import Draft
+from pipeline.errors import VerifyError
 from pipeline.faults import fault_point
 from pipeline.flow import StageWatch
 from pipeline.inference.base import Inference
@@ -39,14 +42,20 @@ class OutputStage:
         self._options = options
         self._provenance = provenance
         self._watch = watch
+        self._checking = threading.Lock()
 
     def refresh(self) -> None:
         """Look anew at what a collection took away, before a shard begins."""
         self._outputs.refresh()
 
     def find(self, draft: Draft, first_revision: int) -> StoredOutput | None:
-        """The output that an earlier attempt stored for these very bytes, options and weights."""
-        return self._outputs.find(draft.task, self._identity(draft), first_revision=first_revision)
+        """The output that an earlier attempt stored for these very bytes, options and weights, if it is whole.
+
+        The draft has its pixels by now.
+        """
+        assert draft.ldr is not None
+        is_whole = partial(self._is_whole, draft, draft.ldr)
+        return self._outputs.find(draft.task, self._identity(draft), is_whole, first_revision=first_revision)
 
     def finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
         """Encode and store what the network made of `ldr`, and measure it. Raises as codecs and stores do."""
@@ -55,7 +64,7 @@ class OutputStage:
             data, verified = self._encode(draft, ldr, prepared, inference)
         fault_point("image.encoded", draft.task.source)
         start = perf_counter()
-        stored = self._outputs.put(draft.task, self._identity(draft), data)
+        stored = self._outputs.put(draft.task, self._identity(draft), data, partial(self._is_whole, draft, ldr))
         draft.clock("put", start)
         fault_point("output.created", draft.task.source)
         if stored.adopted:
@@ -69,12 +78,12 @@ class OutputStage:
             inference.info,
             stored,
             stats,
-            num_half_overflow=prepared.num_half_overflow,
+            num_half_overflow=_num_clamped(prepared, inference),
             verified=verified,
         )
 
     def adopt(self, draft: Draft, ldr: LdrImage, stored: StoredOutput) -> ImageResult:
-        """Build the row from the bytes that are in the store; decoding them verifies them."""
+        """Build the row from the bytes that are in the store, which were found whole."""
         with self._working(draft, ldr):
             decoded = decode_exr(stored.data)
             stats = measure(ldr.pixels, decoded.image, self._options.exposure_ev)
@@ -88,6 +97,16 @@ class OutputStage:
             verified=True,
         )
 
+    def _is_whole(self, draft: Draft, ldr: LdrImage, data: bytes) -> bool:
+        """Whether `data` decodes to an image of the source's size, with alpha where that has it."""
+        with self._checking:  # no budget holds what it decodes: one at a time is enough
+            try:
+                with self._working(draft, ldr):
+                    image = decode_exr(data).image
+            except VerifyError:
+                return False
+        return image.pixels.shape == ldr.pixels.shape and (image.alpha is None) == (ldr.alpha is None)
+
     def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
         start = perf_counter()
         identity = self._identity(draft)
@@ -96,7 +115,7 @@ class OutputStage:
             software_version=self._provenance.software_version,
             weights_name=self._provenance.weights_name,
             inference=inference.info,
-            num_half_overflow=prepared.num_half_overflow,
+            num_half_overflow=_num_clamped(prepared, inference),
             capture=ldr.info.capture,
         )
         data = encode_exr(prepared.image, self._options, identity, provenance)
@@ -113,3 +132,8 @@ class OutputStage:
 
     def _identity(self, draft: Draft) -> OutputIdentity:
         return OutputIdentity(draft.source_sha256, self._provenance.pixel_digest, self._provenance.weights_sha256)
+
+
+def _num_clamped(prepared: PreparedHdr, inference: Inference) -> int:
+    """Samples that were too large for the file; among them those that only the decode of the gamma made infinite."""
+    return prepared.num_half_overflow + max(prepared.num_inf - inference.info.num_inf, 0)

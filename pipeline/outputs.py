@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.codecs.exr import OutputIdentity, read_exr_identity
@@ -35,8 +35,20 @@ class StoredOutput:
     adopted: bool
 
 
+IsWhole = Callable[[bytes], bool]
+"""Whether the bytes of an EXR decode to the image that they are to hold; asked of what an earlier attempt stored."""
+
+
 class OutputStore:
-    """Creates and finds outputs by identity (docs/adr/0002-commit-protocol.md)."""
+    """Creates and finds outputs by identity (docs/adr/0002-commit-protocol.md).
+
+    What has the identity and is damaged is passed by, and stays where it is, nobody's. Two attempts that race may
+    judge one object differently, where one of them was handed other bytes than the other: one adopts it, the other
+    makes the next revision. Both then hold rows of outputs that they read or wrote whole themselves, and the first of
+    their parts counts; the other's output is left to nobody. An attempt that sees the next revision too adopts that
+    one, which is as good. So no row ever names what its attempt did not see whole, and nothing that a row names is
+    touched, on stores that decide races and, as far as they keep what they were given, on those that do not.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -55,11 +67,14 @@ class OutputStore:
         """Whether nobody may adopt this output, nor make another under its name: rows and records speak of it."""
         return key in self._collected or key in self._distrusted
 
-    def find(self, task: ImageTask, identity: OutputIdentity, *, first_revision: int = 1) -> StoredOutput | None:
+    def find(
+        self, task: ImageTask, identity: OutputIdentity, is_whole: IsWhole, *, first_revision: int = 1
+    ) -> StoredOutput | None:
         """Return the stored output of this identity, of `first_revision` or a later one; None where there is none.
 
         An earlier revision than the planned one fits when a source was touched without a change, or changed back. The
-        newest comes first; what a repair found bad is passed by, whatever identity it carries.
+        newest comes first; what a repair found bad is passed by, whatever identity it carries, and what is damaged
+        too. Raises StorageError where the store does not give what is there: that says nothing about it.
         """
         there = list(self._existing(task, first_revision))
         for revision in reversed(there):
@@ -67,7 +82,7 @@ class OutputStore:
             if self._is_given_up(key):
                 continue  # about to be deleted, or found bad
             data = self._read_if_identical(key, identity)
-            if data is not None:
+            if data is not None and is_whole(data):
                 return StoredOutput(key, revision, data, _sha256(data), adopted=True)
         return None
 
@@ -84,11 +99,11 @@ class OutputStore:
                 yield revision
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
 
-    def put(self, task: ImageTask, identity: OutputIdentity, data: bytes) -> StoredOutput:
-        """Create the output at the first revision that is free; adopt what has the same identity.
+    def put(self, task: ImageTask, identity: OutputIdentity, data: bytes, is_whole: IsWhole) -> StoredOutput:
+        """Create the output at the first revision that is free; adopt what has the same identity and is whole.
 
         A revision that was collected or found bad is not free: rows name it. Raises CredentialsError when the
-        destination refuses writes.
+        destination refuses writes, StorageError.
         """
         sha256 = _sha256(data)
         for revision in range(task.revision, _MAX_REVISIONS):
@@ -102,8 +117,8 @@ class OutputStore:
                 stored = self._read_if_identical(key, identity)
             except ObjectDeniedError as error:
                 raise CredentialsError(f"the destination refuses writes: {error}") from error
-            if stored is not None:
-                # Equal bytes are our own success whose answer was lost, or an attempt that computed the same.
+            # Equal bytes are our own success whose answer was lost, or an attempt that computed the same.
+            if stored is not None and (stored == data or is_whole(stored)):
                 stored_sha256 = _sha256(stored)
                 return StoredOutput(key, revision, stored, stored_sha256, adopted=stored_sha256 != sha256)
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")

@@ -73,22 +73,26 @@ ShardKey = tuple[int, int, int]
 class CaptureMetadata:
     """Capture facts from EXIF, in the units of OpenEXR's standard attributes. None where the file is silent.
 
-    `exposure_time_s` seconds, `aperture` f-number, `focal_length_mm` millimetres, `captured_at` local time as
-    `YYYY:MM:DD hh:mm:ss`, `utc_offset_s` seconds to add to local time to get UTC (OpenEXR's `utcOffset`),
-    latitude and longitude in degrees (north and east positive), altitude in metres.
+    `exposure_time_s` seconds, `aperture` f-number, `focal_length_mm` millimetres, `focus_m` distance in metres,
+    `captured_at` local time as `YYYY:MM:DD hh:mm:ss`, `utc_offset_s` seconds to add to local time to get UTC
+    (OpenEXR's `utcOffset`), latitude and longitude in degrees (north and east positive), altitude in metres.
     """
 
     camera_make: str | None = None
     camera_model: str | None = None
     lens_make: str | None = None
     lens_model: str | None = None
+    camera_serial: str | None = None
+    lens_serial: str | None = None
     exposure_time_s: float | None = None
     aperture: float | None = None
     iso_speed: float | None = None
     focal_length_mm: float | None = None
+    focus_m: float | None = None
     captured_at: str | None = None
     utc_offset_s: float | None = None
     owner: str | None = None
+    comments: str | None = None
     latitude_deg: float | None = None
     longitude_deg: float | None = None
     altitude_m: float | None = None

@@ -142,6 +142,32 @@ def comparable(rows: list[Row]) -> list[Row]:
     return sorted(({k: v for k, v in row.items() if k not in dropped} for row in rows), key=lambda row: row["source"])
 
 
+@dataclass(frozen=True)
+class Durable:
+    """What a destination held when a job had been broken off."""
+
+    stamps: dict[str, object]
+    committed: frozenset[str]
+
+    @classmethod
+    def of(cls, reader: Reader) -> Durable:
+        committed = frozenset(row["output"] for row in rows_in(reader) if row["output"])
+        stamps = {key: stamp for key, stamp in reader.stamps().items() if not key.startswith("_hdrfleet/lease/")}
+        return cls(stamps, committed)
+
+    def require_unwritten(self, reader: Reader) -> None:
+        """Nothing was written again."""
+        after = reader.stamps()
+        assert {key: after.get(key) for key in self.stamps} == self.stamps, "written again"
+
+    def require_kept(self, reader: Reader, rows: list[Row]) -> None:
+        """Nothing was written again, and no image was computed again whose output was there."""
+        self.require_unwritten(reader)
+        stored = {key for key in self.stamps if key.startswith("images/")}
+        # Workers that outlive their driver for a moment may have stored more.
+        assert stored - self.committed <= {row["output"] for row in rows if row["adopted"]}, "computed again"
+
+
 def _require_output(data: bytes, row: Row) -> None:
     assert len(data) == row["output_bytes"], f"another size: {row}"
     assert hashlib.sha256(data).hexdigest() == row["output_sha256"], f"other bytes: {row}"

@@ -85,10 +85,12 @@ class Cluster:
         for process in [self.nodes.pop() for _ in range(number)]:
             _kill_group(process)
 
-    def freeze(self) -> list[psutil.Process]:
-        """Stop one node with all that runs on it, as a machine that hangs; returns what `resume` wakes."""
-        node = psutil.Process(self.nodes[-1].pid)
-        frozen = [node, *node.children(recursive=True)]
+    def freeze(self, process: psutil.Process) -> list[psutil.Process]:
+        """Stop the node of this process, with all that runs there, as a machine that hangs; `resume` wakes each."""
+        nodes = [psutil.Process(node.pid) for node in self.nodes]
+        (frozen,) = [
+            all_of for all_of in ([node, *node.children(recursive=True)] for node in nodes) if process in all_of
+        ]
         for process in frozen:
             process.suspend()
         return frozen

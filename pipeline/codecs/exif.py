@@ -20,9 +20,10 @@ MAX_TEXT_CHARS = 256
 _ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
 _GPS_IFD = 0x8825
-_PRIMARY_TAGS = frozenset({0x010F, 0x0110, _ORIENTATION, 0x013B, _EXIF_IFD, _GPS_IFD})
+_PRIMARY_TAGS = frozenset({0x010E, 0x010F, 0x0110, _ORIENTATION, 0x013B, _EXIF_IFD, _GPS_IFD})
+# Names: _capture().
 _CAPTURE_TAGS = frozenset(
-    {0x829A, 0x829D, 0x8827, 0x8832, 0x9003, 0x9010, 0x9011, 0x920A, 0xA430, 0xA433, 0xA434}  # names: _capture()
+    {0x829A, 0x829D, 0x8827, 0x8832, 0x9003, 0x9010, 0x9011, 0x9206, 0x920A, *range(0xA430, 0xA436)} - {0xA432}
 )
 _GPS_TAGS = frozenset(range(1, 7))
 
@@ -30,6 +31,8 @@ _GPS_TAGS = frozenset(range(1, 7))
 _COLOR_SPACE, _UNCALIBRATED = 0xA001, 0xFFFF
 _INTEROPERABILITY_IFD, _INTEROPERABILITY_INDEX, _ADOBE_RGB = 0xA005, 0x0001, b"R03"
 _EXIF_TAGS = _CAPTURE_TAGS | {_COLOR_SPACE, _INTEROPERABILITY_IFD}
+
+_INFINITELY_FAR_M = 1e6
 
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
 _UTC_OFFSET = re.compile(r"([+-])(\d{2}):(\d{2})")
@@ -117,13 +120,17 @@ def _capture(primary: Mapping[int, Value], exif: Mapping[int, Value], gps: Mappi
         camera_model=_text(primary.get(0x0110)),
         lens_make=_text(exif.get(0xA433)),
         lens_model=_text(exif.get(0xA434)),
+        camera_serial=_text(exif.get(0xA431)),
+        lens_serial=_text(exif.get(0xA435)),
         exposure_time_s=_positive(exif.get(0x829A)),
         aperture=_positive(exif.get(0x829D)),
         iso_speed=iso,
         focal_length_mm=_positive(exif.get(0x920A)),
+        focus_m=_focus_m(exif.get(0x9206)),
         captured_at=_date_time(exif.get(0x9003)),
         utc_offset_s=_utc_offset_s(exif.get(0x9011) or exif.get(0x9010)),
         owner=_text(primary.get(0x013B)) or _text(exif.get(0xA430)),
+        comments=_text(primary.get(0x010E)),
         latitude_deg=_degrees(gps.get(2), gps.get(1), b"S", 90.0),
         longitude_deg=_degrees(gps.get(4), gps.get(3), b"W", 180.0),
         altitude_m=_altitude_m(gps.get(6), gps.get(5)),
@@ -144,6 +151,12 @@ def _positive(value: Value | None) -> float | None:
 
 def _text(value: Value | None) -> str | None:
     return clean_text(value) if isinstance(value, bytes) else None
+
+
+def _focus_m(value: Value | None) -> float | None:
+    """SubjectDistance: 0 is unknown, and a numerator of 0xFFFFFFFF is infinity, which says nothing in metres."""
+    distance = _positive(value)
+    return distance if distance is not None and distance < _INFINITELY_FAR_M else None
 
 
 def _date_time(value: Value | None) -> str | None:

@@ -27,6 +27,9 @@ _TEXT_ATTRIBUTES = {
     "cameraModel": "camera_model",
     "lensMake": "lens_make",
     "lensModel": "lens_model",
+    "cameraSerialNumber": "camera_serial",
+    "lensSerialNumber": "lens_serial",
+    "comments": "comments",
     "owner": "owner",
 }
 _NUMBER_ATTRIBUTES = {
@@ -34,6 +37,7 @@ _NUMBER_ATTRIBUTES = {
     "aperture": "aperture",
     "isoSpeed": "iso_speed",
     "nominalFocalLength": "focal_length_mm",
+    "focus": "focus_m",
     "utcOffset": "utc_offset_s",
 }
 _GPS_ATTRIBUTES = {

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
 from pipeline.execution.address import ray_address
 from pipeline.execution.ray_outlook import gpu_outlook
+from pipeline.execution.token_file import make_token, warn_of_loose_token
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # only weights, keys and statistics cross Ray
 
@@ -52,7 +54,8 @@ class WorkerResources:
 def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     """Use the cluster at the given address, or start Ray on this machine (loopback only) and stop it afterwards.
 
-    An existing connection of this process is used and left alone. Raises ConfigError when no cluster answers.
+    An existing connection of this process is used and left alone. A token that the start needs is made for its owner
+    alone; one that others can read is warned of. Raises ConfigError when no cluster answers.
     """
     if ray.is_initialized():
         yield
@@ -62,17 +65,21 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     address = ray_address(execution)
     on_terminate = signal.getsignal(signal.SIGTERM)
+    if not address:
+        make_token()
+    warn_of_loose_token()
     try:
         if address:
             ray.init(address=address, **common)
         else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
+            with _loopback_only():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    **common,
+                )
     except Exception as error:  # a raylet that does not come up in time is a bare Exception of Ray's
         target = f"at {address}" if address else "on this machine"
         raise ConfigError(f"cannot use Ray {target}: {first_line(error)}") from error
@@ -83,6 +90,25 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Have Ray start on loopback: it replaces 127.0.0.1 by the machine's own address, and then listens everywhere.
+
+    It leaves it alone where it has no clusters (macOS, Windows), which is what it is told here, by the variable for the
+    processes that it starts, and by the constant that it read from it for this one.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    variable = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if variable is not None:
+            os.environ[name] = variable
 
 
 def plan_resources(config: ConversionConfig) -> WorkerResources:

@@ -87,7 +87,12 @@ _OUTPUT = (
     _optional("output_bytes", _INT64, "bytes", "Size of the EXR."),
     _optional("output_sha256", _STRING, "hex", "SHA-256 of the EXR's bytes."),
     _required("revision", _INT32, "from 1", "Revision of the output, or the planned one where there is no output."),
-    _optional("num_half_overflow", _INT64, "samples", "Samples beyond the half-float range, clamped to 65504."),
+    _optional(
+        "num_half_overflow",
+        _INT64,
+        "samples",
+        "Samples too large for the file, clamped to its largest: 65504, 32768 in DWAA, float32's in float.",
+    ),
     _optional("adopted", _BOOL, "", "Whether an identical EXR of an earlier attempt was kept.", varies=True),
     _optional("verified", _BOOL, "", "Whether the EXR was decoded again; always so when adopted.", varies=True),
     _optional("collected_at", _TIMESTAMP, "UTC", "When `gc` gave up this output; null while it is kept.", varies=True),

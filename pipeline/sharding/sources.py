@@ -62,6 +62,7 @@ def source_store(config: SourceConfig) -> ObjectStore:
 def open_source(config: SourceConfig, destination_url: str | None = None) -> SourceListing:
     """Check that the source can be listed and does not overlap the destination, and prepare its listing.
 
+    `destination_url` is left out where the destination is another provider's, whatever its bucket is called.
     Raises SourceError in one line: nothing there, neither a folder nor a file, no access, source and destination
     inside each other, a malformed list or inventory. Few requests, with few retries, so that a mistake shows within
     seconds; nothing is listed yet.

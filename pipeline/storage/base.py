@@ -84,7 +84,8 @@ class ObjectStore(Protocol):
     def unfinished(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys below `prefix` of what killed writers left: temporary files, or multipart uploads.
 
-        Writes that go on at the moment are among them. Yields nothing where a store cannot leave any or cannot say.
+        Writes that go on at the moment are among them. Yields nothing where a store cannot leave any. Raises
+        ObjectDeniedError where it may not be asked, and StorageError where it cannot say.
         """
         ...
 

@@ -215,8 +215,8 @@ class GenericStore:
         return self._write(key, data, None, {})
 
     def unfinished(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
-        """See ObjectStore: nothing, because fsspec has no way to ask."""
-        return iter(())
+        """Refuse, because fsspec has no way to ask: StorageError. See ObjectStore."""
+        raise StorageError(f"{self.url}: pending uploads cannot be listed on this kind of store")
 
     def discard_unfinished(self, key: str) -> None:
         """See ObjectStore: there is nothing."""

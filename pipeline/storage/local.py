@@ -105,7 +105,7 @@ class LocalStore:
 
     def unfinished(self, prefix: str = "") -> Iterator[str]:
         """See ObjectStore: temporary files."""
-        for folder, _, names in os.walk(self._root / check_prefix(prefix)):
+        for folder, _, names in os.walk(self._root / check_prefix(prefix), onerror=_raise_unless_missing):
             for name in sorted(names):
                 if _is_temporary(name):
                     yield (Path(folder) / name).relative_to(self._root).as_posix()
@@ -244,6 +244,14 @@ def _regular(stat: os.stat_result) -> os.stat_result:
     if not stat_module.S_ISREG(stat.st_mode):
         raise FileNotFoundError(errno.ENOENT, "not a regular file")
     return stat
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    path = Path(os.fsdecode(error.filename or ""))
+    mapped = map_os_error(error, str(path))
+    is_by_design = isinstance(mapped, ObjectDeniedError) and path.name == _UNREADABLE_BY_DESIGN
+    if not is_by_design and not isinstance(mapped, ObjectMissingError):
+        raise mapped from error
 
 
 def _rename_over(temporary: Path, final: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import (
     ConfigError,
     ObjectChangedError,
+    ObjectDeniedError,
     ObjectExistsError,
     ObjectMissingError,
     ObjectTooLargeError,
@@ -159,8 +160,10 @@ class S3Store:
         try:
             for key, _ in self._uploads(check_prefix(prefix) + "/" if prefix else ""):
                 yield key
-        except StorageError as error:  # a right that is not given, or a store that does not know the request
-            logger.warning("%s: unfinished uploads cannot be listed: %s", self.url, error)
+        except ObjectDeniedError as error:
+            if s3_errors.has_code(error, "MethodNotAllowed", "405"):  # no right would help
+                raise StorageError(f"{self.url}: this store does not list multipart uploads: {error}") from error
+            raise
 
     def discard_unfinished(self, key: str) -> None:
         """See ObjectStore: abort every upload to this key."""

@@ -7,7 +7,6 @@ through a cache, send HEAD before GET, and retry on top of botocore's retries.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs import S3FileSystem
 
 from pipeline.config import StorageConfig
+from pipeline.storage.endpoints import custom_endpoint
 
 T = TypeVar("T")
 
@@ -94,15 +94,6 @@ class S3Client:
         if len(data) != num_bytes:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=num_bytes)
         return data
-
-
-def custom_endpoint(config: StorageConfig) -> str | None:
-    """Return the endpoint to use where it is not AWS's own, from the configuration or the environment."""
-    if config.endpoint_url:
-        return config.endpoint_url
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        return None
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def _build_filesystem(config: StorageConfig) -> S3FileSystem:

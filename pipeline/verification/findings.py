@@ -21,6 +21,7 @@ FindingCode = Literal[
     "row_missing",
     "row_twice",
     "row_unplanned",
+    "row_misplaced",
     "row_contradictory",
     "output_missing",
     "output_size",
@@ -33,6 +34,7 @@ FindingCode = Literal[
     "orphan",
     "orphan_unplanned",
     "unfinished_write",
+    "unfinished_denied",
 ]
 """Defined in docs/operations.md."""
 FINDING_CODES: tuple[str, ...] = get_args(FindingCode)
@@ -56,7 +58,8 @@ class Finding:
 class VerifyReport:
     """What was looked at, and what was found. `num_decoded` outputs were read, hashed and decoded, all others listed.
 
-    `num_bytes_read` are those of decoded outputs.
+    `num_bytes_read` are those of decoded outputs; what no decoder takes counts among them, what could not be read does
+    not. `notes` say what could not be looked at, whoever asks: no finding, for nobody can mend it.
     """
 
     destination: str
@@ -66,6 +69,7 @@ class VerifyReport:
     num_decoded: int
     num_bytes_read: int
     findings: Sequence[Finding]
+    notes: Sequence[str] = ()
 
     @property
     def is_sound(self) -> bool:

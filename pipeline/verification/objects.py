@@ -9,18 +9,14 @@ from itertools import islice
 
 from pipeline.codecs.exr import OutputIdentity, decode_exr
 from pipeline.errors import ObjectDeniedError, ObjectMissingError, StorageError, TransientStorageError, VerifyError
-from pipeline.manifest.parts import MANIFEST_PREFIX
-from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, FindingCode
 from pipeline.verification.ledger import ExpectedOutput, Ledger
 from pipeline.verification.orphans import ORPHAN_TEXT, check_orphans
 
-_OUR_FOLDERS = ("_hdrfleet", OUTPUT_FOLDER, MANIFEST_PREFIX)
-
 
 def check_listing(store: ObjectStore, ledger: Ledger, *, looks_at_orphans: bool) -> Iterator[Finding]:
-    """Compare the listing with the rows: sizes, missing objects, orphans, and what killed writers left behind.
+    """Compare the listing with the rows: sizes, missing objects, orphans.
 
     What looks missing, or is there although it was collected, is looked at again. With `looks_at_orphans`, which makes
     sense where every planned image has its row, the headers of those are read whose source no row names.
@@ -39,9 +35,6 @@ def check_listing(store: ObjectStore, ledger: Ledger, *, looks_at_orphans: bool)
     for key, source in ledger.unlisted():
         if not _is_there(store, key):
             yield Finding("output_missing", key, "its row is there, the object is not", source)
-    for folder in _OUR_FOLDERS:
-        for key in store.unfinished(folder):
-            yield Finding("unfinished_write", key, "left by a process that was killed; no reader sees it")
 
 
 def _is_there(store: ObjectStore, key: str) -> bool:
@@ -57,27 +50,28 @@ def check_contents(
     outputs: Iterable[ExpectedOutput],
     *,
     num_threads: int,
-    on_done: Callable[[int], None],
+    on_done: Callable[[int | None], None],
     on_missing: Callable[[str], None] = lambda _key: None,
 ) -> Iterator[Finding]:
-    """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each. Decoding releases the GIL.
+    """Read, hash and decode every one of `outputs`; `on_done` gets the bytes of each, None for one that was not read.
 
-    An object that is missing is left to `check_listing`, and `on_missing` gets its key. At most `num_threads` objects
-    are in memory. Raises TransientStorageError where the store is unavailable: that says nothing about an output.
+    Decoding releases the GIL. An object that is missing is left to `check_listing`, and `on_missing` gets its key. At
+    most `num_threads` objects are in memory. Raises TransientStorageError where the store is unavailable: that says
+    nothing about an output.
     """
 
-    def check(expected: ExpectedOutput) -> tuple[int, list[Finding]]:
+    def check(expected: ExpectedOutput) -> tuple[int | None, list[Finding]]:
         try:
             data = store.read(expected.key)
         except ObjectMissingError:
             on_missing(expected.key)
-            return 0, []
+            return None, []
         except ObjectDeniedError as error:
-            return 0, [Finding("output_denied", expected.key, str(error), expected.source)]
+            return None, [Finding("output_denied", expected.key, str(error), expected.source)]
         except TransientStorageError:  # an outage: taken for damage, it would cost sound outputs
             raise
         except StorageError as error:  # one object that the store cannot give is a finding, not the end
-            return 0, [Finding("output_unreadable", expected.key, str(error), expected.source)]
+            return None, [Finding("output_unreadable", expected.key, str(error), expected.source)]
         return len(data), [Finding(code, expected.key, text, expected.source) for code, text in _faults(data, expected)]
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-objects") as pool:

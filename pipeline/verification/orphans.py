@@ -12,7 +12,7 @@ from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding
 from pipeline.verification.ledger import Ledger
 
-ORPHAN_TEXT = "belongs to no row; an interrupted run adopts or supersedes it"
+ORPHAN_TEXT = "belongs to no row; an interrupted run adopts it if it is whole, and leaves it here if it is not"
 _REVISION = re.compile(r"\.v(?:[2-9]|[1-9][0-9]+)\Z")
 _HEADER_BYTES = 2**18  # with the chunk offsets of all but the tallest images
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
 
 from pipeline.errors import ManifestError, ObjectMissingError
 from pipeline.job import JobRecord
@@ -17,48 +13,13 @@ from pipeline.manifest.generation import read_collected
 from pipeline.manifest.head import HEAD_PREFIX, MAX_LOOKS, Head, head_key
 from pipeline.manifest.parts import part_key, read_part
 from pipeline.manifest.snapshot import Snapshot, take_snapshot
-from pipeline.records import ConversionStatus, Shard
+from pipeline.records import Shard
 from pipeline.sharding import PlanSummary, iter_shards, read_plan_summary
-from pipeline.sharding.names import OUTPUT_FOLDER, output_key
 from pipeline.sharding.plan import PLAN_PREFIX, plan_number
 from pipeline.storage import ObjectStore
-from pipeline.storage.keys import is_valid_key
 from pipeline.verification.compacted import CompactedRows
-from pipeline.verification.findings import Finding, FindingCode
 from pipeline.verification.ledger import Ledger
-
-_COLUMNS = (
-    *("source", "status", "error_code", "output", "output_bytes", "output_sha256", "width", "height", "has_alpha"),
-    *("revision", "source_sha256", "pixel_digest", "weights_sha256", "collected_at"),
-)
-_OUTPUT_COLUMNS = ("output", "output_bytes", "output_sha256", "width", "height", "source_sha256")
-
-
-@dataclass(slots=True)
-class RowCheck:
-    """What is wrong with the plans and parts of a destination; their rows go into `ledger`.
-
-    Without `is_readable` nothing is known of the rows.
-    """
-
-    ledger: Ledger
-    num_plans: int = 0
-    num_rows: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    is_readable: bool = True
-
-    def add(self, code: FindingCode, key: str, message: str, *, source: str | None = None, part: str = "") -> None:
-        """Note a finding."""
-        self.findings.append(Finding(code, key, message, source, part or None))
-
-    def settle(self) -> None:
-        """Find what only shows when all rows are known."""
-        self.ledger.settle()
-        for output, source, part in self.ledger.contradicted():
-            text = f"{part}: another row says otherwise of {output}"
-            self.add("row_contradictory", source, text, source=source, part=part)
-        for source, output in self.ledger.current_collected():
-            self.add("row_contradictory", source, f"its current output {output} was collected", source=source)
+from pipeline.verification.shard_rows import ROW_COLUMNS, RowCheck, ShardRows, check_shard
 
 
 def check_rows(store: ObjectStore, record: JobRecord, num_threads: int, ledger: Ledger) -> RowCheck:
@@ -101,16 +62,16 @@ def _check_rows(
     except ManifestError as error:
         check.add("distrust_damaged", DISTRUST_PREFIX, str(error))
     compacted = (
-        CompactedRows(store, snapshot.head, _COLUMNS, missing_is_damage=missing_is_damage) if snapshot.head else None
+        CompactedRows(store, snapshot.head, ROW_COLUMNS, missing_is_damage=missing_is_damage) if snapshot.head else None
     )
     uncovered = {(part.plan, part.shard): part.key for part in snapshot.parts}
     for plan in _plans(store, committed, check):
         planned: set[int] = set()
         try:
-            for shard, key, rows in _with_rows(store, plan, uncovered, compacted, check=check, num_threads=num_threads):
+            for shard, found in _with_rows(store, plan, uncovered, compacted, check=check, num_threads=num_threads):
                 planned.add(shard.shard)
-                if rows is not None:
-                    _check_shard(shard, rows, key, record, check)
+                if found is not None:
+                    check_shard(shard, found, record, check)
         except ManifestError as error:
             check.add("plan_damaged", f"{PLAN_PREFIX}/{plan.plan}", str(error))
             continue
@@ -165,33 +126,35 @@ def _with_rows(
     *,
     check: RowCheck,
     num_threads: int,
-) -> Iterator[tuple[Shard, str, pa.Table | None]]:
-    """Yield every shard with the key and rows of its part, or of the file of the generation that stands for it.
+) -> Iterator[tuple[Shard, ShardRows | None]]:
+    """Yield every shard with the rows of its part, or of the file of the generation that stands for it.
 
     None where there are no rows to be had. Reads a bounded number of parts ahead.
     """
 
-    def read(key: str) -> pa.Table:
-        return read_part(store.read(key), key, columns=_COLUMNS).rows
+    def read(key: str) -> ShardRows:
+        # Every column, for nothing else tells that one of them is damaged: a part has no digest.
+        part = read_part(store.read(key), key)
+        return ShardRows(key, part.rows.select(ROW_COLUMNS), part.attempt)
 
-    def result(shard: Shard, future: Future[pa.Table] | None) -> tuple[Shard, str, pa.Table | None]:
+    def result(shard: Shard, future: Future[ShardRows] | None) -> tuple[Shard, ShardRows | None]:
         key = uncovered.get((shard.plan, shard.shard), part_key(shard.plan, shard.shard))
         if compacted and future is None and compacted.head.covers(shard.plan, shard.shard):
             key, rows, fault = compacted.rows(shard.plan, shard.shard)
             if fault:
                 check.add("part_damaged", key, fault, part=key)
-            return shard, key, rows
+            return shard, None if rows is None else ShardRows(key, rows, None)
         if future is None:
             images = f"{len(shard.tasks)} image{'s' if len(shard.tasks) > 1 else ''}"
             check.add("shard_uncommitted", key, f"{images} planned and not committed; run the conversion again")
-            return shard, key, None
+            return shard, None
         try:
-            return shard, key, future.result()
+            return shard, future.result()
         except ManifestError as error:
             check.add("part_damaged", key, str(error), part=key)
-            return shard, key, None
+            return shard, None
 
-    waiting: deque[tuple[Shard, Future[pa.Table] | None]] = deque()
+    waiting: deque[tuple[Shard, Future[ShardRows] | None]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="verify-rows") as pool:
         try:
             for shard in iter_shards(store, plan):
@@ -203,55 +166,3 @@ def _with_rows(
                 yield result(*waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_shard(shard: Shard, rows: pa.Table, key: str, record: JobRecord, check: RowCheck) -> None:
-    planned, found = Counter(task.source for task in shard.tasks), Counter(rows["source"].to_pylist())
-    check.num_rows += rows.num_rows
-    for source in planned - found:
-        if source not in found:
-            text = f"planned in shard {shard.shard} of plan {shard.plan}, not in {key}"
-            check.add("row_missing", source, text, source=source, part=key)
-    for source, count in found.items():
-        if source not in planned:
-            check.add("row_unplanned", source, f"in {key}, but not planned there", source=source, part=key)
-        elif count > planned[source]:
-            check.add("row_twice", source, f"{count} rows in {key}", source=source, part=key)
-    consistent = [
-        _check_row(row, key, record, check) and _check_name(row, key, planned, check) for row in rows.to_pylist()
-    ]
-    if not all(consistent):
-        rows = rows.filter(pa.array(consistent))
-    check.ledger.note(rows, plan=shard.plan, adopts_earlier=shard.adopts_earlier, part=key)
-
-
-def _check_row(row: dict[str, Any], key: str, record: JobRecord, check: RowCheck) -> bool:
-    """Whether the row says clearly what became of its image; what is wrong with it by itself is noted."""
-    source = row["source"]
-
-    def contradict(text: str) -> None:
-        check.add("row_contradictory", source, f"{key}: {text}", source=source, part=key)
-
-    is_ok = row["status"] == ConversionStatus.OK.value
-    has_output = [row[name] is not None for name in _OUTPUT_COLUMNS]
-    if is_ok != (row["error_code"] is None) or not (all(has_output) if is_ok else not any(has_output[:3])):
-        contradict(f"status {row['status']}, error {row['error_code']}, output {row['output']}")
-        return False
-    if not is_ok and row["collected_at"] is not None:
-        contradict("collected without an output")
-        return False
-    if is_ok and (row["weights_sha256"] != record.weights_sha256 or row["pixel_digest"] != record.pixel_digest):
-        contradict("made with other weights or options than job.json names")
-    return True
-
-
-def _check_name(row: dict[str, Any], key: str, planned: Container[str], check: RowCheck) -> bool:
-    """Whether a consistent row's output can be looked at; one that its source and revision do not give is noted."""
-    source, output, revision = row["source"], row["output"], row["revision"]
-    if output is None:
-        return True
-    # A row that nobody planned is told as such.
-    if source in planned and (revision < 1 or output != output_key(source, revision)):
-        text = f"{key}: its output {output} is not the one of revision {revision}"
-        check.add("row_contradictory", source, text, source=source, part=key)
-    return output.startswith(f"{OUTPUT_FOLDER}/") and is_valid_key(output)

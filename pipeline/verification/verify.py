@@ -14,6 +14,7 @@ from pipeline.verification.ledger import ExpectedOutput, open_ledger
 from pipeline.verification.objects import check_contents, check_listing
 from pipeline.verification.records import check_lease, check_names, check_record
 from pipeline.verification.rows import check_rows
+from pipeline.verification.unfinished import check_unfinished
 
 OnProgress = Callable[[int, int], None]
 _ROW_THREADS = 16
@@ -23,9 +24,9 @@ class CheckOutputs(Protocol):
     """Reads, hashes and decodes outputs, here or on other machines, as `check_contents` does."""
 
     def __call__(
-        self, store: ObjectStore, outputs: Iterable[ExpectedOutput], *, on_done: Callable[[int], None]
+        self, store: ObjectStore, outputs: Iterable[ExpectedOutput], *, on_done: Callable[[int | None], None]
     ) -> Iterator[Finding]:
-        """Yield what is wrong with `outputs`; `on_done` gets the bytes of each."""
+        """Yield what is wrong with `outputs`; `on_done` gets the bytes of each, None for one that was not read."""
         ...
 
 
@@ -53,6 +54,7 @@ def verify_destination(
     if not 0 <= share <= 1:
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
+    notes: list[str] = []
     with open_ledger() as ledger:
         # Listed before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
         ledger.note_listing(store.list(OUTPUT_FOLDER))
@@ -60,12 +62,15 @@ def verify_destination(
         findings = [*check_record(record), *check_lease(store), *rows.findings, *check_names(store)]
         if rows.is_readable:
             findings.extend(check_listing(store, ledger, looks_at_orphans=not rows.findings))
+            findings.extend(check_unfinished(store, notes))
         num_sampled = ledger.num_outputs(share)
-        num_done = num_bytes_read = 0
+        num_done = num_read = num_bytes_read = 0
 
-        def on_done(num_bytes: int) -> None:
-            nonlocal num_done, num_bytes_read
-            num_done, num_bytes_read = num_done + 1, num_bytes_read + num_bytes
+        def on_done(num_bytes: int | None) -> None:
+            nonlocal num_done, num_read, num_bytes_read
+            num_done += 1
+            if num_bytes is not None:
+                num_read, num_bytes_read = num_read + 1, num_bytes_read + num_bytes
             on_progress(num_done, num_sampled)
 
         findings.extend(check_outputs(store, ledger.sample(share), on_done=on_done))
@@ -74,7 +79,8 @@ def verify_destination(
             num_plans=rows.num_plans,
             num_rows=rows.num_rows,
             num_outputs=ledger.num_outputs(),
-            num_decoded=num_sampled,
+            num_decoded=num_read,
             num_bytes_read=num_bytes_read,
             findings=tuple(findings),
+            notes=tuple(notes),
         )

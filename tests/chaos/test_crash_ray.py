@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import hdrfleet
 from forked import forked
-from independent_checker import Bucket, Folder, Reader, Row, comparable, require_whole, rows_in
+from independent_checker import Bucket, Durable, Folder, Reader, Row, comparable, require_whole
 from photographs import write_library
 
 from pipeline.config import ExecutionConfig
@@ -30,28 +29,6 @@ CASES = [
     for step in STEPS
     for action in ("kill", "kill-parent")
 ]
-
-
-@dataclass(frozen=True)
-class Durable:
-    """What a destination held when a job had been broken off."""
-
-    stamps: dict[str, object]
-    committed: frozenset[str]
-
-    @classmethod
-    def of(cls, reader: Reader) -> Durable:
-        committed = frozenset(row["output"] for row in rows_in(reader) if row["output"])
-        stamps = {key: stamp for key, stamp in reader.stamps().items() if not key.startswith("_hdrfleet/lease/")}
-        return cls(stamps, committed)
-
-    def require_kept(self, reader: Reader, rows: list[Row]) -> None:
-        """Nothing was written again, and no image was computed again whose output was there."""
-        after = reader.stamps()
-        assert {key: after.get(key) for key in self.stamps} == self.stamps, "written again"
-        stored = {key for key in self.stamps if key.startswith("images/")}
-        # Workers that outlive their driver for a moment may have stored more.
-        assert stored - self.committed <= {row["output"] for row in rows if row["adopted"]}, "computed again"
 
 
 def require_undisturbed(tmp_path: Path, rows: list[Row]) -> None:

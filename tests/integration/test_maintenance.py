@@ -206,6 +206,25 @@ def test_an_uncommitted_shard_is_finished_from_the_outputs_that_are_there(whole:
     assert digests(whole) == images
 
 
+def test_a_damaged_output_of_an_uncommitted_shard_is_made_anew(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(row["source"] for row in rows(whole).values() if (row["shard"], row["status"]) == (0, "ok"))
+    (whole / part_key(1, 0)).unlink()
+    damaged = whole / f"images/{name}.exr"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-40] + bytes(byte ^ 0xFF for byte in good[-40:]))
+    assert hdrfleet_here("repair", whole, "-q") == 3
+    row = rows(whole)[name]
+    assert (row["status"], row["output"], row["adopted"]) == ("ok", f"images/{name}.v2.exr", False)
+    assert (whole / row["output"]).read_bytes() == good
+    capsys.readouterr()
+    assert hdrfleet_here("verify", whole, "--deep", "--json") == 3
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["code"], finding["key"]) == ("orphan", f"images/{name}.exr")
+    assert hdrfleet_here("repair", whole, "--delete-orphans", "-q") == 0
+    assert not damaged.exists()
+    assert hdrfleet_here("verify", whole, "--deep") == 0
+
+
 def test_damaged_parts_and_plans_are_left_to_a_person(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (whole / "images/stranger.exr").write_bytes(b"x")
     (whole / "images/dot.png.exr").unlink()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import json
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -13,7 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from botocore.exceptions import ClientError
+from commands import hdrfleet_here
+from photographs import png
 
 from pipeline.config import StorageConfig
 from pipeline.errors import (
@@ -29,6 +36,7 @@ from pipeline.errors import (
 )
 from pipeline.storage import ObjectStore, open_store
 from pipeline.storage.probe import probe_store
+from pipeline.storage.s3_client import S3Client
 
 QUICK = StorageConfig(connect_timeout_s=2, read_timeout_s=10, max_attempts=2, max_retry_s=5)
 STORES = ["local", "memory", "moto", "swift"]
@@ -306,6 +314,83 @@ def test_uploads_that_nobody_finished_are_listed(s3_bucket: Any) -> None:
     store.discard_unfinished("a.exr")
     assert sorted(store.unfinished()) == ["a.exr.more", "b/c.exr"]
     assert store.read("a.exr") == b"whole"
+
+
+@on_servers(["moto"])
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", ObjectDeniedError),
+        (405, "MethodNotAllowed", StorageError),
+        (501, "NotImplemented", StorageError),
+        (503, "SlowDown", TransientStorageError),
+    ],
+)
+def test_uploads_that_cannot_be_listed_are_no_empty_list(
+    s3_bucket: Any, monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: type[StorageError]
+) -> None:
+    store = open_store(s3_bucket.url + "/p", QUICK)
+    refuse_to_list_uploads(monkeypatch, status, code)
+    with pytest.raises(kind) as caught:
+        list(store.unfinished("images"))
+    assert isinstance(caught.value, ObjectDeniedError) == (status == 403), "no right would help"
+    assert isinstance(caught.value, TransientStorageError) == (status == 503)
+
+
+@on_servers(["moto"])
+def test_a_verification_that_could_not_look_for_uploads_says_so(
+    s3_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(np.full((4, 6, 3), 99, np.uint8)))
+    dst = f"{s3_bucket.url}/out"
+    options = ("--weights", "identity", "--executor", "local", "--device", "cpu", "--quiet")
+    assert hdrfleet_here("convert", tmp_path / "a.png", dst, *options) == 0
+    for status, code, ends_with in ((403, "AccessDenied", 3), (501, "NotImplemented", 0), (503, "SlowDown", 1)):
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", lambda _seconds: None)  # between tries
+            refuse_to_list_uploads(patch, status, code)
+            assert hdrfleet_here("verify", dst, "--json", "--quiet") == ends_with
+        out, error = capsys.readouterr()
+        if status == 503:
+            assert "SlowDown" in error
+            assert not out
+            continue
+        report = json.loads(out)
+        assert [finding["code"] for finding in report["findings"]] == ["unfinished_denied"] * (
+            3 if status == 403 else 0
+        )
+        assert len(report["notes"]) == (status == 501)
+    assert hdrfleet_here("verify", dst, "--quiet") == 0
+
+
+def refuse_to_list_uploads(patch: pytest.MonkeyPatch, status: int, code: str) -> None:
+    def call(self: S3Client, method: str, **parameters: Any) -> dict[str, Any]:
+        if method == "list_multipart_uploads":
+            answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise ClientError(answer, method)
+        return real_call(self, method, **parameters)
+
+    real_call = S3Client.call
+    patch.setattr(S3Client, "call", call)
+
+
+def test_a_store_that_cannot_say_what_is_unfinished_says_that() -> None:
+    with pytest.raises(StorageError, match="cannot be listed"):
+        list(open_store(f"https://localhost/{secrets.token_hex(3)}", QUICK).unfinished())
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path), QUICK)
+    assert list(store.unfinished("none")) == []
+    (tmp_path / "images").mkdir()
+
+    def scandir(path: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(TransientStorageError, match="images"):
+        list(store.unfinished("images"))
 
 
 def test_temporary_files_are_listed_as_unfinished_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,29 @@ def test_a_bucket_gives_what_a_folder_gives(
         home=tmp_path / "home",
     )  # fmt: skip
     assert json.loads(asked.stdout) == [{"n": len(images)}]
+
+
+def test_buckets_of_one_name_at_two_providers_do_not_overlap(
+    s3_bucket_on: Callable[[Any], Any], moto_server: Any, swift_server: Any, tmp_path: Path
+) -> None:
+    """Swift has the destination; moto, which takes any keys, has a bucket with the destination's name."""
+    import boto3
+
+    bucket = s3_bucket_on(swift_server)
+    there = boto3.Session().client("s3", region_name="us-east-1", endpoint_url=moto_server.endpoint_url)
+    there.create_bucket(Bucket=bucket.name)
+    bucket.client.put_object(Bucket=bucket.name, Key="other.txt", Body=b"not a destination yet")
+    write_library(tmp_path / "photos", num_photos=2)
+    upload(tmp_path / "photos", replace(bucket, client=there), "in")
+    arguments = ("convert", bucket.url, bucket.url, *OPTIONS, "--executor", "local", "--json")
+    refused = hdrfleet(*arguments, home=tmp_path / "home")
+    assert refused.returncode == 2
+    assert "are the same place" in refused.stderr
+    result = hdrfleet(*arguments, "--src-endpoint-url", moto_server.endpoint_url, home=tmp_path / "home")
+    assert result.returncode == 3, result.stderr
+    told = json.loads(result.stdout)
+    assert told["num_planned"] == len(contents(bucket.url)[0]) > 0
+    assert sum(told["ignored_by_extension"].values()) == told["num_ignored"]
 
 
 def test_no_secret_reaches_the_destination_or_the_output(

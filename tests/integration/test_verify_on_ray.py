@@ -46,7 +46,7 @@ def test_findings_are_those_of_one_process(ray_here: None, damaged: Path, capsys
     for report in (here[1], on_ray[1]):
         report["findings"].sort(key=lambda finding: (finding["code"], finding["key"]))
     assert on_ray[1] == here[1]
-    assert on_ray[1]["num_decoded"] == NUM_PHOTOS
+    assert on_ray[1]["num_decoded"] == NUM_PHOTOS - 1, "one is missing"
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])

@@ -169,6 +169,29 @@ def test_pixels_are_the_networks_linear_output(source: ObjectStore, destination:
     np.testing.assert_allclose(stored, (pixels / 255.0) ** 2.24, rtol=1e-3)
 
 
+class OverflowingEngine:
+    """Three samples of which the decode of the gamma made infinities, and one that was infinite before it."""
+
+    device, precision = "cpu", "fp32"
+
+    def infer(self, pixels: LdrPixels) -> Inference:
+        made = FakeEngine().infer(pixels)
+        made.linear.reshape(-1)[:4] = np.inf
+        made.linear.reshape(-1)[4] = 70_000
+        return Inference(made.linear, replace(made.info, num_inf=1))
+
+
+def test_every_sample_that_was_clamped_is_counted(source: ObjectStore, destination: ObjectStore) -> None:
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16))})
+    converter(source, destination, OverflowingEngine()).run(Shard(1, 0, tasks))
+    row = rows(destination)["a.jpg"]
+    assert (row["num_inf"], row["num_half_overflow"]) == (1, 3 + 1)
+    decoded = decode_exr(destination.read("images/a.jpg.exr"))
+    assert int((decoded.image.pixels == 65504).sum()) == 5
+    assert decoded.provenance is not None
+    assert decoded.provenance.num_half_overflow == 4
+
+
 def test_exposure_and_lossy_compression_are_undone_or_measured(source: ObjectStore, destination: ObjectStore) -> None:
     tasks = put(source, {"a.jpg": jpeg(picture(64, 64))})
     plain, bright, lossy = new_store(), new_store(), new_store()

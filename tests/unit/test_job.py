@@ -100,6 +100,16 @@ def test_a_record_of_before_workers_could_fall_back_is_read(store: ObjectStore, 
     assert opened(store, photos).record.config.execution.placement.fallback_labels == {}
 
 
+def test_a_destination_of_a_release_with_other_pixels_is_refused_and_says_so(
+    store: ObjectStore, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(store, photos)
+    monkeypatch.setattr("pipeline.config.PIXEL_PIPELINE_VERSION", 1_000)
+    with pytest.raises(DestinationError, match="made by another release of hdrfleet") as caught:
+        opened(store, photos)
+    assert "same options" not in str(caught.value)
+
+
 def test_work_is_what_is_planned_and_not_committed(store: ObjectStore, photos: Path) -> None:
     job = opened(store, photos)
     assert job.pending() == []

@@ -25,6 +25,9 @@ def full_block() -> bytes:
     details[0x9011] = "+02:30"
     details[0x920A] = IFDRational(35, 1)
     details[0xA433], details[0xA434] = "Glass", "35mm F2.8"
+    details[0xA431], details[0xA435] = "2003871", "0042"
+    details[0x9206] = IFDRational(325, 100)
+    exif[0x010E] = "Harbour at night"
     gps = exif.get_ifd(0x8825)
     gps[1], gps[2] = "S", (33.0, 30.0, 36.0)
     gps[3], gps[4] = "W", (70.0, 45.0, 0.0)
@@ -50,13 +53,17 @@ def test_every_value_and_unit(prefix: bytes) -> None:
         camera_model="Model 1",
         lens_make="Glass",
         lens_model="35mm F2.8",
+        camera_serial="2003871",
+        lens_serial="0042",
         exposure_time_s=1 / 250,
         aperture=2.8,
         iso_speed=400.0,
         focal_length_mm=35.0,
+        focus_m=3.25,
         captured_at="2024:02:29 23:59:58",
         utc_offset_s=-9000.0,
         owner="A. Person",
+        comments="Harbour at night",
         latitude_deg=pytest.approx(-33.51),
         longitude_deg=pytest.approx(-70.75),
         altitude_m=-12.5,
@@ -75,6 +82,11 @@ def test_utc_offset_is_what_is_added_to_local_time(text: str, seconds: float | N
 def test_zero_denominators_and_nonsense_are_none() -> None:
     capture = with_details(t829A=IFDRational(1, 0), t829D=IFDRational(0, 1), t9003="0000:00:00 00:00:00", t8827=0)
     assert capture == CaptureMetadata()
+
+
+@pytest.mark.parametrize("distance", [IFDRational(0, 1), IFDRational(0xFFFFFFFF, 1), IFDRational(1, 0)])
+def test_distance_that_is_unknown_or_infinite_is_none(distance: IFDRational) -> None:
+    assert with_details(t9206=distance) == CaptureMetadata()
 
 
 def test_saturated_iso_uses_the_wide_tag() -> None:

@@ -35,3 +35,30 @@ def test_as_text_it_can(sql: str, style: str, capfd: pytest.CaptureFixture[str])
 def test_json_has_no_nan(capfd: pytest.CaptureFixture[str]) -> None:
     print_arrow(duckdb.sql("select 'nan'::double as x, 1.5::decimal(4, 1) as y").to_arrow_table(), "json")
     assert json.loads(capfd.readouterr().out) == [{"x": None, "y": 1.5}]
+
+
+TWICE = "select 213 as width, 320 as width, 'ok' as status"
+
+
+def test_columns_of_one_name_keep_their_values_apart(capfd: pytest.CaptureFixture[str]) -> None:
+    for style in ("table", "csv"):
+        print_arrow(duckdb.sql(TWICE).to_arrow_table(), style)
+        header, row = capfd.readouterr().out.splitlines()
+        assert [each.strip('"') for each in header.replace(",", " ").split()] == ["width", "width", "status"]
+        assert [each.strip('"') for each in row.replace(",", " ").split()] == ["213", "320", "ok"]
+
+
+def test_columns_of_one_name_are_refused_as_json() -> None:
+    with pytest.raises(QueryError, match=r"two columns are called 'width'.* AS"):
+        print_arrow(duckdb.sql(TWICE).to_arrow_table(), "json")
+
+
+@pytest.mark.parametrize("name", ["[/x]", "a[b]", "[link]", "[bold]x[/bold]"])
+def test_a_heading_is_shown_as_it_is(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    print_arrow(duckdb.sql(f'select 1 as "{name}"').to_arrow_table(), "table")
+    assert capfd.readouterr().out.splitlines()[0].strip() == name
+
+
+def test_a_result_without_rows_shows_its_headings(capfd: pytest.CaptureFixture[str]) -> None:
+    print_arrow(duckdb.sql("select 1 as a, 2 as b where false").to_arrow_table(), "table")
+    assert capfd.readouterr().out.split() == ["a", "b"]

@@ -27,10 +27,18 @@ from jobs.verify import print_report
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import ConfigError, DestinationError, ObjectDeniedError, StorageError, TransientStorageError
+from pipeline.errors import (
+    ConfigError,
+    DestinationError,
+    ManifestError,
+    ObjectDeniedError,
+    StorageError,
+    TransientStorageError,
+)
 from pipeline.job import Job, open_job, read_job
 from pipeline.lease_record import newest_epoch
 from pipeline.manifest import part_key
+from pipeline.manifest.compaction import compact
 from pipeline.records import Provenance
 from pipeline.scaling_record import ScalingEvent, append_event
 from pipeline.sharding import open_source
@@ -213,6 +221,30 @@ def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> No
     assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
 
 
+def test_unfinished_writes_that_cannot_be_looked_for_are_told(
+    destination: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with failing("manifest", ObjectDeniedError("403"), "unfinished"):
+        assert codes(destination, 0.0) == {"manifest": "unfinished_denied"}
+    with failing("manifest", StorageError("501"), "unfinished"):
+        report = verify(destination, 0.0)
+    assert report.is_sound, "nobody could ever mend it"
+    assert list(report.to_json()["notes"]) == ["unfinished writes were not looked for: 501"]
+    print_report(report, show_all=False)
+    assert capsys.readouterr().out.splitlines()[1:] == ["note: unfinished writes were not looked for: 501"]
+    with failing("manifest", TransientStorageError("503"), "unfinished"), pytest.raises(TransientStorageError):
+        verify(destination, 0.0)
+
+
+def test_leftovers_are_deleted_though_unfinished_writes_may_not_be_looked_for(destination: Path) -> None:
+    with failing("images", ObjectDeniedError("403"), "unfinished"):
+        assert repair(destination, delete_orphans=True).num_deleted == 0
+        (destination / "images" / "stranger.exr").write_bytes(b"x")
+        outcome = repair(destination, delete_orphans=True)
+    assert (outcome.num_deleted, outcome.after.num_by_code()) == (1, {"unfinished_denied": 1})
+    assert verify(destination).is_sound
+
+
 def test_nothing_is_deleted_where_the_plans_are_gone(destination: Path) -> None:
     shutil.rmtree(destination / "manifest")
     shutil.rmtree(destination / "_hdrfleet/plan")
@@ -387,6 +419,82 @@ def test_a_row_that_contradicts_itself_or_the_job_is_found(destination: Path, co
     assert codes(destination)[row["source"]] == "row_contradictory"
 
 
+PLACES = [
+    ("plan", 2, "row_misplaced"),
+    ("shard", SHARD + 1, "row_misplaced"),
+    ("attempt", 2, "row_misplaced"),
+    ("source_etag", "another", "row_contradictory"),
+    ("source_etag", None, "row_contradictory"),
+    ("source_bytes", 1, "row_contradictory"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "code"), PLACES)
+def test_a_row_that_contradicts_its_part_or_its_plan_is_found(
+    destination: Path, column: str, value: object, code: str
+) -> None:
+    index, row = first_ok(destination)
+    rewrite(part(destination), set_cell(column, index, value))
+    assert codes(destination, 0.0) == {row["source"]: code}
+    if column in {"plan", "shard"}:
+        with pytest.raises(ManifestError, match="not compacted"):
+            compact(open_store(str(destination), StorageConfig()))
+
+
+def rewrite_generation(destination: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the rows of the one compacted file, and let the head name what is there then."""
+    (head_path,) = destination.glob("manifest/head/*.json")
+    head = json.loads(head_path.read_text())
+    (file,) = head["files"]
+    rewrite(destination / file["key"], change)
+    data = (destination / file["key"]).read_bytes()
+    file |= {"sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
+    head_path.write_text(json.dumps(head))
+
+
+@pytest.mark.parametrize(("column", "value", "code"), PLACES[2:])
+def test_a_compacted_row_that_contradicts_its_shard_or_its_plan_is_found(
+    destination: Path, column: str, value: object, code: str
+) -> None:
+    compact(open_store(str(destination), StorageConfig()))
+    assert verify(destination, 0.0).is_sound
+    (path,) = destination.glob("manifest/gen-1/*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    # The second of its shard: of the first, the others would be those that say another attempt.
+    index = next(number for number, row in enumerate(rows) if (row["plan"], row["shard"]) == (1, SHARD)) + 1
+    rewrite_generation(destination, set_cell(column, index, value))
+    assert codes(destination, 0.0) == {rows[index]["source"]: code}
+
+
+@pytest.mark.parametrize(("column", "value"), [("plan", 2), ("shard", SHARD + 1), ("shard", 77)])
+def test_a_compacted_row_of_another_shard_is_found(destination: Path, column: str, value: int) -> None:
+    compact(open_store(str(destination), StorageConfig()))
+    (path,) = destination.glob("manifest/gen-1/*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    index = next(number for number, row in enumerate(rows) if (row["plan"], row["shard"]) == (1, SHARD))
+    rewrite_generation(destination, set_cell(column, index, value))
+    assert not verify(destination, 0.0).is_sound
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.drop_columns(["worker"]),
+        lambda table: table.set_column(
+            table.schema.get_field_index("node"), "node", pa.nulls(table.num_rows, pa.string())
+        ),
+    ],
+    ids=["missing", "null"],
+)
+def test_a_column_that_only_other_commands_read_is_looked_at(
+    destination: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    rewrite(part(destination), change)
+    assert codes(destination, 0.0)[part_key(1, SHARD)] == "part_damaged"
+    with pytest.raises(ManifestError):
+        compact(open_store(str(destination), StorageConfig()))
+
+
 def test_two_rows_that_disagree_about_one_output_are_found(destination: Path) -> None:
     index, _ = first_ok(destination)
     rows = pq.read_table(part(destination)).to_pylist()
@@ -434,7 +542,16 @@ def test_an_output_that_cannot_be_read_is_a_finding_and_the_others_are_checked(
     with failing(key, error):
         report = verify(destination)
     assert [(finding.code, finding.key) for finding in report.findings] == [(code, key)]
-    assert report.num_decoded == 12
+    size_bytes = (destination / key).stat().st_size
+    assert (report.num_decoded, report.num_bytes_read) == (11, verify(destination).num_bytes_read - size_bytes)
+
+
+def test_what_was_not_read_is_not_counted_as_decoded(destination: Path) -> None:
+    path, _ = some_output(destination)
+    path.unlink()
+    assert verify(destination).num_decoded == 11
+    path.write_bytes(b"")
+    assert verify(destination).num_decoded == 12, "read, though no decoder takes it"
 
 
 def repair(destination: Path, *, delete_orphans: bool = False) -> RepairOutcome:
