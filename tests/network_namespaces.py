@@ -1,6 +1,7 @@
 """Machines with addresses of their own on a switch: network namespaces that one can be cut off in.
 
-A namespace lives as long as a process is in it, so nothing is named, and nothing is left when the tests are killed.
+A namespace lives as long as a process is in it, so nothing is named. Each has a holder, a shell that reads from the
+process of the tests: when that is gone, even killed, it ends all that runs in there, and nothing is left.
 The switch has no way out: what is in there reaches the other machines and nothing else.
 """
 
@@ -23,6 +24,19 @@ _COMMAND_TIMEOUT_S = 20
 _END_TIMEOUT_S = 20
 # Reserved for documentation, so nobody has them (RFC 5737).
 _SUBNET, _SWITCH = "192.0.2.", "192.0.2.254"
+_HOLD = """
+echo made
+cat > /dev/null
+namespace=$(readlink /proc/$$/ns/net)
+for again in 1 2 3; do
+    for process in /proc/[0-9]*; do
+        pid=${process#/proc/}
+        [ "$pid" = $$ ] || [ "$(readlink "$process/ns/net")" != "$namespace" ] || kill -9 "$pid"
+    done
+done 2> /dev/null
+"""
+# A hardware address that no machine has: the switch offers such packets to all, and none takes them.
+_NOBODY = "02:00:00:00:00:01"
 _LISTEN = """
 import socket, sys
 with socket.create_server((sys.argv[1], 0), backlog=256) as listener, socket.socket(fileno=int(sys.argv[2])) as back:
@@ -36,11 +50,12 @@ class Machine:
     def __init__(self, address: str, create: list[str], enter: list[str]) -> None:
         self.address = address
         self._holder = subprocess.Popen(
-            [*create, "sh", "-c", "echo made && exec cat"],  # ends with its input: with the process of the tests
+            [*create, "sh", "-c", _HOLD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a Ctrl-C is for the tests, which then close it
         )
         self.pid = self._holder.pid
         self.inside = [*enter, f"--net=/proc/{self.pid}/ns/net"]
@@ -85,7 +100,7 @@ class Machine:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=_END_TIMEOUT_S)
-        self._holder.kill()
+        self._holder.kill()  # its `cat` has gone with the others
         self._holder.communicate(timeout=_END_TIMEOUT_S)
 
     def _first_line(self) -> str:
@@ -111,17 +126,18 @@ class Switch:
         try:
             assert self._own.is_made, self._own.said
             self._own.run("ip", "link", "add", "switch", "type", "bridge")
+            self._own.run("ip", "link", "set", "switch", "up")
         except AssertionError as error:
             self._own.close()
             pytest.skip(f"no network namespace can be made, neither as root nor in a user namespace: {error}")
-        self._own.run("ip", "link", "set", "switch", "up")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for machine in (*self._machines, self._own):
-            machine.close()
+        with contextlib.ExitStack() as all_of:  # one that does not end keeps none of the others
+            for machine in (self._own, *self._machines):
+                all_of.callback(machine.close)
 
     def add(self) -> Machine:
         """One more machine, at the next address."""
@@ -145,7 +161,20 @@ class Switch:
         self._own.run("ip", "link", "set", _port(machine), "down")
 
     def mend(self, machine: Machine) -> None:
+        """Put its cable back."""
         self._own.run("ip", "link", "set", _port(machine), "up")
+
+    def lead_astray(self, machine: Machine, other: Machine) -> None:
+        """Nothing that a machine sends to another one arrives any more, silently; all others are reached as before."""
+        machine.run(*_neighbour("replace", other), "lladdr", _NOBODY, "nud", "permanent")
+
+    def lead_back(self, machine: Machine, other: Machine) -> None:
+        """The end of `lead_astray`: it asks again who has that address."""
+        machine.run(*_neighbour("del", other))
+
+
+def _neighbour(action: str, other: Machine) -> tuple[str, ...]:
+    return ("ip", "neighbor", action, other.address, "dev", "eth0")
 
 
 def _port(machine: Machine) -> str:
