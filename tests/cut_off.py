@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import hdrfleet, wait_until
-from independent_checker import Reader, Row
+from independent_checker import Reader, Row, comparable
 from separate_machines import Node, SeparateCluster
 
 NUM_PHOTOS = 32
@@ -75,6 +75,11 @@ def require_sound(dst: str, home: Path, num_leftovers: int = 0) -> None:
     """hdrfleet itself finds nothing wrong, but for what was left behind."""
     verified = hdrfleet("verify", dst, "--deep", "--quiet", home=home, timeout_s=JOB_WITHIN_S)
     assert verified.returncode == (3 if num_leftovers else 0), verified.stdout + verified.stderr
+
+
+def in_any_store(rows: list[Row]) -> list[Row]:
+    """The rows without what each store says of the same source."""
+    return [{name: value for name, value in row.items() if name != "source_etag"} for row in comparable(rows)]
 
 
 def upload(bucket: Any, inputs: dict[str, bytes]) -> tuple[str, str]:

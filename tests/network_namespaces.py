@@ -85,23 +85,28 @@ class Machine:
     def processes(self) -> list[psutil.Process]:
         """Whatever runs there, but for what keeps the namespace."""
         namespace = _namespace(self.pid)
-        pids = [pid for pid in psutil.pids() if pid != self.pid and _namespace(pid) == namespace]
+        holder = {self.pid, *(child.pid for child in psutil.Process(self.pid).children())} if namespace else set()
+        pids = [pid for pid in psutil.pids() if pid not in holder and _namespace(pid) == namespace]
         found = []
         for pid in pids if namespace else []:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.append(psutil.Process(pid))
         return found
 
-    def close(self) -> None:
-        """End all that runs there, and the namespace with it."""
+    def end_all(self) -> None:
+        """End all that runs there."""
         for _ in range(3):  # what was about to start others
             left = self.processes()
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(left, timeout=_END_TIMEOUT_S)
-        self._holder.kill()  # its `cat` has gone with the others
-        self._holder.communicate(timeout=_END_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End all that runs there, and the namespace with it."""
+        self.end_all()
+        self._holder.kill()
+        self._holder.communicate(timeout=_END_TIMEOUT_S)  # closes its input, with which its `cat` ends
 
     def _first_line(self) -> str:
         assert self._holder.stdout is not None

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from commands import environment, wait_until
 from network_namespaces import Machine, Switch
-from ray_nodes import START_TIMEOUT_S, Cluster
+from ray_nodes import Cluster
 from watched_run import FOLDER, NODE, PACE, Engines
 
 TESTS = Path(__file__).resolve().parent
@@ -25,6 +25,8 @@ QUICK = {
     "RAY_health_check_failure_threshold": "5",
 }
 _PACE_S = 0.3
+# Ray gives a raylet 30 s to start, which a machine that is busy may exceed; Python takes its time before that.
+_START_ATTEMPTS, _START_S = 3, 180
 
 
 @dataclass
@@ -77,6 +79,7 @@ class SeparateCluster:
         self._ray = Cluster(short, home, self.env, host=self.head.address, inside=self.head.inside)
         self.address = self._ray.address
         self._watch_log = root / "nodes.log"
+        self._num_before: dict[str, int] = {}
         with self._watch_log.open("wb") as log:
             self._watch = subprocess.Popen(
                 [*self.head.inside, sys.executable, "-m", "node_watch", self.address],
@@ -84,7 +87,7 @@ class SeparateCluster:
                 stdout=log,
                 stderr=log,
             )
-        self._wait_for_node(self.head.address, 0)
+        assert self._comes_up(self.head.address, self._ray.head), "Ray's head has not started"
 
     def add_node(self, machine: Machine | None = None, env: Mapping[str, str] | None = None) -> Node:
         """One more node, on a machine of its own unless it is given; there once the head knows it.
@@ -92,22 +95,28 @@ class SeparateCluster:
         Its workers inherit `env`.
         """
         machine = machine or self.switch.add()
-        known = len(self.states(machine.address))
-        process = self._ray.start(
-            *(f"--address={self.address}", "--num-cpus=1"),
-            host=machine.address,
-            inside=machine.inside,
-            env={NODE: machine.address, **(env or {})},
-        )
-        self._ray.nodes.append(process)
-        self._wait_for_node(machine.address, known)
+        for _ in range(_START_ATTEMPTS):
+            self._num_before[machine.address] = self._num_states(machine.address)
+            process = self._ray.start(
+                *(f"--address={self.address}", "--num-cpus=1"),
+                host=machine.address,
+                inside=machine.inside,
+                env={NODE: machine.address, **(env or {})},
+            )
+            self._ray.nodes.append(process)
+            if self._comes_up(machine.address, process):
+                break
+            machine.end_all()
+        else:
+            raise AssertionError(f"no node started at {machine.address} in {_START_ATTEMPTS} attempts")
         return Node(machine, process)
 
     def states(self, address: str) -> list[tuple[float, str]]:
-        """When (on the monotonic clock) the head took nodes of an address for ALIVE or DEAD."""
+        """When (on the monotonic clock) the head took the node at an address, the last one there, for ALIVE or DEAD."""
         lines = [line.split() for line in self._watch_log.read_text().splitlines()]
         assert self._watch.poll() is None, self._watch_log.read_text()
-        return [(float(words[0]), words[3]) for words in lines if len(words) == 4 and words[2] == address]
+        states = [(float(words[0]), words[3]) for words in lines if len(words) == 4 and words[2] == address]
+        return states[self._num_before.get(address, 0) :]
 
     def wait_until_dead(self, node: Node, timeout_s: float = 150) -> float:
         """When the head declared a node dead."""
@@ -124,8 +133,13 @@ class SeparateCluster:
         self._watch.wait(20)
         self._ray.close()
 
-    def _wait_for_node(self, address: str, num_known: int) -> None:
-        wait_until(lambda: len(self.states(address)) > num_known, f"a node at {address}", START_TIMEOUT_S)
+    def _num_states(self, address: str) -> int:
+        return self._num_before.get(address, 0) + len(self.states(address))
+
+    def _comes_up(self, address: str, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the head knows it before its start gives up."""
+        wait_until(lambda: bool(self.states(address)) or process.poll() is not None, f"a node at {address}", _START_S)
+        return process.poll() is None
 
 
 class Job:

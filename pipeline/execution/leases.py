@@ -17,6 +17,8 @@ from pipeline.records import ImageResult, ImageTask, Shard, ShardKey
 # A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
 _BISECT_AFTER_LOSSES = 2
 _MAX_DELAY_S = 60.0
+# Those who hold nothing ask for leases once a second: whoever is left after this long is alone.
+_OTHERS_FIRST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class LeaseBook:
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
     a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
-    neighbour along twice. One that does it again is bisected until the images that do it are known. While a
-    store fails time and again, no new shard is begun. A shard can be split among workers: its parts are leased as
-    shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one scheduler
-    owns it.
+    neighbour along twice. One that does it again is bisected until the images that do it are known. A worker whose
+    store failed a shard gets it back only when nobody else is there to try: it may be the one that cannot reach the
+    store. While a store fails time and again, no new shard is begun. A shard can be split among workers: its parts are
+    leased as shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one
+    scheduler owns it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class LeaseBook:
     ) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
+        self._has_others = num_workers > 1
         self._clock = clock
         self._patience = Patience(num_workers=num_workers, max_attempts=max_attempts)
         self._returned: ReturnQueue[Lease] = ReturnQueue()
@@ -94,7 +98,7 @@ class LeaseBook:
         held = self._held.get(holder, {})
         if any(lease.attempt > 1 for lease in held.values()):
             return None
-        returned = None if held else self._returned.take(self._clock())
+        returned = None if held else self._take_returned(holder)
         if returned is not None:
             return self._begin(replace(returned, holder=holder))
         if self._returned and self._patience.suspects_store:
@@ -173,7 +177,8 @@ class LeaseBook:
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts:
-            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1))
+            not_for = lease.holder if self._has_others else ""
+            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), not_for=not_for)
         else:
             self._give_up(lease, error)
 
@@ -216,6 +221,13 @@ class LeaseBook:
         """See `Patience.raise_if_given_up`."""
         self._patience.raise_if_given_up()
 
+    def _take_returned(self, holder: str) -> Lease | None:
+        now = self._clock()
+        is_alone = not self._held  # this holder has nothing
+        return self._returned.take(
+            now, lambda lease, due: lease.holder != holder or (is_alone and now >= due + _OTHERS_FIRST_S)
+        )
+
     def _next_step(self, key: ShardKey) -> Shard:
         """The next probe of a shard under bisection, or the whole of it with what was found."""
         bisection = self._bisections[key]
@@ -235,10 +247,10 @@ class LeaseBook:
             del self._held[lease.holder]
         return True
 
-    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0) -> None:
+    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, not_for: str = "") -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
-        self._returned.put(due, replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows))
+        self._returned.put(due, replace(lease, shard=shard, attempt=lease.attempt + 1, holder=not_for, rows=rows))
 
     def _give_up(self, lease: Lease, cause: str | StorageError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""

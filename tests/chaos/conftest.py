@@ -39,13 +39,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """Ray's: the paths of its sockets have to be short. All that writes there has ended before it is removed."""
+    """Ray's: the paths of its sockets have to be short."""
     with tempfile.TemporaryDirectory(prefix="hf-") as short:
         yield Path(short)
 
 
 @pytest.fixture
-def switch(short_folder: Path) -> Iterator[Switch]:  # noqa: ARG001 - ends first
+def switch(short_folder: Path) -> Iterator[Switch]:
+    """It ends, with all that runs on its machines, before `short_folder` is removed."""
     with Switch() as made:
         yield made
 
