@@ -22,7 +22,7 @@ import pytest
 
 _COMMAND_TIMEOUT_S = 20
 _END_TIMEOUT_S = 20
-# Reserved for documentation, so nobody has them (RFC 5737).
+# Reserved for documentation (RFC 5737). Whoever has them outside is out of reach in here.
 _SUBNET, _SWITCH = "192.0.2.", "192.0.2.254"
 _HOLD = """
 echo made

@@ -19,7 +19,7 @@ from separate_machines import TESTS, SeparateCluster
 from watched_run import FOLDER, NODE, PACE, Engines
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     root = tmp_path_factory.mktemp("partition")
     folder = root / "photos"

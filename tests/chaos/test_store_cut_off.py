@@ -71,10 +71,10 @@ def test_a_worker_that_loses_the_store_for_good_leaves_its_shards_to_the_other(
     require_sound(urls[1], tmp_path / "verify-home")
 
 
-def test_a_worker_that_reaches_the_store_again_goes_on_with_what_it_gave_back(
+def test_a_worker_that_reaches_the_store_again_gets_work_again(
     make_cluster: MakeCluster, library: Library, tmp_path: Path, s3_bucket: Any
 ) -> None:
-    """The other one waits, so that nobody else does it."""
+    """The other one waits, so that enough is left."""
     cluster, reader = make_cluster(), Bucket(s3_bucket.client, s3_bucket.name, "out/")
     urls, machine = upload(s3_bucket, library.inputs), cluster.switch.add()
     nodes = [lost, other] = [cluster.add_node() for _ in range(2)]
