@@ -155,24 +155,24 @@ def test_a_retry_has_its_worker_to_itself() -> None:
 
 
 def test_a_worker_whose_store_failed_a_shard_leaves_it_to_others() -> None:
-    """Even one that is asked first each time: it may be the only one that cannot reach the store."""
+    """Even where it is asked first each time: it may be the only one that cannot reach the store."""
     now = [0.0]
-    book = LeaseBook(shards(20), 4, num_workers=2, clock=lambda: now[0])
+    book = LeaseBook(shards(4), 4, num_workers=2, clock=lambda: now[0])
     failed: list[int] = []
-    while not book.is_finished and now[0] < 3600:
-        # The store is given up after 7 s, a shard takes 2 s.
-        cut_off = book.take("cut off")
-        for _ in range(3):
-            now[0] += 2
-            sound = book.take("sound")
-            if sound:
-                book.complete(sound)
+    held: Lease | None = None
+    while not book.is_finished and now[0] < 300:
+        # The store is given up after 7 s; the other worker, which is asked next, needs no time.
+        if held is not None and now[0] % 7 == 0:
+            failed.append(held.shard.shard)
+            book.give_back(held, NO_ANSWER, delay_s=5)
+            held = None
+        held = held or book.take("cut off")
+        sound = book.take("sound")
+        if sound is not None:
+            book.complete(sound)
         now[0] += 1
-        if cut_off:
-            failed.append(cut_off.shard.shard)
-            book.give_back(cut_off, NO_ANSWER, delay_s=5)
-    assert len(failed) == len(set(failed)) > 0, "it got back what it could not do"
-    assert book.num_completed == 20
+    assert failed == [0], "it got back what it could not do"
+    assert book.num_completed == 4
     book.raise_if_given_up()
 
 
