@@ -1,9 +1,11 @@
 """Makespan, cost and waste of a large job on a simulated cluster, against the best possible schedule.
 
-    python -m bench.cluster_simulation --csv simulation.csv --plot docs/images/cluster-simulation.png
+    python -m bench.cluster_simulation --shard-images 1000 --csv simulation.csv --plot simulation.png
 
-The real scaling policy, tail splitting and lease book run on a fake clock (`bench.simulated_cluster`). The bounds no
-schedule can beat: time, one start and then all pixels at full strength; worker-hours, one start and the pixels.
+Without `--shard-images`, shards have the default's images; a hundred million of them then take minutes of a core for
+each scenario. The real scaling policy, tail splitting and lease book run on a fake clock (`bench.simulated_cluster`).
+The bounds no schedule can beat: time, one start and then all pixels at full strength; worker-hours, one start and the
+pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.simulated_cluster import Result, Setup, Simulation
+from pipeline.config import ShardingConfig
 from pipeline.execution.scaling import ScalingLimits
-
-IMAGES_PER_SHARD = 1000
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Bounds:
     worker_s: float
 
 
-def scenarios(num_images: int, num_workers: int) -> dict[str, Setup]:
-    base = Setup(num_images // IMAGES_PER_SHARD, limits=ScalingLimits(max_workers=num_workers))
+def scenarios(num_images: int, num_workers: int, shard_images: int) -> dict[str, Setup]:
+    limits = ScalingLimits(max_workers=num_workers)
+    base = Setup(num_images // shard_images, images_per_shard=shard_images, limits=limits)
     pixels_s = num_images * base.megapixels_per_image / base.megapixels_per_s
     deadline_s = 2.5 * pixels_s / num_workers
     budget = replace(base.limits, budget_worker_s=1.2 * pixels_s)
@@ -52,13 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000_000)
     parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--shard-images", type=int, default=ShardingConfig().max_images)
     parser.add_argument("--price", type=float, default=1.0, help="of a worker-hour, to show the cost in money")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     results: dict[str, tuple[Setup, Result]] = {}
     rows = []
-    for name, setup in scenarios(args.images, args.workers).items():
+    for name, setup in scenarios(args.images, args.workers, args.shard_images).items():
         began = time.perf_counter()
         result = Simulation(setup).run()
         results[name] = setup, result

@@ -24,12 +24,13 @@ from pipeline.errors import (
     TooManyFailuresError,
     UsageError,
 )
+from pipeline.execution.account import RunAccount, open_account
 from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec, WorkSize
 from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
-from pipeline.sharding import SourceListing, SourceShape, open_source, source_shape
+from pipeline.sharding import SourceListing, SourceShape, open_source, require_short_prefix, source_shape
 from pipeline.storage import open_store
 from pipeline.storage.endpoints import may_overlap
 from pipeline.storage.probe import probe_store
@@ -60,7 +61,7 @@ def run_conversion(
     The destination is owned meanwhile. Raises UsageError before any work starts, DestinationInUseError among them where
     another driver is at work, and SystemicError when the job has to stop; committed work is kept.
     """
-    started = monotonic()
+    account, started = open_account(), monotonic()
     with _nothing_started("source", SourceError):
         source, destination = config.source, config.destination
         apart = not may_overlap(source.url, source.storage, destination.url, destination.storage)
@@ -84,7 +85,7 @@ def run_conversion(
             job_id=job.record.job_id,
             build_engine=build_engine,
         )
-        run, num_planned = _run_all(job, _work(job, listing, extend), spec, lease, reporter)
+        run, num_planned = _run_all(job, _work(job, listing, extend), spec, lease, reporter, account)
         fault_point("job.finished")
     if run.num_workers_lost:
         again = plural(run.num_given_back, "shard")
@@ -134,6 +135,7 @@ def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListi
     store = open_store(destination.url, destination.storage)
     record = read_job(store)
     if record is None:
+        require_short_prefix(destination.url)  # an older job may have one, and short names only
         with _nothing_started("source", SourceError):
             _look_at_first(listing)
         probe = probe_store(store)
@@ -186,7 +188,12 @@ def own_destination(job: Job, execution: ExecutionConfig, reporter: Reporter) ->
 
 
 def _run_all(
-    job: Job, planned: Iterable[PlannedWork], spec: WorkerSpec, lease: DriverLease, reporter: Reporter
+    job: Job,
+    planned: Iterable[PlannedWork],
+    spec: WorkerSpec,
+    lease: DriverLease,
+    reporter: Reporter,
+    account: RunAccount,
 ) -> tuple[RunSummary, int]:
     """Run every unfinished plan on one executor, which starts with the first work. Returns totals and images."""
     total, num_planned, counted = RunSummary(), 0, Progress()
@@ -199,7 +206,7 @@ def _run_all(
                 reporter.warn("identity weights: tones are linearised, but clipped highlights are not reconstructed")
             reporter.note(_announce(work, num_images))
             if executor is None:
-                executor = stack.enter_context(_executor(spec, ScalingLog(job.store, reporter), reporter))
+                executor = stack.enter_context(_executor(spec, ScalingLog(job.store, reporter), reporter, account))
             with reporter.watch(num_images) as watch:
                 latest = [counted]
 
@@ -235,7 +242,7 @@ def require_few_failures(progress: Progress, execution: ExecutionConfig) -> None
 
 
 @contextmanager
-def _executor(spec: WorkerSpec, on_scaling: ScalingLog, reporter: Reporter) -> Iterator[Executor]:
+def _executor(spec: WorkerSpec, on_scaling: ScalingLog, reporter: Reporter, account: RunAccount) -> Iterator[Executor]:
     """Build the executor that the configuration asks for; Ray is loaded, and started if need be, only here."""
     execution = spec.config.execution
     if execution.executor == "local":
@@ -259,7 +266,7 @@ def _executor(spec: WorkerSpec, on_scaling: ScalingLog, reporter: Reporter) -> I
             if resources.why:
                 hint = "" if resources.num_gpus else "; --device cuda waits for GPUs"
                 reporter.note(f"each worker asks for {resources.describe()}: {resources.why}{hint}")
-            with RayExecutor(spec, resources, on_scaling) as on_ray:
+            with RayExecutor(spec, resources, on_scaling, account) as on_ray:
                 yield on_ray
 
 

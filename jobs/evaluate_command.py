@@ -44,7 +44,11 @@ def evaluate(
     ] = "all",
     holdout: Annotated[
         Path | None,
-        typer.Option(help="File with the held-out scenes' names, one a line.", rich_help_panel=_VIEWS),
+        typer.Option(
+            help="File with the held-out scenes' names, one a line (by default a fifth, by name). The default weights "
+            "were trained on all but those of docs/training/holdout.txt.",
+            rich_help_panel=_VIEWS,
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.codecs.exr import decode_exr
 from pipeline.codecs.ldr import decode_ldr
 from pipeline.config import DecodeConfig
 from pipeline.errors import ConfigError, ImageError, SceneError
 from pipeline.extensions import IMAGE_EXTENSIONS
 from pipeline.simulation.camera import CameraRanges, photograph_scene
-from pipeline.simulation.scenes import HDR_EXTENSIONS, find_scenes, load_scene
+from pipeline.simulation.scenes import HDR_EXTENSIONS, find_scenes, load_scene, name_files, read_linear
 from pipeline.simulation.split import split_names
 
 Subset = Literal["holdout", "train", "all"]
@@ -115,7 +113,7 @@ class PairedFiles:
 
     Every pair is a scene of its own. The truth must be linear Rec.709 with 1.0 at the LDR's clipping level; where only
     the scale differs, the exposure-aligned metrics still hold. Raises SceneError for a folder without pairs, an LDR
-    file without truth, or two LDR files for one.
+    file without truth, or two LDR or two HDR files of one name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,16 +121,12 @@ class PairedFiles:
             raise SceneError(f"{folder}: no such folder; give one with LDR files and HDR files of the same name")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         self._folder = folder
-        self._truths = {self._name(path): path for path in files if path.suffix.lower() in HDR_EXTENSIONS}
-        pictures = [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
-        alone = [path.name for path in pictures if self._name(path) not in self._truths]
+        self._truths = name_files(folder, (path for path in files if path.suffix.lower() in HDR_EXTENSIONS))
+        self._pictures = name_files(folder, (path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS))
+        alone = [path.name for name, path in self._pictures.items() if name not in self._truths]
         if alone:
             raise SceneError(f"{folder}: no HDR file of the same name for {', '.join(alone[:_NUM_NAMED])}")
-        self._pictures = {self._name(path): path for path in pictures}
-        if len(self._pictures) != len(pictures):
-            doubled = next(path for path in pictures if self._pictures[self._name(path)] != path)
-            raise SceneError(f"{doubled}: another LDR file has the same name; which one belongs to the HDR file?")
-        if not pictures:
+        if not self._pictures:
             raise SceneError(f"{folder}: no pairs; put a.jpg beside a.exr, for example")
 
     @property
@@ -158,17 +152,9 @@ class PairedFiles:
                 raise SceneError(f"{truth_path}: {sizes[0]}, but {path.name} has {sizes[1]}; give images of one size")
             yield View(name, name, ldr, truth)
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._folder).with_suffix("").as_posix()
-
 
 def _read_truth(path: Path) -> npt.NDArray[np.float32]:
-    try:
-        data = path.read_bytes()
-        pixels = decode_exr(data).image.pixels if path.suffix.lower() == ".exr" else imagecodecs.rgbe_decode(data)
-    except (OSError, ImageError, RuntimeError, ValueError) as error:
-        raise SceneError(f"{path}: cannot be read as an HDR image: {error}") from error
-    truth = np.ascontiguousarray(pixels, np.float32)
-    if truth.ndim != 3 or not np.isfinite(truth).all():
+    truth = read_linear(path)
+    if truth.ndim != 3 or truth.shape[2] != 3 or not np.isfinite(truth).all():
         raise SceneError(f"{path}: holds NaN or infinite samples, or no RGB pixels")
     return truth

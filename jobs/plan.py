@@ -112,7 +112,9 @@ def make_plan(config: ConversionConfig, request: PlanRequest) -> ConversionPlan:
     width = _width(config.model.weights) if any(node.peak_tflops for node in types) else 64
     machines: list[Machine] = []
     if measured and request.node_type is None:
-        machines.append(_machine(work, None, measured_speed(work, measured, measured.start_s), request.num_workers))
+        machines.append(
+            _machine(work, None, measured_speed(work, measured, measured.start_s or 0.0), request.num_workers)
+        )
     for node in types:
         is_measured = measured is not None and request.node_type is not None
         speed = (

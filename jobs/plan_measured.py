@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.job import JobRecord
+from pipeline.lease_record import newest_epoch, read_epoch
 from pipeline.manifest import open_manifest
 from pipeline.manifest.summary import active_seconds
 from pipeline.records import ConversionStatus
@@ -31,8 +32,8 @@ class Measured:
     An image of m megapixels takes `overhead` x (`image_s` + `megapixel_s` x m): the line is fitted to what the network
     took, and `overhead` is the time that workers were at work over the time that their networks were, so that stages
     which did not overlap, and whatever else the machine did, are in it. `error` is half the line's 95 % interval, as a
-    share. `start_s` lies between the job's creation and its first image; `output_bytes_per_megapixel` is of its
-    compression.
+    share. `start_s` lies between the start of the run that made the first image and that image; None where that is
+    not known. `output_bytes_per_megapixel` is of its compression.
     """
 
     where: str
@@ -44,7 +45,7 @@ class Measured:
     image_s: float
     megapixel_s: float
     error: float
-    start_s: float
+    start_s: float | None
     compression: str
     pixel_type: str
     output_bytes_per_megapixel: float
@@ -75,7 +76,7 @@ def measure_job(store: ObjectStore, record: JobRecord) -> Measured:
         image_s=image_s,
         megapixel_s=megapixel_s,
         error=error,
-        start_s=_start_s(record, rows["started_at"].to_pylist()),
+        start_s=_start_s(store, rows["started_at"].to_pylist()),
         compression=record.config.encode.compression,
         pixel_type=record.config.encode.pixel_type,
         output_bytes_per_megapixel=float(_numbers(rows["output_bytes"]).sum() / megapixels.sum()),
@@ -119,6 +120,18 @@ def _numbers(column: object) -> NDArray[np.float64]:
     return np.asarray(column.to_numpy(), dtype=np.float64)  # type: ignore[attr-defined]
 
 
-def _start_s(record: JobRecord, started: Sequence[datetime]) -> float:
-    created = datetime.fromisoformat(record.created_at)
-    return max(0.0, (min(started) - created).total_seconds())
+def _start_s(store: ObjectStore, started: Sequence[datetime]) -> float | None:
+    """From the lease of the run that converted the first image to that image; None where no lease tells it.
+
+    A job goes on in several runs, with any time between them.
+    """
+    first = min(started)
+    try:
+        for epoch in range(newest_epoch(store), 0, -1):
+            lease = read_epoch(store, epoch)
+            acquired = datetime.fromisoformat(lease.acquired_at) if lease else None
+            if acquired is not None and acquired <= first:
+                return (first - acquired).total_seconds()
+    except (ManifestError, ValueError):
+        return None
+    return None

@@ -72,9 +72,10 @@ def _certainty_lines(plan: ConversionPlan) -> list[str]:
     lines = []
     if plan.measured:
         job = plan.measured
+        start = "start not known, and not in the times" if job.start_s is None else f"start {job.start_s:.0f} s"
         lines.append(
             f"measured: {job.num_images:,} images, {job.megapixels:,.1f} MP on {job.device} ({job.precision}) at "
-            f"{job.where}; start {job.start_s:.0f} s"
+            f"{job.where}; {start}"
         )
     sources = sorted({machine.speed.source for machine in plan.machines if machine.node})
     if any("estimated" in source for source in sources):

@@ -18,7 +18,8 @@ class ScalingLog:
 
     def __call__(self, event: ScalingEvent) -> None:
         """Tell the reporter and append to the job."""
-        self._reporter.note(f"workers {event.delta:+d}, now {event.num_workers}: {event.reason}")
+        say = self._reporter.warn if event.is_warning else self._reporter.note
+        say(f"workers {event.delta:+d}, now {event.num_workers}: {event.reason}")
         try:
             append_event(self._store, event)
         except StorageError as error:

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, JobServerError, LostSightError
 
 if TYPE_CHECKING:
     from jobs.submission import JobServer, SubmittedJob
+    from pipeline.config import ConversionConfig
 
 Address = Annotated[
     str,
@@ -67,10 +68,11 @@ def submit(
     check_log_format(log_format)
     priced, prices = _with_prices(cost, has_budget=options.budget is not None)
     options = options.priced(cost)
-    options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
-    _require_sendable(src, dst, options.weights)
+    config = options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
+    _require_sendable(src, dst, options.weights, cost.throughput_from)
+    _require_apart(config)
     sent, weights = _with_weights(options)
-    src, dst = opt.absolute(src), opt.absolute(dst)
+    src, dst = opt.absolute(_without_slash(src)), opt.absolute(_without_slash(dst))
     arguments = [src, dst, "--address=auto"]
     groups = (sent, source_storage, destination_storage, priced)
     arguments += [text for group in groups for text in arguments_of(group)]
@@ -132,15 +134,28 @@ def stop(job: IdOrDst, address: Address) -> None:
     typer.echo(f"{ended.id} {'is stopped' if was_active else 'had ended'} ({_outcome(ended)})")
 
 
-def _require_sendable(src: str, dst: str, weights: str) -> None:
+def _without_slash(url: str) -> str:
+    """A prefix or folder as it is written without a slash at its end, so that one conversion is one job.
+
+    What would be read otherwise then stays as it is: a pattern, or a folder that is named like a list.
+    """
+    from pipeline.sharding import SourceShape, source_shape
+
+    bare = url.rstrip("/")
+    is_place = bare and not bare.endswith(":")
+    return bare if is_place and source_shape(bare) is source_shape(url) is SourceShape.PATH else url
+
+
+def _require_sendable(src: str, dst: str, weights: str, throughput_from: str | None) -> None:
     """Raise ConfigError for places that no machine could use, and for what must not be told to a job server."""
     from pipeline.config import StorageConfig
-    from pipeline.sharding.locations import relative_to
     from pipeline.storage import open_store, redact_url
+    from pipeline.storage.redact import without_userinfo
 
-    for name, url in (("SRC", src), ("DST", dst), ("--weights", weights)):
-        text = url.partition("://")[2]
-        if redact_url(text) != text:
+    given = (("SRC", src), ("DST", dst), ("--weights", weights), ("--throughput-from", throughput_from or ""))
+    for name, url in given:
+        text = url.rpartition("://")[2]  # of a whole URL, any query would go
+        if without_userinfo(url) != url or redact_url(text) != text:
             raise ConfigError(f"{name}: holds a signature or a key, and what is sent to a cluster can be read there")
     if "://" in weights and "?" in weights:
         raise ConfigError("--weights: a weights URL cannot have a query; download the file and give its path")
@@ -149,8 +164,23 @@ def _require_sendable(src: str, dst: str, weights: str) -> None:
     except ConfigError as error:
         if not isinstance(error.__cause__, ImportError):  # which the cluster may have, and this machine need not
             raise
-    if relative_to(src, dst) is not None or relative_to(dst, src) == "":
-        raise ConfigError(f"SRC is DST or lies inside it: {redact_url(src)}; give another DST")
+
+
+def _require_apart(config: ConversionConfig) -> None:
+    """Raise ConfigError for a source that is the destination or lies inside it.
+
+    Endpoints are told apart by the options alone: the cluster's machines have environments of their own, and the driver
+    looks again.
+    """
+    from pipeline.sharding.locations import relative_to
+    from pipeline.storage import redact_url
+    from pipeline.storage.endpoints import may_overlap
+
+    source, destination = config.source, config.destination
+    if not may_overlap(source.url, source.storage, destination.url, destination.storage, environment={}):
+        return
+    if relative_to(source.url, destination.url) is not None or relative_to(destination.url, source.url) == "":
+        raise ConfigError(f"SRC is DST or lies inside it: {redact_url(source.url)}; give another DST")
 
 
 def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, dict[str, Path]]:

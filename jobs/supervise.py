@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
+
+from pipeline.execution.account import SPENT_VARIABLE, STARTED_VARIABLE
 
 NEEDED = ("ray", "torch", "typer", "pydantic", "pyarrow", "fsspec", "OpenEXR", "imagecodecs")
 LOGS_JSON = "--log-format=json"
@@ -29,8 +34,17 @@ def supervise(command: Sequence[str], *, max_restarts: int = MAX_RESTARTS, first
     """Run `command` until it ends by itself, or was killed `max_restarts` times in short order; return its exit code.
 
     Restarts wait `first_delay_s` and twice as long each time. SIGTERM and SIGINT are passed on, and end the restarts. A
-    command that was killed for the last time gives 128 and its signal's number, as shells do.
+    command that was killed for the last time gives 128 and its signal's number, as shells do. All that is started here
+    is one run with one deadline and one budget (`pipeline.execution.account`).
     """
+    with tempfile.TemporaryDirectory(prefix="hdrfleet-run-", ignore_cleanup_errors=True) as folder:
+        account = {STARTED_VARIABLE: repr(time.monotonic()), SPENT_VARIABLE: str(Path(folder) / "spent")}
+        return _run_until_it_ends(command, {**os.environ, **account}, max_restarts, first_delay_s)
+
+
+def _run_until_it_ends(
+    command: Sequence[str], environment: Mapping[str, str], max_restarts: int, first_delay_s: float
+) -> int:
     running: list[subprocess.Popen[bytes]] = []
     asked_to_stop: list[int] = []
 
@@ -44,7 +58,7 @@ def supervise(command: Sequence[str], *, max_restarts: int = MAX_RESTARTS, first
     try:
         while True:
             started = time.monotonic()
-            with subprocess.Popen(command) as process:  # noqa: S603  the command that was given to run
+            with subprocess.Popen(command, env=environment) as process:  # noqa: S603  the command that was given to run
                 running[:] = [process]
                 if asked_to_stop:  # it came before there was a process to pass it on to
                     process.send_signal(asked_to_stop[-1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from jobs.assignments import assigned
 from jobs.signals import noting_signals
 from jobs.train_progress import TrainingReporter
 from jobs.weights import read_weights
@@ -22,6 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.execution.address import check_address, ray_address
 from pipeline.inference.memory import retain_freed_memory
+from pipeline.models.builtin import DEFAULT
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene
 from pipeline.simulation.split import read_names
@@ -29,11 +31,11 @@ from pipeline.storage import ObjectStore, open_store
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
 from pipeline.training.config import TrainingConfig, build_training_config
 from pipeline.training.loop import TrainingOutcome
-from pipeline.training.losses import LOSS_PRESETS
+from pipeline.training.losses import LOSS_PRESETS, LossConfig
 from pipeline.training.metrics import require_tensorboard
 from pipeline.training.record import open_record
 from pipeline.training.run import SceneFiles, TrainingJob, list_scenes
-from pipeline.training.start import BUILT_IN_STARTS
+from pipeline.training.start import BUILT_IN_STARTS, starting_network
 
 # How a user spells each field of the configuration, where the flag is not the field with dashes.
 _FLAGS = {
@@ -164,17 +166,13 @@ def _check(request: TrainingRequest) -> TrainingJob:
         from jobs.train_plot import require_matplotlib
 
         require_matplotlib()
-    init_name, init_data = (config.init, None) if config.init in BUILT_IN_STARTS else read_weights(config.init)
-    if init_data is not None:
-        from pipeline.training.start import starting_network
-
-        starting_network(init_name, init_data, width=config.width, seed=config.seed)
+    init_name, init_data = _read_start(config)
     return TrainingJob(
         config=config,
         data=str(request.data.absolute()),
         out=request.out,
         holdout=None if request.holdout is None else read_names(request.holdout, "--holdout"),
-        camera=_camera(request.camera),
+        camera=assigned(CameraRanges, CameraRanges(), request.camera, "--camera"),
         storage=_storage(request.storage, request.out),
         init_name=init_name,
         init_data=init_data,
@@ -187,28 +185,24 @@ def _config(values: dict[str, object]) -> TrainingConfig:
         return build_training_config(**values)
     except ConfigError as error:
         name, separator, text = str(error).partition(": ")
-        part, _, rest = name.partition(".")
-        flag = _FLAGS.get(part, f"--{part.replace('_', '-')}") if separator else name
-        raise ConfigError(f"{flag}{f' {rest}' if rest else ''}{separator}{text}") from error
+        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}") if separator else name
+        raise ConfigError(f"{flag}{separator}{text}") from error
 
 
-def _loss(request: TrainingRequest) -> dict[str, object]:
+def _read_start(config: TrainingConfig) -> tuple[str, bytes | None]:
+    if config.init in BUILT_IN_STARTS:
+        return config.init, None
+    name, data = read_weights(config.init, built_in=(DEFAULT, *BUILT_IN_STARTS))
+    starting_network(name, data, width=config.width, seed=config.seed)
+    return name, data
+
+
+def _loss(request: TrainingRequest) -> LossConfig:
     if request.loss_preset not in LOSS_PRESETS:
         raise ConfigError(f"--loss-preset: there is no {request.loss_preset!r}; give {' or '.join(LOSS_PRESETS)}")
     changed = request.config.get("loss", {})
     assert isinstance(changed, dict)
-    return {**asdict(LOSS_PRESETS[request.loss_preset]), **changed}
-
-
-def _camera(values: dict[str, object]) -> CameraRanges:
-    known = {known.name for known in fields(CameraRanges)}
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(f"--camera {unknown[0]}: no such field; there are {', '.join(sorted(known))}")
-    try:
-        return TypeAdapter(CameraRanges).validate_python(values)
-    except ValidationError as error:
-        where, what = first_fault(error)
-        raise ConfigError(f"--camera {where.replace('.', ' ')}: {what}") from error
+    return assigned(LossConfig, LOSS_PRESETS[request.loss_preset], changed, "--loss")
 
 
 def _storage(values: dict[str, object], url: str) -> StorageConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.config import StorageConfig
@@ -10,11 +11,11 @@ from pipeline.models.builtin import BUILT_IN_WEIGHTS, DEFAULT, read_default_weig
 from pipeline.storage import open_store, redact_url
 
 
-def read_weights(name: str) -> tuple[str, bytes | None]:
+def read_weights(name: str, *, built_in: Sequence[str] = BUILT_IN_WEIGHTS) -> tuple[str, bytes | None]:
     """Return the weights' display name and the checkpoint's bytes; None for weights that are built in code.
 
     `default` are those that come with the package. Paths and URLs are read with the standard credential chain. Raises
-    WeightsError when there is no such file.
+    WeightsError when there is no such file; it offers the names in `built_in`.
     """
     if name == DEFAULT:
         return read_default_weights()
@@ -29,9 +30,9 @@ def read_weights(name: str) -> tuple[str, bytes | None]:
         store = open_store(folder or ("/" if name.startswith("/") else "."), StorageConfig())
         return redact_url(file), store.read(file)
     except (StorageError, SystemicError, ValueError) as error:
-        built_in = ", ".join(BUILT_IN_WEIGHTS)
         raise WeightsError(
-            f"cannot read weights {redact_url(name)}: {error}; give a .pth or .safetensors file, or one of: {built_in}"
+            f"cannot read weights {redact_url(name)}: {error}; "
+            f"give a .pth or .safetensors file, or one of: {', '.join(built_in)}"
         ) from error
 
 

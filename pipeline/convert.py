@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
@@ -31,9 +30,25 @@ from pipeline.output_stage import OutputStage
 from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardKey, ShardResult
 from pipeline.source_reader import SourceReader
 from pipeline.storage import ObjectStore
+from pipeline.tally import Tally
 
 # float32 RGB from the network, its half copy, and the encoded file.
 _OUTPUT_BYTES_PER_PIXEL = 12 + 6 + 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One attempt at a shard: its images that are open, their counts, and what holds for all of them."""
+
+    shard: Shard
+    images: OpenImages
+    counts: ConversionCounts
+    adopt: bool
+    is_last: bool
+
+    def draft(self, task: ImageTask) -> Draft:
+        """Begin with an image."""
+        return Draft(task, is_last=self.is_last)
 
 
 class ShardConverter:
@@ -82,8 +97,8 @@ class ShardConverter:
         self._watch = StageWatch(execution.image_timeout_s)
         self._output = OutputStage(destination, config.encode, provenance, self._watch)
         self._device_lock = threading.Lock()
-        self._counts = ConversionCounts()
-        self._counts_lock = threading.Lock()
+        self._max_attempts = execution.max_shard_attempts
+        self._tally = Tally()
         self._stopping = threading.Event()
 
     def run(
@@ -92,16 +107,23 @@ class ShardConverter:
         """Convert every image of the shard and commit its manifest part.
 
         With `adopt`, outputs of an earlier attempt are looked for before the device works. An ImageError costs one
-        row. StorageError and SystemicError end the attempt: nothing is committed, and what was stored is adopted
-        by the next attempt. A probe stores its outputs and commits nothing. Images with `known` rows are not touched.
-        A part, and a shard of which images were ceded meanwhile, are not committed: the result has the rows.
+        row, and so does an object that its store fails for while it answers for others: on the last attempt where that
+        may pass. Any other StorageError and SystemicError end the attempt: nothing is committed, and what was stored is
+        adopted by the next one. A probe stores its outputs and commits nothing. Images with `known` rows are not
+        touched. A part, and a shard of which images were ceded meanwhile, are not committed: the result has the rows.
         """
         self._output.refresh()
         images = OpenImages(shard, known)
-        with ExitStack() as stack:
-            if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
-                stack.enter_context(self._lending.at_work(images))
-            rows = [*known, *self._convert(shard, images, adopt=adopt)]
+        with self._tally.attempt(is_kept=not shard.is_probe) as counts:
+            work = _Attempt(shard, images, counts, adopt=adopt, is_last=attempt >= self._max_attempts)
+            with ExitStack() as stack:
+                if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
+                    stack.enter_context(self._lending.at_work(images))
+                rows = [*known, *self._convert(work)]
+            return self._settle(shard, attempt, images, rows)
+
+    def _settle(self, shard: Shard, attempt: int, images: OpenImages, rows: list[ImageResult]) -> ShardResult:
+        """Commit what came of an attempt, where that is its part."""
         if rows:
             self._source.require_there(rows)
         if shard.is_probe:
@@ -115,14 +137,14 @@ class ShardConverter:
         fault_point("part.created")
         return result
 
-    def _convert(self, shard: Shard, images: OpenImages, *, adopt: bool) -> list[ImageResult]:
+    def _convert(self, work: _Attempt) -> list[ImageResult]:
         """The rows of the images that are open, as far as they are not ceded, and of those in quarantine."""
+        images = work.images
         loads = {
-            self._decoders.submit(self._load_if_open, images, task, adopt, 1 if shard.adopts_earlier else task.revision)
-            for task in shard.tasks
-            if images.is_open(task)
+            self._decoders.submit(self._load_if_open, work, task) for task in work.shard.tasks if images.is_open(task)
         }
-        results = [self._fail(Draft(task), quarantine_error(entry)) for task, entry in quarantined_tasks(shard)]
+        in_quarantine = quarantined_tasks(work.shard)
+        results = [self._fail(work, work.draft(task), quarantine_error(entry)) for task, entry in in_quarantine]
         is_broken = threading.Event()
         try:
             for load in as_completed(tuple(loads)):
@@ -133,7 +155,7 @@ class ShardConverter:
                 if not images.claim(draft.task):
                     self._release(draft)
                     continue
-                results.append(self._advance(draft))
+                results.append(self._advance(work, draft))
                 results[-1].add_done_callback(lambda done: is_broken.set() if has_failed(done) else None)
                 if is_broken.is_set():
                     break
@@ -151,9 +173,12 @@ class ShardConverter:
         return self._lending.cede(key, num_parts)
 
     def counts(self) -> ConversionCounts:
-        """Totals since this converter was built."""
-        with self._counts_lock:
-            return replace(self._counts, failed_by_code=Counter(self._counts.failed_by_code))
+        """Totals since this converter was built, each image once, however often its shard was tried."""
+        return self._tally.total()
+
+    def settled_counts(self) -> ConversionCounts:
+        """The same without what attempts at work have done, which others repeat should this process end now."""
+        return self._tally.settled()
 
     def queued_bytes(self) -> dict[str, int]:
         """Bytes that are fetched, decoded, and to be encoded now."""
@@ -180,17 +205,17 @@ class ShardConverter:
 
     # Stage 1, on a decode thread.
 
-    def _load_if_open(self, images: OpenImages, task: ImageTask, adopt: bool, first_revision: int) -> Draft | None:
-        return self._load(task, adopt, first_revision) if images.is_open(task) else None
+    def _load_if_open(self, work: _Attempt, task: ImageTask) -> Draft | None:
+        return self._load(work, task) if work.images.is_open(task) else None
 
-    def _load(self, task: ImageTask, adopt: bool, first_revision: int) -> Draft:
-        draft = Draft(task)
+    def _load(self, work: _Attempt, task: ImageTask) -> Draft:
+        draft = work.draft(task)
         if self._stopping.is_set():
             raise InterruptedJobError("stopped before the shard was finished")
         try:
             with self._fetched_budget.hold(task.size_bytes):
                 start = perf_counter()
-                data = self._source.read(task)
+                data = self._source.read(task, is_last=draft.is_last)
                 draft.clock("fetch", start)
                 draft.source_sha256 = hashlib.sha256(data).hexdigest()
                 fault_point("image.fetched", task.source)
@@ -206,8 +231,8 @@ class ShardConverter:
                             draft.ldr = image.decode()
                             fault_point("image.decoded", task.source)
                         draft.clock("decode", start)
-            if adopt or task.revision > 1:
-                draft.existing = self._output.find(draft, first_revision)
+            if work.adopt or task.revision > 1:
+                draft.existing = self._output.find(draft, 1 if work.shard.adopts_earlier else task.revision)
         except ImageError as error:
             draft.error = error
             self._release(draft)
@@ -218,15 +243,15 @@ class ShardConverter:
 
     # Stage 2, on the calling thread.
 
-    def _advance(self, draft: Draft) -> Future[ImageResult]:
+    def _advance(self, work: _Attempt, draft: Draft) -> Future[ImageResult]:
         """Run the network if the image still needs it, and hand the image to an encode thread."""
         if self._stopping.is_set():
             self._release(draft)
             raise InterruptedJobError("stopped before the shard was finished")
-        if draft.ldr is None:
-            return self._fail(draft, draft.error)
+        if draft.ldr is None or draft.error is not None:
+            return self._fail(work, draft, draft.error)
         if draft.existing is not None:
-            return self._hand_over(draft, partial(self._output.adopt, draft, draft.ldr, draft.existing))
+            return self._hand_over(work, draft, partial(self._output.adopt, draft, draft.ldr, draft.existing))
         info = draft.ldr.info
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
@@ -236,19 +261,21 @@ class ShardConverter:
             draft.clock("infer", start)
             fault_point("image.inferred", draft.task.source)
             finish = partial(self._output.finish, draft, draft.ldr, inference)
-            return self._hand_over(draft, finish, output_bytes)
+            return self._hand_over(work, draft, finish, output_bytes)
         except ImageError as error:
             self._output_budget.release(output_bytes)
             self._release(draft)
-            return self._fail(draft, error)
+            return self._fail(work, draft, error)
         except BaseException:
             self._output_budget.release(output_bytes)
             self._release(draft)
             raise
 
-    def _hand_over(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0) -> Future[ImageResult]:
+    def _hand_over(
+        self, work: _Attempt, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int = 0
+    ) -> Future[ImageResult]:
         """Queue the image for an encode thread; what it holds is given back there, or here if it is dropped first."""
-        result = self._encoders.submit(self._store, draft, finish, output_bytes)
+        result = self._encoders.submit(self._store, work, draft, finish, output_bytes)
 
         def give_back(done: Future[ImageResult]) -> None:
             if done.cancelled():
@@ -258,16 +285,16 @@ class ShardConverter:
         result.add_done_callback(give_back)
         return result
 
-    def _fail(self, draft: Draft, error: ImageError | None) -> Future[ImageResult]:
+    def _fail(self, work: _Attempt, draft: Draft, error: ImageError | None) -> Future[ImageResult]:
         """The row of an image that gets no further; it is ready at once."""
         assert error is not None
         ready: Future[ImageResult] = Future()
-        ready.set_result(self._count(draft.failed(error)))
+        ready.set_result(self._count(work, draft.failed(error)))
         return ready
 
     # Stage 3, on an encode thread.
 
-    def _store(self, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int) -> ImageResult:
+    def _store(self, work: _Attempt, draft: Draft, finish: Callable[[], ImageResult], output_bytes: int) -> ImageResult:
         """Finish one image into its row, and give back what it held; an ImageError becomes the row of a failure."""
         try:
             result = finish()
@@ -277,13 +304,12 @@ class ShardConverter:
         finally:
             self._output_budget.release(output_bytes)
             self._release(draft)
-        return self._count(result)
+        return self._count(work, result)
 
     # Book-keeping.
 
-    def _count(self, result: ImageResult) -> ImageResult:
-        with self._counts_lock:
-            self._counts.add(result)
+    def _count(self, work: _Attempt, result: ImageResult) -> ImageResult:
+        self._tally.add(work.counts, result)
         self._on_row(result)
         return result
 

@@ -36,11 +36,12 @@ from pipeline.records import (
 class Draft:
     """What is known of one image so far; it fills up stage by stage, in one thread at a time.
 
-    `held_bytes` is what its decoded pixels hold of the converter's budget; `existing` is an output that an earlier
-    attempt stored.
+    `is_last`: there is no attempt after this one. `held_bytes` is what its decoded pixels hold of the converter's
+    budget; `existing` is an output that an earlier attempt stored.
     """
 
     task: ImageTask
+    is_last: bool = False
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     timings: StageTimings = field(default_factory=StageTimings)
     source_sha256: str = ""
@@ -104,7 +105,7 @@ class Draft:
 
 @dataclass(slots=True)
 class ConversionCounts:
-    """Running totals of one converter."""
+    """Running totals of a converter, or of one attempt."""
 
     num_images: int = 0
     num_failed: int = 0
@@ -119,6 +120,13 @@ class ConversionCounts:
             self.failed_by_code[result.error_code] += 1
         if result.image and result.status is ConversionStatus.OK:
             self.megapixels += result.image.width * result.image.height / 1e6
+
+    def plus(self, other: ConversionCounts) -> None:
+        """Add the totals of another."""
+        self.num_images += other.num_images
+        self.num_failed += other.num_failed
+        self.megapixels += other.megapixels
+        self.failed_by_code += other.failed_by_code
 
 
 _QUARANTINE_ERRORS = {error.code: error for error in (WorkerCrashError, WorkerHangError, WorkerOutOfMemoryError)}

@@ -16,6 +16,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── SourceMissingError         source_missing
     │   ├── SourceChangedError         source_changed
     │   ├── SourceDeniedError          source_denied
+    │   ├── SourceUnreadableError      source_unreadable
     │   ├── EmptyImageError            empty
     │   ├── TooLargeError              too_large
     │   ├── UnsupportedFormatError     unsupported_format
@@ -25,6 +26,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── InferenceError             inference_failed
     │   ├── EncodeError                encode_failed
     │   ├── VerifyError                verify_failed
+    │   ├── OutputRefusedError         output_refused
     │   └── QuarantinedError           quarantined: the row's status says so too
     │       ├── WorkerCrashError       worker_crash
     │       ├── WorkerOutOfMemoryError worker_oom
@@ -152,6 +154,12 @@ class SourceDeniedError(ImageError):
     code = "source_denied"
 
 
+class SourceUnreadableError(ImageError):
+    """The source's store fails for this one object time and again, although it answers for others."""
+
+    code = "source_unreadable"
+
+
 class EmptyImageError(ImageError):
     """The file has zero bytes."""
 
@@ -206,6 +214,12 @@ class VerifyError(ImageError):
     """The bytes that were encoded or stored do not decode to what was meant."""
 
     code = "verify_failed"
+
+
+class OutputRefusedError(ImageError):
+    """The destination does not take or give this one output, although it takes others."""
+
+    code = "output_refused"
 
 
 class QuarantinedError(ImageError):
@@ -295,6 +309,11 @@ class TransientStorageError(StorageError):
 
     code = "storage_unavailable"
     retry_after_s: float = 0.0
+
+
+def may_pass(error: StorageError) -> bool:
+    """Whether another attempt may fare better: the store is away, or what was there is not what was expected."""
+    return isinstance(error, TransientStorageError | ObjectExistsError | ObjectMissingError | ObjectChangedError)
 
 
 class SystemicError(HdrfleetError):

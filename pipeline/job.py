@@ -17,9 +17,11 @@ from pipeline.errors import (
     ManifestError,
     ObjectDeniedError,
     ObjectExistsError,
+    OutputRefusedError,
     SourceChangedError,
     SourceDeniedError,
     SourceMissingError,
+    SourceUnreadableError,
 )
 from pipeline.faults import fault_point
 from pipeline.job_record import JOB_KEY, JOB_SCHEMA_VERSION, JobRecord, read_job, require_same, require_whole, to_record
@@ -40,7 +42,8 @@ from pipeline.storage import ObjectStore
 __all__ = ["Job", "JobRecord", "PlannedWork", "open_job", "read_job"]
 
 # Failures that say nothing about the image itself: the next run takes such a source up again if it is listed.
-RETRIED_CODES = frozenset({SourceMissingError.code, SourceDeniedError.code, SourceChangedError.code})
+_RETRIED = (SourceMissingError, SourceDeniedError, SourceChangedError, SourceUnreadableError, OutputRefusedError)
+RETRIED_CODES = frozenset(error.code for error in _RETRIED)
 _NO_ETAG = "\0"  # differs from every etag
 
 
@@ -84,8 +87,8 @@ class Job:
     def extend(self, listing: SourceListing) -> PlannedWork | None:
         """Plan what is new or changed in the source since the plans so far; None when nothing is.
 
-        Sources that were missing, denied or changing (`RETRIED_CODES`) are planned again when they are listed. Those
-        that are not listed any more are counted in the listing, and their rows and outputs left as they are. Raises
+        What failed for its store and not for its file (`RETRIED_CODES`) is planned again when it is listed. What is
+        not listed any more is counted in the listing, and its rows and outputs left as they are. Raises
         SourceError when the source holds no image at all.
         """
         plans = read_plan_summaries(self.store)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
+from pipeline.blame import blame_one_object
 from pipeline.codecs.exr import (
     ExrProvenance,
     OutputIdentity,
@@ -19,14 +22,18 @@ from pipeline.codecs.exr import (
 from pipeline.codecs.ldr import LdrImage
 from pipeline.config import EncodeConfig
 from pipeline.draft import Draft
-from pipeline.errors import VerifyError
+from pipeline.errors import OutputRefusedError, VerifyError
 from pipeline.faults import fault_point
 from pipeline.flow import StageWatch
 from pipeline.inference.base import Inference
 from pipeline.outputs import OutputStore, StoredOutput
 from pipeline.quality.stats import measure
 from pipeline.records import ImageResult, Provenance
+from pipeline.sharding.names import TRIAL_KEY
 from pipeline.storage import ObjectStore
+from pipeline.storage.probe import require_writable
+
+_Result = TypeVar("_Result")
 
 # Under `--verify sample` this share of the images is decoded again, chosen by source digest.
 _VERIFY_ONE_IN = 20
@@ -38,6 +45,7 @@ class OutputStage:
     def __init__(
         self, destination: ObjectStore, options: EncodeConfig, provenance: Provenance, watch: StageWatch
     ) -> None:
+        self._destination = destination
         self._outputs = OutputStore(destination)
         self._options = options
         self._provenance = provenance
@@ -51,20 +59,27 @@ class OutputStage:
     def find(self, draft: Draft, first_revision: int) -> StoredOutput | None:
         """The output that an earlier attempt stored for these very bytes, options and weights, if it is whole.
 
-        The draft has its pixels by now.
+        The draft has its pixels by now. Raises as `finish` does.
         """
         assert draft.ldr is not None
         is_whole = partial(self._is_whole, draft, draft.ldr)
-        return self._outputs.find(draft.task, self._identity(draft), is_whole, first_revision=first_revision)
+        return self._apart(
+            draft,
+            lambda: self._outputs.find(draft.task, self._identity(draft), is_whole, first_revision=first_revision),
+        )
 
     def finish(self, draft: Draft, ldr: LdrImage, inference: Inference) -> ImageResult:
-        """Encode and store what the network made of `ldr`, and measure it. Raises as codecs and stores do."""
+        """Encode and store what the network made of `ldr`, and measure it. Raises as codecs and stores do.
+
+        What the store says of this output alone is an ImageError, too: OutputRefusedError.
+        """
         with self._working(draft, ldr):
             prepared = prepare_hdr(inference.linear, ldr.alpha, self._options)
             data, verified = self._encode(draft, ldr, prepared, inference)
         fault_point("image.encoded", draft.task.source)
         start = perf_counter()
-        stored = self._outputs.put(draft.task, self._identity(draft), data, partial(self._is_whole, draft, ldr))
+        is_whole = partial(self._is_whole, draft, ldr)
+        stored = self._apart(draft, lambda: self._outputs.put(draft.task, self._identity(draft), data, is_whole))
         draft.clock("put", start)
         fault_point("output.created", draft.task.source)
         if stored.adopted:
@@ -126,6 +141,17 @@ class OutputStage:
             verify_exr(data, prepared.image, self._options, identity)
         draft.clock("encode", start)
         return data, verify
+
+    def _apart(self, draft: Draft, operation: Callable[[], _Result]) -> _Result:
+        """Do something with the output of one image, which may be refused where others are taken."""
+        return blame_one_object(
+            operation,
+            require_answer=lambda: require_writable(self._destination, TRIAL_KEY),
+            as_row=lambda error: OutputRefusedError(
+                f"the output of {draft.task.source} cannot be stored, although others can: {error}"
+            ),
+            is_last=draft.is_last,
+        )
 
     def _working(self, draft: Draft, ldr: LdrImage) -> AbstractContextManager[None]:
         return self._watch.stage(draft.task.source, ldr.info.width * ldr.info.height)

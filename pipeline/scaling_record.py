@@ -30,13 +30,15 @@ def _require_time(text: str) -> str:
 class ScalingEvent(FrozenModel):
     """`delta` workers were asked for (above 0) or ended (below), which left `num_workers`. `at` is UTC in ISO 8601.
 
-    Those that are about to leave a draining node are not counted. 0: some asked for other nodes than before.
+    Those that are about to leave a draining node are not counted. 0: some asked for other nodes than before, or the
+    deadline turned out to be missed, or to be met after all. What `is_warning` is said as one.
     """
 
     at: Annotated[str, AfterValidator(_require_time)]
     delta: int
     num_workers: int = Field(ge=0)
     reason: str
+    is_warning: bool = Field(default=False, exclude=True)
 
 
 def append_event(store: ObjectStore, event: ScalingEvent) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
+from pipeline.blame import blame_one_object
 from pipeline.errors import (
     EmptyImageError,
     ObjectChangedError,
@@ -14,10 +16,15 @@ from pipeline.errors import (
     SourceDeniedError,
     SourceLostError,
     SourceMissingError,
+    SourceUnreadableError,
+    StorageError,
     TooLargeError,
 )
 from pipeline.records import ImageResult, ImageTask
 from pipeline.storage import ObjectStore
+
+_MAX_NEIGHBOURS = 3
+_MAX_FOLDERS_UP = 3
 
 
 class SourceReader:
@@ -31,9 +38,26 @@ class SourceReader:
         self._store = store
         self._max_bytes = max_bytes
         self._is_there = is_there
+        self._last_read = ""
 
-    def read(self, task: ImageTask) -> bytes:
-        """Return the bytes of the planned version. Raises ImageError, StorageError, SystemicError."""
+    def read(self, task: ImageTask, *, is_last: bool = False) -> bytes:
+        """Return the bytes of the planned version. Raises ImageError, StorageError, SystemicError.
+
+        What the store says of this object alone is an ImageError, too: SourceUnreadableError. `is_last` as in
+        `blame_one_object`.
+        """
+        data = blame_one_object(
+            lambda: self._read(task),
+            require_answer=lambda: self._require_answer(task.key),
+            as_row=lambda error: SourceUnreadableError(
+                f"{task.source} cannot be read, although the source answers for others: {error}"
+            ),
+            is_last=is_last,
+        )
+        self._last_read = task.key
+        return data
+
+    def _read(self, task: ImageTask) -> bytes:
         try:
             data = self._store.read(task.key, if_match=task.etag or None, max_bytes=self._max_bytes)
         except ObjectMissingError as error:
@@ -50,6 +74,38 @@ class SourceReader:
             raise EmptyImageError(f"{task.source} has zero bytes")
         return data
 
+    def _require_answer(self, key: str) -> None:
+        """Raise StorageError unless a byte of another object near by can be read, what was read last if that is one."""
+        if self._last_read != key and _folder(self._last_read) == _folder(key) and self._can_read(self._last_read):
+            return
+        failure: StorageError | None = None
+        for other in self._neighbours(key):
+            try:
+                if self._can_read(other):
+                    return
+            except StorageError as error:
+                failure = error
+        raise failure or StorageError(f"{key}: nothing else lies there by which to tell whether its store answers")
+
+    def _can_read(self, key: str) -> bool:
+        """False where it is gone. Raises StorageError, SystemicError."""
+        try:
+            self._store.read_range(key, 0, 1)
+        except ObjectMissingError:
+            return False
+        return True
+
+    def _neighbours(self, key: str) -> list[str]:
+        """Some other objects of the same folder, or of the nearest one above it that has any."""
+        folder = _folder(key)
+        for _ in range(1 + _MAX_FOLDERS_UP):
+            others = (info.key for info in self._store.list(folder) if info.key != key)
+            found = list(islice(others, _MAX_NEIGHBOURS))
+            folder = _folder(folder)
+            if found or not folder.strip("/") or folder.endswith(":/"):  # all of a machine, or beyond a bucket
+                return found
+        return []
+
     def require_there(self, rows: Sequence[ImageResult]) -> None:
         """Raise SourceLostError or CredentialsError when it is the source that failed, and not its images."""
         is_suspect = all(row.error_code == SourceMissingError.code for row in rows) or any(
@@ -57,3 +113,7 @@ class SourceReader:
         )
         if is_suspect and not self._is_there():
             raise SourceLostError("the source lists nothing any more; is it still mounted?")
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0] or "/" * key.startswith("/")

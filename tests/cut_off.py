@@ -49,10 +49,15 @@ def begin_together(cluster: SeparateCluster, nodes: list[Node], *held: Node) -> 
     cluster.engines.let_go()
 
 
+def num_begun(cluster: SeparateCluster, node: Node, since: float) -> int:
+    """How many images a node has begun after a moment."""
+    return sum(each.at > since for each in cluster.engines.computed(node.address))
+
+
 def wait_for_work(cluster: SeparateCluster, node: Node, since: float, num_images: int) -> None:
     """Until a node has begun so many images after a moment."""
     wait_until(
-        lambda: sum(each.at > since for each in cluster.engines.computed(node.address)) >= num_images,
+        lambda: num_begun(cluster, node, since) >= num_images,
         f"{num_images} images at {node.address}",
         WORKS_WITHIN_S,
     )

@@ -68,6 +68,10 @@ class HookedStore:
         self.before("read", key)
         return self.inner.read(key, if_match=if_match, max_bytes=max_bytes)
 
+    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        self.before("read", key)
+        return self.inner.read_range(key, start, num_bytes)
+
     def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
         self.before("create", key)
         return self.inner.create(key, data, metadata=metadata)

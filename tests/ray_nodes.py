@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
-from commands import environment, wait_until
+import ray
+from commands import descendants, end, environment, wait_until
 from servers.ports import free_ports
 
 START_TIMEOUT_S = 90
@@ -98,6 +99,30 @@ class Cluster:
     def close(self) -> None:
         for process in [*self.nodes, self.head]:
             _kill_group(process)
+
+
+@contextlib.contextmanager
+def node_beside(options: Sequence[str], log: Path) -> Iterator[str]:
+    """One more node of the Ray that this process is connected to; gives its id, and ends it."""
+    address = ray.get_runtime_context().gcs_address
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}"),
+        *("--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *options),
+    ]
+
+    def living() -> set[str]:
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+    before = living()
+    with log.open("wb") as file:
+        started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: len(living() - before) == 1, "one more node", START_TIMEOUT_S)
+        (node,) = living() - before
+        yield node
+    finally:
+        end([*descendants(started.pid), psutil.Process(started.pid)])
+    wait_until(lambda: node not in living(), "the node is gone", START_TIMEOUT_S)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pipeline
 from jobs.cluster.dockerfile import Dockerfile, Instruction, Stage, expand, parse_dockerfile
 from jobs.cluster.findings import Finding
+from jobs.cluster.packages import check_pinned_packages
 from jobs.cluster.secrets import is_secret_name
 
 _SECRET_FILE = re.compile(
@@ -15,7 +16,6 @@ _SECRET_FILE = re.compile(
 )
 _ASSIGNMENT = re.compile(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S*)")
 _VERSION_LABEL = re.compile(r"org\.opencontainers\.image\.version=[\"']?([^\s\"']+)")
-_PIP_INSTALL = re.compile(r"\bpip3?\s+install\b([^&|;]*)")
 
 
 def check_dockerfile(text: str) -> list[Finding]:
@@ -121,9 +121,8 @@ def _check_shell(each: Instruction) -> Iterator[Finding]:
 
 
 def _check_pip(each: Instruction) -> Iterator[Finding]:
-    for arguments in _PIP_INSTALL.findall(each.value) if each.name == "RUN" else ():
-        if not re.search(r"(?:^|\s)(?:-c|--constraint|-r|--requirement|--no-index)\b|==", arguments):
-            yield Finding(f"line {each.line}: RUN", "unpinned_packages", "pip install without constraints or versions")
+    if each.name == "RUN":
+        yield from check_pinned_packages(f"line {each.line}: RUN", each.value)
 
 
 def _check_pipes(stage: Stage) -> Iterator[Finding]:

@@ -124,6 +124,10 @@ def _check_head(place: str, head: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(at(place, name), "public_port", "opens the dashboard and the Jobs API beyond the cluster")
     if one_of(reach(head, "headService", "spec", "type"), _PUBLIC):
         yield Finding(at(place, "headService", "spec", "type"), "public_port", "opens the head beyond the cluster")
+    if reach(head, "headService", "spec", "externalIPs"):
+        yield Finding(
+            at(place, "headService", "spec", "externalIPs"), "public_port", "opens the head beyond the cluster"
+        )
     if gpus_of(pod) > 0 or number(reach(head, "rayStartParams", "num-gpus")) > 0:
         yield Finding(at(place, "rayStartParams", "num-gpus"), "head_gpu", "the head offers a GPU; only workers should")
     if str(reach(head, "rayStartParams", "num-cpus")) != "0":

@@ -10,6 +10,7 @@ from jobs.cluster.crd import ObjectSchema, check_object
 from jobs.cluster.documents import parse_documents, read_text
 from jobs.cluster.findings import Finding, mapping, one_of, reach
 from jobs.cluster.kuberay import check_ray_object
+from jobs.cluster.kuberay_keys import check_names
 from jobs.cluster.plain_kinds import check_plain_object
 
 _RAY_KINDS = frozenset({"RayCluster", "RayJob"})
@@ -51,7 +52,10 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
         findings += by_schema
     if one_of(value["kind"], _RAY_KINDS):
         if by_schema is None:
-            notes.append("structure not checked; give the cluster's own schema with --crd")
+            findings += check_names(value)
+            notes.append(
+                "of the structure, only KubeRay's names were checked; give the cluster's own schema with --crd"
+            )
         return findings + list(check_ray_object(value)), notes
     checked: Iterator[Finding] | None = check_plain_object(value)
     if checked is None:

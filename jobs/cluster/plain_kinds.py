@@ -114,6 +114,8 @@ def _check_service(value: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "spec.type", "public_port", "opens the service beyond the cluster; use ClusterIP and port-forward"
         )
+    if reach(value, "spec", "externalIPs"):
+        yield Finding("spec.externalIPs", "public_port", "opens the service beyond the cluster; use port-forward")
 
 
 def _check_ingress(_: dict[str, Any]) -> Iterator[Finding]:

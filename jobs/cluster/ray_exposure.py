@@ -11,8 +11,15 @@ from jobs.cluster.findings import Finding, at, listing, mapping
 _DASHBOARD_HOST = re.compile(r"--dashboard-host[= ]\s*['\"]?([^\s'\";]+)")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 _EVERYWHERE = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d.])|(?<![\w:])\[?::\]?(?![\w:])")
-_PUBLISHED = re.compile(r"(?:^|\s)(?:-p|--publish|-P|--publish-all)(?:[= ]|$)")
-_AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE=['\"]?(\w+)")
+# Docker takes a value right behind a short option, and several short options behind one dash.
+_PUBLISHED = re.compile(r"(?:^|\s)(?:-[ditq]*[pP](?:[=\s\d\[:'\"$]|$)|--publish(?:-all)?(?:[=\s]|$))")
+_MORE_RIGHTS = re.compile(r"--privileged|docker\.sock|--cap-add\b|--security-opt[=\s]+\S*unconfined")
+_FEWER_RIGHTS = re.compile(r"--cap-drop[=\s]+['\"]?ALL\b", re.IGNORECASE)
+# An assignment, and what takes it back: `unset NAME`, `env -u NAME`, `env --unset=NAME`.
+_AUTH_MODE = re.compile(
+    r"(?:\b|-e)RAY_AUTH_MODE=['\"]?(\w*)|(?:\bunset\b[^;&|]*|-u\s*|--unset[=\s])\bRAY_AUTH_MODE\b(?!=)"
+)
+_START = re.compile(r"\bray\s+start\b")
 _TOKEN_PATH = re.compile(r"\bRAY_AUTH_TOKEN_PATH=['\"]?([^\s'\";]+)")
 _AUTOSCALER_V1 = re.compile(r"\bRAY_enable_autoscaler_v2=['\"]?(?:0|false)\b")
 _DEFAULT_TOKEN = ".ray/auth_token"  # noqa: S105 - a path below the home folder, Ray's own
@@ -57,10 +64,10 @@ def _check_token(part: str, prepared: dict[str, Any]) -> Iterator[Finding]:
     if any("--env-file" in str(option) for option in options):  # which a command on the host writes before
         said += listing(prepared.get("initialization_commands"))
     text = " ".join(map(str, said))
-    modes = _AUTH_MODE.findall(text)
-    if not modes or modes[-1] != "token":
+    mode = _auth_mode(said, listing(prepared.get(f"{part}_start_ray_commands")))
+    if mode != "token":
         place = "docker.run_options" if docker.get("image") else f"{part}_start_ray_commands"
-        how = f"RAY_AUTH_MODE is {modes[-1]}" if modes else "RAY_AUTH_MODE is not set"
+        how = f"RAY_AUTH_MODE is {mode}" if mode else "RAY_AUTH_MODE is not set, or empty"
         yield Finding(
             place,
             "no_token",
@@ -76,11 +83,39 @@ def _check_token(part: str, prepared: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+def _auth_mode(said: list[Any], start_commands: list[Any]) -> str:
+    """What RAY_AUTH_MODE is last set to where Ray is started; empty where it is not set, or taken back.
+
+    A command that starts Ray has the last word, up to there: each runs in a shell of its own.
+    """
+    before = " ".join(str(each) for each in said if not _START.search(str(each)))
+    found = ""
+    for command in [each for each in map(str, start_commands) if _START.search(each)] or [""]:
+        modes = _AUTH_MODE.findall(f"{before} {_START.split(command, maxsplit=1)[0]}")
+        found = modes[-1] if modes else ""
+        if found != "token":
+            break
+    return found
+
+
 def _check_run_options(docker: dict[str, Any]) -> Iterator[Finding]:
+    if docker.get("image") or docker.get("head_image") or docker.get("worker_image"):
+        yield from _check_dropped_rights(docker)
     for name in ("run_options", "head_run_options", "worker_run_options"):
         for index, option in enumerate(map(str, listing(docker.get(name)))):
             place = at("docker", name, index)
             if _PUBLISHED.search(option) or _EVERYWHERE.search(option):
                 yield Finding(place, "public_port", "publishes a port of the container on every address of the node")
-            if "--privileged" in option or "docker.sock" in option:
-                yield Finding(place, "privileged", "gives the container its host; hdrfleet needs no such right")
+            if _MORE_RIGHTS.search(option):
+                yield Finding(place, "privileged", "gives the container rights over its host; hdrfleet needs none")
+
+
+def _check_dropped_rights(docker: dict[str, Any]) -> Iterator[Finding]:
+    for part in ("head", "worker"):
+        options = [*listing(docker.get("run_options")), *listing(docker.get(f"{part}_run_options"))]
+        if not any(_FEWER_RIGHTS.search(str(option)) for option in options):
+            yield Finding(
+                at("docker", "run_options"),
+                "privileged",
+                f"has no --cap-drop ALL for the {part}: the container keeps rights of root",
+            )

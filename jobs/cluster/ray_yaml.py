@@ -13,8 +13,10 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping
 from jobs.cluster.images import check_image, check_versions_in_command
+from jobs.cluster.packages import check_pinned_packages
 
 _COMMANDS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+_START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 _NUM_ALTERNATIVES = 3
 _TELLING_KEYS = frozenset({"cluster_name", "provider", "available_node_types"})
 
@@ -86,14 +88,21 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_commands(prepared: dict[str, Any], config: dict[str, Any]) -> Iterator[Finding]:
-    """Yield versions in set-up commands that differ from those here. Ray merges `setup_commands` into the next two."""
+    """Yield versions in set-up commands that differ from those here, or are open.
+
+    Ray merges `setup_commands` into the next two.
+    """
     for name in _COMMANDS:
         # What the file does not say, Ray fills with commands of its own, which install a nightly build.
         commands = config[name] if name in config else mapping(_defaults(prepared)).get(name)
         for index, command in enumerate(listing(commands)):
             hint = "" if name in config else f" (Ray's default, because the file does not say; write {name}: [])"
-            for finding in check_versions_in_command(at(name, index), command):
+            place = at(name, index)
+            for finding in (*check_versions_in_command(place, command), *check_pinned_packages(place, command)):
                 yield Finding(finding.place, finding.code, finding.message + hint)
+    for name in _START_COMMANDS:
+        for index, command in enumerate(listing(config.get(name))):
+            yield from check_pinned_packages(at(name, index), command)
 
 
 def _defaults(prepared: dict[str, Any]) -> Any:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from pipeline.errors import BudgetSpentError
 from pipeline.execution.base import WorkSize
 from pipeline.execution.leases import LeaseBook
-from pipeline.execution.scaling import Observation, ScalingDecision, ScalingLimits, Throughput, decide
+from pipeline.execution.scaling import (
+    DeadlineOutlook,
+    Observation,
+    ScalingDecision,
+    ScalingLimits,
+    Throughput,
+    decide,
+)
 from pipeline.records import Shard
 from pipeline.scaling_config import ScalingConfig
 from pipeline.sharding import estimate_megapixels
@@ -73,11 +80,18 @@ class _Seen:
 class Scaler:
     """Watches workers by name and asks the policy at most every `interval_s`. Not thread-safe.
 
-    `megapixels_per_s` is what one worker is believed to do until it was measured. The deadline counts from here.
+    `megapixels_per_s` is what one worker is believed to do until it was measured. The deadline counts from
+    `started_at`, of the same clock (by default now); `spent_s` worker-seconds of the budget are gone already.
     """
 
     def __init__(
-        self, config: ScalingConfig, megapixels_per_s: float, *, clock: Callable[[], float] = monotonic
+        self,
+        config: ScalingConfig,
+        megapixels_per_s: float,
+        *,
+        started_at: float | None = None,
+        spent_s: float = 0.0,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._limits = ScalingLimits(
             config.min_workers,
@@ -87,11 +101,13 @@ class Scaler:
             interval_s=config.interval_s,
         )
         self._clock = clock
-        self._deadline = None if config.deadline_s is None else clock() + config.deadline_s
+        started_at = clock() if started_at is None else started_at
+        self._deadline = None if config.deadline_s is None else started_at + config.deadline_s
         self._throughput = Throughput(megapixels_per_s, _HALF_LIFE_S)
         self._workers: dict[str, _Seen] = {}
+        self._is_late = False
         self._start_s: float | None = None
-        self._spent_s = 0.0
+        self._spent_s = spent_s
         self._busy_s = 0.0
         self._measured_s = 0.0
         self._megapixels = 0.0
@@ -138,7 +154,17 @@ class Scaler:
             return None
         self._next_at = now + self._limits.interval_s
         self._measure(megapixels_done)
-        return decide(self._observe(work, book, num_lendable, now), self._limits)
+        return self._with_news(decide(self._observe(work, book, num_lendable, now), self._limits))
+
+    def _with_news(self, decision: ScalingDecision) -> ScalingDecision:
+        """Once when the deadline turns out to be missed, and once when it is met again, with the margin to spare."""
+        if decision.deadline is DeadlineOutlook.MISSED and not self._is_late:
+            self._is_late = True
+            return replace(decision, is_news=True)
+        if decision.deadline is DeadlineOutlook.MET and self._is_late:
+            self._is_late = False
+            return replace(decision, reason=f"{decision.reason}; the deadline can be met after all", is_news=True)
+        return decision
 
     def _measure(self, megapixels_done: float) -> None:
         """Time without a finished image counts when the next one is: large images are not slow workers."""
@@ -164,6 +190,12 @@ class Scaler:
             f"the budget of {budget_s / 3600:,.2f} worker-hours pays for no worker any more: "
             f"{self._spent_s / 3600:,.2f} are spent, and work is left"
         )
+
+    @property
+    def spent_worker_s(self) -> float:
+        """What all workers have cost so far, each from its request to its end, in seconds of one."""
+        now = self._clock()
+        return self._spent_s + sum(now - seen.requested_at for seen in self._workers.values())
 
     def leaving_order(self, *, with_busy: bool = False) -> list[str]:
         """Who goes first: those that are starting, the latest first, then the idle ones, the longest idle first.
@@ -191,5 +223,5 @@ class Scaler:
             num_starting=sum(not seen.is_ready for seen in workers),
             start_s=_START_S if self._start_s is None else self._start_s,
             time_left_s=None if self._deadline is None else max(0.0, self._deadline - now),
-            spent_worker_s=self._spent_s + sum(now - seen.requested_at for seen in workers),
+            spent_worker_s=self.spent_worker_s,
         )

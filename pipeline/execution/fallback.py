@@ -52,7 +52,7 @@ class FallbackPolicy:
     """Says who asks for the second choice: workers whose first choice was refused while they waited for a minute.
 
     Once somebody had to, new workers ask for the second choice at once for ten minutes. `why` says what was refused
-    then, on one line that is safe in logs. Not thread-safe.
+    then, on one line that is safe in logs. After `give_up` nobody asks for the second choice. Not thread-safe.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -61,11 +61,18 @@ class FallbackPolicy:
         self._moved_at: float | None = None
         self._last_at_s: dict[str, int] = {}
         self._refused: dict[str, tuple[float, str]] = {}
+        self._is_given_up = False
         self.why = ""
+
+    def give_up(self) -> None:
+        """The second choice can be had even less than the first."""
+        self._is_given_up = True
 
     @property
     def skips_first_choice(self) -> bool:
         """Whether a worker that is asked for now need not try the first choice."""
+        if self._is_given_up:
+            return False
         return self._moved_at is not None and self._clock() - self._moved_at < _RETRY_AFTER_S
 
     def watch(self, report: LaunchReport) -> None:
@@ -84,7 +91,7 @@ class FallbackPolicy:
         """Of the workers that wait for their first choice, by name, those that need not wait longer for it."""
         now = self._clock()
         refused_at = max((at for at, _ in self._refused.values()), default=None)
-        if refused_at is None or now - refused_at > _FRESH_S:
+        if self._is_given_up or refused_at is None or now - refused_at > _FRESH_S:
             return []
         return [name for name, at in asked_at.items() if now - at >= _WAIT_S and refused_at > at]
 

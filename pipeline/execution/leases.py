@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, may_pass
 from pipeline.execution.bisection import Bisection
 from pipeline.execution.lease_queue import ReturnQueue
 from pipeline.execution.patience import Patience
@@ -164,8 +164,9 @@ class LeaseBook:
             self._returned.put(self._clock(), Lease(whole[0], split.attempt, "", whole[1]))
 
     def give_back(self, lease: Lease, error: StorageError, *, delay_s: float = 0.0) -> None:
-        """Return a lease whose attempt failed for its store, its worker being sound; given up after `max_attempts`.
+        """Return a lease whose attempt failed for its store, its worker being sound.
 
+        Given up after `max_attempts`, or at once where no further attempt can mend it.
         `delay_s` holds the first retry back; it doubles with each further attempt, up to a minute. Raises the store's
         error, with how often it was met, when several shards in a row were given up, or so many attempts failed, and
         none succeeded in between.
@@ -176,7 +177,7 @@ class LeaseBook:
         self._patience.failed(error)
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
-        if num_failures < self._max_attempts:
+        if num_failures < self._max_attempts and may_pass(error):
             not_for = lease.holder if self._has_others else ""
             self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), not_for=not_for)
         else:

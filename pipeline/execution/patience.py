@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError
+from pipeline.errors import HdrfleetError, StorageError, TransientStorageError, WorkerLostError, may_pass
 from pipeline.records import ShardKey
 
 # With this many shards given up since the last success, the job's surroundings are broken: go no further.
@@ -77,10 +77,11 @@ class Patience:
             return
         (plan, shard, _), cause = next(iter(self._given_up.items()))
         others = f" and {len(self._given_up) - 1} more" if len(self._given_up) > 1 else ""
-        failed = f"shard {shard} of plan {plan}{others} failed {self._max_attempts} times"
+        times = f"{self._max_attempts} times"
+        failed = f"shard {shard} of plan {plan}{others} failed"
         if isinstance(cause, StorageError):
-            raise _said(cause, f"{failed} for its store") from cause
-        raise WorkerLostError(f"{failed}; the last time: {cause}. {_KEPT}")
+            raise _said(cause, f"{failed} {times if may_pass(cause) else 'at once'} for its store") from cause
+        raise WorkerLostError(f"{failed} {times}; the last time: {cause}. {_KEPT}")
 
 
 def _said(error: StorageError, often: str) -> HdrfleetError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.core.generated.autoscaler_pb2 import ResourceRequest
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
 from ray.exceptions import RayError
 
 from pipeline.execution.ray_outlook import cluster_status
@@ -14,6 +15,10 @@ from pipeline.execution.ray_session import WorkerResources
 
 # How far apart looks at the autoscaler's state are, which cost two requests each.
 CAPACITY_LOOK_S = 5.0
+# Ray reckons in whole parts of a resource, so many to one; a test compares what it makes of shares of a card.
+_UNITS = 10_000
+
+_Shape = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,31 @@ def read_capacity() -> Capacity | None:
     except (RayError, RuntimeError):
         return None
     state = status.autoscaling_state
-    if not state.autoscaler_state_version:
-        return Capacity(nodes, None)
-    return Capacity(nodes, tuple(map(_refused, state.infeasible_resource_requests)))
+    return Capacity(nodes, refused_requests(status) if state.autoscaler_state_version else None)
 
 
-def _refused(request: ResourceRequest) -> tuple[dict[str, float], dict[str, str]]:
+def refused_requests(status: GetClusterStatusReply) -> tuple[tuple[dict[str, float], dict[str, str]], ...]:
+    """Resources and labels of the requests that the autoscaler has no node for, whatever it starts.
+
+    It calls infeasible what is left over when as many nodes run, or are on their way, as it may start. So a kind of
+    request is refused only where that holds for every one that waits: of those that can be had, the first ones are
+    given the nodes that are on their way.
+    """
+    refused = Counter(map(_shape, status.autoscaling_state.infeasible_resource_requests))
+    waiting: Counter[_Shape] = Counter()
+    for each in status.cluster_resource_state.pending_resource_requests:
+        waiting[_shape(each.request)] += each.count
+    return tuple(
+        (dict(resources), dict(labels))
+        for (resources, labels), number in refused.items()
+        if number >= waiting[resources, labels]
+    )
+
+
+def _shape(request: ResourceRequest) -> _Shape:
     constraints = (one for selector in request.label_selectors for one in selector.label_constraints)
-    return dict(request.resources_bundle), {one.label_key: ",".join(one.label_values) for one in constraints}
+    labels = sorted((one.label_key, ",".join(one.label_values)) for one in constraints)
+    return tuple(sorted(request.resources_bundle.items())), tuple(labels)
 
 
 def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> str | None:
@@ -56,25 +78,27 @@ def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each
     if capacity.infeasible is None:
         return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
     bundle = _bundle(wanted)
-    if any(bundle == _rounded(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
+    if any(bundle == _reported(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
         return f"{asked}, which none of the autoscaler's node types offers; running are: {there}"
     return None
 
 
-def _bundle(wanted: WorkerResources) -> dict[str, float]:
+def _bundle(wanted: WorkerResources) -> dict[str, int]:
+    """What is asked for, in ten-thousandths, beyond which Ray cuts off: a seventh of a card is 1428 of them."""
     bundle = {"CPU": wanted.num_cpus, "GPU": wanted.num_gpus}
     if wanted.accelerator_type:
         bundle[f"accelerator_type:{wanted.accelerator_type}"] = 0.001
-    return _rounded({name: amount for name, amount in bundle.items() if amount})
+    return {name: int(amount * _UNITS) for name, amount in bundle.items() if amount}
 
 
-def _rounded(bundle: dict[str, float]) -> dict[str, float]:
-    """To Ray's own resolution of a ten-thousandth."""
-    return {name: round(amount, 4) for name, amount in bundle.items()}
+def _reported(bundle: dict[str, float]) -> dict[str, int]:
+    """What Ray says was asked for, which it has cut off, in ten-thousandths."""
+    return {name: round(amount * _UNITS) for name, amount in bundle.items()}
 
 
 def _fits(wanted: WorkerResources, resources: dict[str, float], labels: dict[str, str]) -> bool:
-    enough = all(resources.get(name, 0.0) >= amount for name, amount in _bundle(wanted).items())
+    there = _reported(resources)
+    enough = all(there.get(name, 0) >= amount for name, amount in _bundle(wanted).items())
     return enough and wanted.labels.items() <= labels.items()
 
 

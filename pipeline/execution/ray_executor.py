@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import InterruptedJobError, LeaseLostError, first_line
+from pipeline.execution.account import RunAccount
 from pipeline.execution.base import OnProgress, RunSummary, WorkerSpec, WorkSize
 from pipeline.execution.elastic import RemainingWork
 from pipeline.execution.events import shard_events
@@ -38,13 +39,21 @@ class RayExecutor:
     before it is ready, and at most `leases_per_worker` references per actor exist: the driver's memory stays flat.
 
     With `scaling` in the configuration their number follows the work (`Scaler`): actors that wait for a place are the
-    autoscaler's demand, ended ones let their nodes idle out, and `on_scaling` is told of each change.
+    autoscaler's demand, ended ones let their nodes idle out, and `on_scaling` is told of each change. The deadline and
+    the budget are those of `account`, by default of a run that begins here.
     """
 
-    def __init__(self, spec: WorkerSpec, resources: WorkerResources, on_scaling: OnScaling | None = None) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        resources: WorkerResources,
+        on_scaling: OnScaling | None = None,
+        account: RunAccount | None = None,
+    ) -> None:
         self._execution = spec.config.execution
-        self._pool = pool = WorkerPool(spec, resources)
-        self._scaling = Scaling(pool, pool.scaler, on_scaling) if pool.scaler else None
+        account = account or RunAccount(monotonic())
+        self._pool = pool = WorkerPool(spec, resources, account)
+        self._scaling = Scaling(pool, pool.scaler, on_scaling, account) if pool.scaler else None
 
     def __enter__(self) -> Self:
         self._pool.open()

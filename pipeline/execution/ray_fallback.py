@@ -30,7 +30,7 @@ class Fallback:
 
     def __init__(self, first: WorkerResources, labels: Mapping[str, str], policy: FallbackPolicy | None = None) -> None:
         self.second = replace(first, labels={**first.labels, **labels})
-        self._first = first
+        self.first = first
         self._labels = ", ".join(f"{key}={value}" for key, value in labels.items())
         self._policy = policy or FallbackPolicy()
         self._next_look_at = -math.inf
@@ -38,12 +38,16 @@ class Fallback:
     @property
     def wanted(self) -> WorkerResources:
         """What a worker asks for that is asked for now."""
-        return self.second if self._policy.skips_first_choice else self._first
+        return self.second if self._policy.skips_first_choice else self.first
 
     @property
     def why(self) -> str:
         """Why workers ask for the second choice, in words."""
         return f"{self._policy.why}: asking for {self._labels}"
+
+    def give_up(self) -> None:
+        """Nothing offers the second choice: whoever is asked for from now on asks for the first, and stays with it."""
+        self._policy.give_up()
 
     def look(self, workers: Iterable[ActorHandle]) -> list[ActorHandle]:
         """Those that have to ask for the second choice instead, if it is time to look; never one that has a node."""
@@ -56,7 +60,7 @@ class Fallback:
             return []
         report = launch_report(status)
         self._policy.watch(report)
-        hoping = {worker.name: worker for worker in waiting if worker.resources == self._first}
+        hoping = {worker.name: worker for worker in waiting if worker.resources == self.first}
         late = self._policy.late({name: worker.asked_at for name, worker in hoping.items()})
         if not late:
             return []

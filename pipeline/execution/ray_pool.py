@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from pipeline.errors import WorkerLostError
+from pipeline.execution.account import RunAccount
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
@@ -37,7 +38,7 @@ class WorkerPool:
     After failed starts, actors are started one at a time and ever more slowly.
     """
 
-    def __init__(self, spec: WorkerSpec, resources: WorkerResources) -> None:
+    def __init__(self, spec: WorkerSpec, resources: WorkerResources, account: RunAccount) -> None:
         self.execution = spec.config.execution
         self.resources = resources
         # Of one worker with the default network, until it was measured.
@@ -45,7 +46,12 @@ class WorkerPool:
             _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
         )
         scaling = self.execution.scaling
-        self.scaler = Scaler(scaling, self.believed_megapixels_per_s) if scaling else None
+        self.scaler = scaling and Scaler(
+            scaling,
+            self.believed_megapixels_per_s,
+            started_at=account.started_at,
+            spent_s=account.spent_worker_s,
+        )
         second = self.execution.placement.fallback_labels
         self.fallback = Fallback(resources, second) if scaling and second else None
         self.meter = driver_meter(spec.job_id)
@@ -135,19 +141,40 @@ class WorkerPool:
         )
 
     def fall_back(self) -> int:
-        """Let workers whose nodes the cloud refuses ask for the second choice, and return how many that were.
-
-        Each stays the worker that it was, which nobody has lost, and whose start takes its time anew.
-        """
+        """Let workers whose nodes the cloud refuses ask for the second choice, and return how many that were."""
         if self.fallback is None:
             return 0
         moved = self.fallback.look(self)
         for worker in moved:
-            kill_actor(worker)
-            if self.scaler:
-                self.scaler.asked(worker.name)
-            self._ask(worker.name, self.fallback.second)
+            self._ask_anew(worker, self.fallback.second)
         return len(moved)
+
+    def leave_fallback(self) -> str | None:
+        """Where no node can ever offer the second choice, let workers ask for the first again; say why, the one time.
+
+        They would wait for as long as others work, in the place of workers that can be had. Without any that is ready
+        the job ends over it (`expire_starts`).
+        """
+        if self.fallback is None or not self.num_ready:
+            return None
+        moved = [worker for worker in self if not worker.is_ready and worker.resources == self.fallback.second]
+        why = self._why_in_vain(moved)
+        if why is None:
+            return None
+        self.fallback.give_up()
+        for worker in moved:
+            self._ask_anew(worker, self.fallback.first)
+        return (
+            f"{len(moved)} workers have fallen back in vain, {why}; they ask for what they asked for first, and nobody "
+            "falls back any more: correct --fallback-label"
+        )
+
+    def _ask_anew(self, worker: ActorHandle, resources: WorkerResources) -> None:
+        """It stays the worker that it was, which nobody has lost, and its start takes its time anew."""
+        kill_actor(worker)
+        if self.scaler:
+            self.scaler.asked(worker.name)
+        self._ask(worker.name, resources)
 
     def started(self, worker: ActorHandle, sign: SignOfLife) -> None:
         """It can hold leases from now on."""
@@ -161,13 +188,13 @@ class WorkerPool:
             self.scaler.ready(worker.name)
 
     def end(self, worker: ActorHandle) -> None:
-        """Let a worker without a lease go, for good; what it did still counts."""
+        """Let a worker go, for good; what it did still counts, but for what it leaves undone."""
         self.kill(worker)
         self.meter.scaled(-1)
         self._retire(worker)
 
     def lost(self, worker: ActorHandle, reason: str) -> None:
-        """Make sure that a worker that failed is dead; what it did still counts."""
+        """Make sure that a worker that failed is dead; what it did still counts, but for what others repeat."""
         self.kill(worker)
         self.num_lost += 1
         self._retire(worker)
@@ -181,7 +208,8 @@ class WorkerPool:
         kill_actor(worker)
 
     def _retire(self, worker: ActorHandle) -> None:
-        self._retired += replace(worker.progress, num_workers=0)
+        done = worker.last_sign.settled if worker.running else worker.progress
+        self._retired += replace(done, num_workers=0)
 
     def count_failed_start(self, reason: str) -> None:
         """A worker was lost before it was ready. Raises WorkerLostError where none of the last ones came that far."""
@@ -200,7 +228,9 @@ class WorkerPool:
         if self.num_ready:
             self._last_ready_at = now
         elif self.scaler:
-            self._require_possible()
+            why = self._why_in_vain(self)
+            if why:
+                raise WorkerLostError(f"no worker can start: {why}")
         late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
             raise WorkerLostError(
@@ -208,18 +238,18 @@ class WorkerPool:
                 f"it asks for {late[-1].resources.describe()} per worker"
             )
 
-    def _require_possible(self) -> None:
-        """Raise WorkerLostError where workers wait for a place that neither is there nor can come."""
+    def _why_in_vain(self, waiting: Iterable[ActorHandle]) -> str | None:
+        """Why a place that one of these waits for neither is there nor can come; None where that is not known."""
         now = monotonic()
-        asked = [worker.resources for worker in self if now - worker.asked_at > _IMPOSSIBLE_AFTER_S]
+        asked = [worker.resources for worker in waiting if now - worker.asked_at > _IMPOSSIBLE_AFTER_S]
         if not asked or now < self._next_capacity_look_at:
-            return
+            return None
         self._next_capacity_look_at = now + CAPACITY_LOOK_S
         capacity = read_capacity()
-        for wanted in {resources.describe(): resources for resources in asked}.values():
-            why = why_impossible(wanted, capacity) if capacity else None
-            if why:
-                raise WorkerLostError(f"no worker can start: {why}")
+        if capacity is None:
+            return None
+        kinds = {resources.describe(): resources for resources in asked}.values()
+        return next((why for wanted in kinds if (why := why_impossible(wanted, capacity))), None)
 
     def sample(self, book: LeaseBook) -> None:
         """Record the state of the run in the metrics."""

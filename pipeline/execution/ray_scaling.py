@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from pipeline.execution.account import RunAccount
 from pipeline.execution.elastic import RemainingWork, Scaler
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.ray_losses import Losses
@@ -21,10 +22,11 @@ class Scaling:
     One that holds a lease is ended for the budget alone: its leases go back, and what it stored is adopted later.
     """
 
-    def __init__(self, pool: WorkerPool, scaler: Scaler, on_scaling: OnScaling | None) -> None:
+    def __init__(self, pool: WorkerPool, scaler: Scaler, on_scaling: OnScaling | None, account: RunAccount) -> None:
         self._pool = pool
         self._scaler = scaler
         self._on_scaling = on_scaling
+        self._account = account
 
     def step(self, work: RemainingWork, book: LeaseBook, losses: Losses, num_lendable: int) -> None:
         """Ask the policy, if it is time to; `num_lendable` workers without a lease could help with those there are.
@@ -35,6 +37,9 @@ class Scaling:
         num_moved = pool.fall_back()
         if pool.fallback and num_moved:
             self._record(0, f"{num_moved} of {pool.num_staying} workers wait in vain; {pool.fallback.why}")
+        if gave_up := pool.leave_fallback():
+            self._record(0, gave_up, is_warning=True)
+        self._account.write(scaler.spent_worker_s)
         scaler.tick({worker.name for worker in pool if worker.running})
         decision = scaler.decide(work, book, pool.megapixels, num_lendable)
         if decision is None:
@@ -50,7 +55,7 @@ class Scaling:
 
     def _tell(self, decision: ScalingDecision, before: int) -> None:
         now = self._pool.num_staying
-        if now == before:
+        if now == before and not decision.is_news:
             return
         reason = decision.reason
         if now - before != decision.delta:
@@ -60,8 +65,10 @@ class Scaling:
             reason += f"; {fallback.why}"
         self._record(now - before, reason)
 
-    def _record(self, delta: int, reason: str) -> None:
+    def _record(self, delta: int, reason: str, *, is_warning: bool = False) -> None:
         if self._on_scaling:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            event = ScalingEvent(at=at, delta=delta, num_workers=self._pool.num_staying, reason=reason)
-            self._on_scaling(event)
+            num_workers = self._pool.num_staying
+            self._on_scaling(
+                ScalingEvent(at=at, delta=delta, num_workers=num_workers, reason=reason, is_warning=is_warning)
+            )

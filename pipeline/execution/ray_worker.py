@@ -23,13 +23,14 @@ from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResul
 class SignOfLife:
     """What an actor answers when it is asked how it is: its counts, its node, and what `count_oom_kills` says there.
 
-    `open_work` is what it has not begun of its leases.
+    `open_work` is what it has not begun of its leases; `settled` are its counts without those of leases at work.
     """
 
     progress: Progress = field(default_factory=Progress)
     node_id: str = ""
     num_oom_kills: int | None = None
     open_work: tuple[OpenWork, ...] = ()
+    settled: Progress = field(default_factory=Progress)
 
 
 class RayWorker:
@@ -63,8 +64,10 @@ class RayWorker:
 
     def _sign_of_life(self) -> SignOfLife:
         worker = self._worker
-        progress, open_work = (worker.progress(), worker.open_work()) if worker else (Progress(), ())
-        return SignOfLife(progress, ray.get_runtime_context().get_node_id(), count_oom_kills(), open_work)
+        node_id, num_oom_kills = ray.get_runtime_context().get_node_id(), count_oom_kills()
+        if worker is None:
+            return SignOfLife(node_id=node_id, num_oom_kills=num_oom_kills)
+        return SignOfLife(worker.progress(), node_id, num_oom_kills, worker.open_work(), worker.settled())
 
     def _started(self) -> Worker:
         if self._worker is None:

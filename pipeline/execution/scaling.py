@@ -8,7 +8,8 @@ for the new ones join s seconds late.
   F(k) - s >= payback s, which gives k <= (M - n r s) / (payback r s) - n. What takes longer to start than the rest of
   the work lasts (M <= n r s) is never started.
 - **Deadline**: the fewest k with F(k) <= D, where D is 90 % of the time left less one shard, for work comes in shards:
-  k >= (M - D n r) / (r (D - s)). A deadline that cannot be met is said to be so, and the pace holds.
+  k >= (M - D n r) / (r (D - s)). A deadline that cannot be met is said to be so, and the pace holds. Whatever bounds
+  the decision: where F(k) lies behind the deadline, it says by how much.
 - **Budget**: k s <= 90 % of the budget left - M / r: what the work itself costs is kept back from starts.
 
 Workers are not ended while shards wait: fewer workers take as many worker-hours for the same work. Idle ones go once
@@ -19,7 +20,8 @@ within it changes nothing. Without a budget, more work never asks for fewer work
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 _MARGIN = 0.1
 _ROUNDING = 1e-9
@@ -123,16 +125,28 @@ class ScalingLimits:
             raise ValueError(msg)
 
 
+class DeadlineOutlook(Enum):
+    """Whether the workers there will be are done in time: with the margin, or without it, or not at all."""
+
+    NOT_KNOWN = "not_known"
+    MET = "met"
+    CLOSE = "close"
+    MISSED = "missed"
+
+
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
     """Start `delta` workers, or end -`delta`: starting ones first, then the longest idle.
 
-    Busy ones last, and only where it `ends_busy`: there is nothing left to pay them with.
+    Busy ones last, and only where it `ends_busy`: there is nothing left to pay them with. It `is_news` where it has to
+    be told though `delta` is 0: the deadline turned out to be missed, or to be met after all.
     """
 
     delta: int
     reason: str
     ends_busy: bool = False
+    deadline: DeadlineOutlook = DeadlineOutlook.NOT_KNOWN
+    is_news: bool = False
 
 
 def budget_in_worker_s(amount: float, price_per_worker_hour: float) -> float:
@@ -145,11 +159,36 @@ def budget_in_worker_s(amount: float, price_per_worker_hour: float) -> float:
 
 def decide(seen: Observation, limits: ScalingLimits) -> ScalingDecision:
     """How many workers to start or to end now, and why, in one line with the numbers."""
-    return (
+    decision = (
         _spent(seen, limits)
         or _bounded(seen, limits)
         or (_grow(seen, limits) if seen.num_places else _shrink(seen, limits))
     )
+    return _judged_by_deadline(decision, seen)
+
+
+def _judged_by_deadline(decision: ScalingDecision, seen: Observation) -> ScalingDecision:
+    """The decision with what becomes of the deadline; where that is missed, its reason says by how much."""
+    rest_s = _rest_s(seen, decision.delta)
+    if seen.time_left_s is None or rest_s is None:
+        return decision
+    if rest_s <= seen.time_left_s * (1 - _MARGIN):
+        return replace(decision, deadline=DeadlineOutlook.MET)
+    late_s = rest_s - seen.time_left_s
+    if late_s <= 0:
+        return replace(decision, deadline=DeadlineOutlook.CLOSE)
+    when = f"in {seen.time_left_s:,.0f} s" if seen.time_left_s > 0 else "that has passed"
+    reason = f"{decision.reason}; this misses the deadline {when} by {late_s:,.0f} s"
+    return replace(decision, reason=reason, deadline=DeadlineOutlook.MISSED)
+
+
+def _rest_s(seen: Observation, delta: int) -> float | None:
+    """F(k) of the notation above; where no shard waits, those at work finish alone. None where nobody works."""
+    num_started = max(0, delta)
+    num_workers = seen.num_workers + delta if seen.num_places else min(seen.num_busy, seen.num_workers + delta)
+    if num_workers <= 0:
+        return None
+    return (seen.work_s + num_started * seen.start_s) / num_workers
 
 
 def _spent(seen: Observation, limits: ScalingLimits) -> ScalingDecision | None:
@@ -220,7 +259,10 @@ def _wanted(seen: Observation, limits: ScalingLimits) -> tuple[int, str]:
     if left_s > start_s:
         needed = math.ceil((work_s - left_s * n) / (left_s - start_s) - _ROUNDING)
         return needed, f"{last}, the deadline in {seen.time_left_s:,.0f} s needs {needed} more"
-    return pace, f"{last}, which misses the deadline in {seen.time_left_s:,.0f} s, and a start takes {start_s:,.0f} s"
+    return (
+        pace,
+        f"{last}, the deadline in {seen.time_left_s:,.0f} s is too near for a start of {start_s:,.0f} s to help",
+    )
 
 
 def _num_affordable(seen: Observation, limits: ScalingLimits) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 
 import pipeline
 from pipeline.cgroups import usable_cores
 from pipeline.convert import ShardConverter
+from pipeline.draft import ConversionCounts
 from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import NodeShare, Progress, WorkerSpec
 from pipeline.execution.meters import NullRecorder, Recorder, WorkerMeter
@@ -75,15 +77,11 @@ class Worker:
     def progress(self) -> Progress:
         """Counts since the worker started. Asked about once a second: states are recorded on the way."""
         self._meter.sample(self._converter.queued_bytes())
-        counts = self._converter.counts()
-        return Progress(
-            counts.num_images,
-            counts.num_failed,
-            counts.megapixels,
-            num_workers=1,
-            failed_by_code=counts.failed_by_code,
-            overdue=self._converter.overdue(),
-        )
+        return replace(_progress(self._converter.counts()), overdue=self._converter.overdue())
+
+    def settled(self) -> Progress:
+        """The same of attempts that came to their end: what of it counts should the worker be lost now."""
+        return _progress(self._converter.settled_counts())
 
     def stop(self) -> None:
         """Make running shards end soon, uncommitted; what they stored is adopted later."""
@@ -92,6 +90,16 @@ class Worker:
     def close(self) -> None:
         """End the worker's threads; images in flight finish first."""
         self._converter.close()
+
+
+def _progress(counts: ConversionCounts) -> Progress:
+    return Progress(
+        counts.num_images,
+        counts.num_failed,
+        counts.megapixels,
+        num_workers=1,
+        failed_by_code=counts.failed_by_code,
+    )
 
 
 def _network_engine(spec: WorkerSpec, weights: LoadedWeights) -> Engine:

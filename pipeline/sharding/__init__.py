@@ -2,7 +2,7 @@
 
 from pipeline.sharding.listing import ListingCounts, SourceListing
 from pipeline.sharding.locations import SourceShape, source_shape
-from pipeline.sharding.names import output_key
+from pipeline.sharding.names import output_key, require_short_prefix
 from pipeline.sharding.plan import (
     PlanPart,
     PlanSummary,
@@ -32,6 +32,7 @@ __all__ = [
     "plan_shards",
     "read_plan_summaries",
     "read_plan_summary",
+    "require_short_prefix",
     "source_is_there",
     "source_shape",
     "source_store",

@@ -20,15 +20,23 @@ resolves it as another revision.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+
+from pipeline.errors import DestinationError
+from pipeline.sharding.locations import LOCAL_SCHEME, locate
 
 OUTPUT_FOLDER = "images"
 OUTPUT_SUFFIX = ".exr"
+# With it a worker tries whether outputs can be written: among them, where no output can have this name.
+TRIAL_KEY = f"{OUTPUT_FOLDER}/.hdrfleet-probe"
 
-# File systems take 255 bytes a name (16 are kept for `.v<revision>.exr`). S3 takes 1,024 bytes a key; 124 of them
-# are left for the prefix of the destination.
+# File systems take 255 bytes a name (16 are kept for `.v<revision>.exr`). Object stores take 1,024 bytes a key; what is
+# left of them is for the prefix of the destination and a slash (`require_short_prefix`).
 MAX_SEGMENT_BYTES = 255
 MAX_KEY_BYTES = 900
+_STORE_KEY_BYTES = 1024
+_PATH_BYTES = 4095  # Linux's PATH_MAX without the byte that ends it
 _SUFFIX_ROOM_BYTES = 16
 _DIGEST_CHARS = 32
 
@@ -59,6 +67,19 @@ def output_key(source: str, revision: int) -> str:
     if len(stem.encode()) > room_bytes:
         stem = _shorten_path(segments, room_bytes, source)
     return f"{OUTPUT_FOLDER}/{stem}{suffix}"
+
+
+def require_short_prefix(destination_url: str) -> None:
+    """Raise DestinationError where the prefix or path of a destination leaves too little room for the longest key."""
+    place = locate(destination_url)
+    is_local = place.scheme == LOCAL_SCHEME
+    most_bytes = (_PATH_BYTES if is_local else _STORE_KEY_BYTES) - MAX_KEY_BYTES - 1
+    num_bytes = len(os.fsencode(place.url if is_local else place.key))
+    if num_bytes > most_bytes:
+        raise DestinationError(
+            f"the {'path' if is_local else 'prefix'} of DST takes {num_bytes:,} bytes, and names of outputs need the "
+            f"rest of what a {'file system' if is_local else 'store'} allows: choose one of at most {most_bytes:,}"
+        )
 
 
 def unrooted(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.codecs.color import REC709_CHROMATICITIES, luminance
 from pipeline.codecs.exr import decode_exr
-from pipeline.errors import SceneError, VerifyError
+from pipeline.errors import ImageError, SceneError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -47,8 +48,16 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in HDR_EXTENSIONS and path.is_file())
     if not found:
         raise SceneError(f"{folder}: no OpenEXR or Radiance files (.exr, .hdr, .pic) in it")
+    return name_files(folder, found)
+
+
+def name_files(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files under `folder` by their path in it without extension, in their order.
+
+    Raises SceneError where two have one name.
+    """
     named: dict[str, Path] = {}
-    for path in found:
+    for path in paths:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in named:
             raise SceneError(f"{path}: {named[name].name} has the same name; rename or remove one of the two")
@@ -64,10 +73,7 @@ def load_scene(path: Path, name: str) -> HdrScene:
     stops between the 0.1th percentile and the maximum of luminance). Alpha is left out. Negative samples, which
     wide-gamut sources leave, count as 0.
     """
-    try:
-        pixels = _decode(path)
-    except (OSError, VerifyError, RuntimeError, ValueError) as error:
-        raise SceneError(f"{path}: cannot be read as an HDR image: {error}") from error
+    pixels = read_linear(path)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < _MIN_SIDE_PX:
         raise SceneError(f"{path}: shape {pixels.shape}; RGB of at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} px is needed")
     if not np.isfinite(pixels).all():
@@ -76,6 +82,17 @@ def load_scene(path: Path, name: str) -> HdrScene:
     _refuse_ldr(path, pixels)
     height, width = pixels.shape[:2]
     return HdrScene(name, pixels, abs(width / height - _PANORAMA_ASPECT) < _ASPECT_TOLERANCE)
+
+
+def read_linear(path: Path) -> FloatArray:
+    """Read the samples of one OpenEXR or Radiance file, float32, as they are: (H, W, 3), or what else it holds.
+
+    Raises SceneError, naming the file, for what cannot be read, and other primaries than Rec.709.
+    """
+    try:
+        return _decode(path)
+    except (OSError, ImageError, RuntimeError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read as an HDR image: {error}") from error
 
 
 def _decode(path: Path) -> FloatArray:

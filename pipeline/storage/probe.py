@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -55,6 +56,21 @@ def probe_store(store: ObjectStore, *, num_rounds: int = 3) -> StoreProbe:
         raise DestinationError(msg) from error
     finally:
         _clean_up(store, keys)
+
+
+def require_writable(store: ObjectStore, key: str) -> None:
+    """Do with a small object under `key` what is done with an output: look for it, create it, read it; then delete it.
+
+    Another process may do the same at the same time, and where nothing may be deleted the object stays: that it is
+    there already is an answer, too. Raises StorageError and SystemicError where the store does not do it.
+    """
+    with contextlib.suppress(ObjectMissingError):
+        store.stat(key)
+    with contextlib.suppress(ObjectExistsError):
+        store.create(key, b"hdrfleet tries whether outputs can be written")
+    with contextlib.suppress(ObjectMissingError):
+        store.read(key)
+    _clean_up(store, [key])
 
 
 def _probe(store: ObjectStore, keys: list[str]) -> StoreProbe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,9 +46,10 @@ class Learner:
         device: torch.device,
         precision: ConcretePrecision,
         peers: Peers,
-        loss: LossFunction = training_loss,
+        loss: LossFunction | None = None,
     ) -> None:
-        self._config, self._device, self._peers, self._loss = config, device, peers, loss
+        self._config, self._device, self._peers = config, device, peers
+        self._loss = loss or functools.partial(training_loss, share_counts=peers.share_counts)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # patches have one size: the fastest kernel is worth the search
         self._network = network.to(device).train().requires_grad_(True)

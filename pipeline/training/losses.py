@@ -11,6 +11,7 @@ what a white pixel may have been, channel by channel, is a faint pink.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -71,7 +72,11 @@ LOSS_PRESETS = {
     "paper": LossConfig(),
     "balanced": LossConfig(log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15),
 }
-"""The paper's loss, and the one that the default weights were trained with (docs/training.md)."""
+"""The paper's loss, and the one that won the ablation.
+
+The default weights began with the latter; their further stages add `hue_weight`, `neutral_prior` and `overshoot_weight`
+(docs/training.md).
+"""
 
 
 def tanh_l1(output: Tensor, truth: Tensor) -> Tensor:
@@ -79,44 +84,66 @@ def tanh_l1(output: Tensor, truth: Tensor) -> Tensor:
     return (torch.tanh(output) - torch.tanh(truth)).abs().mean()
 
 
-def training_loss(output: Tensor, truth: Tensor, ldr: Tensor, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def at_least_one(counts: Tensor) -> Tensor:
+    """Return what sums are divided by where one process has the whole batch."""
+    return counts.clamp_min(1)
+
+
+def training_loss(
+    output: Tensor,
+    truth: Tensor,
+    ldr: Tensor,
+    config: LossConfig,
+    share_counts: Callable[[Tensor], Tensor] = at_least_one,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss, a scalar, and its unweighted terms by name, detached.
 
-    All three are (N, 3, H, W) float: network output and truth in the gamma domain, the input in [0, 1].
+    All three are (N, 3, H, W) float: network output and truth in the gamma domain, the input in [0, 1]. The peak, area
+    and hue terms are means over what not every worker has equally many of. `share_counts` takes these numbers, int64,
+    of which `config` alone decides how many there are, and returns what to divide by: where workers share a batch, such
+    that the mean over the workers is the whole batch's term (`Peers.share_counts`).
     """
-    reference = tanh_l1(output, truth)
-    total, parts = reference, {"tanh_l1": reference.detach()}
+    total = tanh_l1(output, truth)
+    parts = {"tanh_l1": total.detach()}
     clipped = (ldr.amax(dim=1, keepdim=True) >= CLIPPED_LEVEL).to(output.dtype)
+    terms: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
     if config.log_weight:
-        error = _stops(output) - _stops(truth)
-        weight = 1 + clipped * (config.clipped_weight - 1)
-        if config.overshoot_weight != 1:
-            weight = weight * (1 + clipped * (error > 0) * (config.overshoot_weight - 1))
-        log_l1 = (_absolute(error, config.huber_stops) * weight).mean()
-        total, parts["log"] = total + config.log_weight * log_l1, log_l1.detach()
+        terms["log"] = _log_error(output, truth, clipped, config)
     if config.peak_weight:
-        peak = _peak_error(output, truth, clipped, config)
-        total, parts["peak"] = total + config.peak_weight * peak, peak.detach()
+        terms["peak"], counts["peak"] = _peak_error(output, truth, clipped, config)
     if config.area_weight:
-        area = _area_error(output, truth, clipped, config)
-        total, parts["area"] = total + config.area_weight * area, area.detach()
+        terms["area"], counts["area"] = _area_error(output, truth, clipped, config)
     if config.relative_weight:
-        relative = _relative_error(output, truth)
-        total, parts["relative"] = total + config.relative_weight * relative, relative.detach()
+        terms["relative"] = _relative_error(output, truth)
     if config.hue_weight:
-        hue = _hue_error(output, truth, ldr, config.neutral_prior)
-        total, parts["hue"] = total + config.hue_weight * hue, hue.detach()
+        terms["hue"], counts["hue"] = _hue_error(output, truth, ldr, config.neutral_prior)
+    if counts:
+        for name, count in zip(counts, share_counts(torch.stack(list(counts.values()))), strict=True):
+            terms[name] = terms[name] / count
+    for name, term in terms.items():
+        total = total + getattr(config, f"{name}_weight") * term
+        parts[name] = term.detach()
     return total, parts
 
 
-def _area_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:
-    """Mean over patches with clipped pixels of the mean absolute error of luminance there, in stops."""
+def _log_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:
+    """Mean absolute error in stops of all samples, weighted where the input is clipped."""
+    error = _stops(output) - _stops(truth)
+    weight = 1 + clipped * (config.clipped_weight - 1)
+    if config.overshoot_weight != 1:
+        weight = weight * (1 + clipped * (error > 0) * (config.overshoot_weight - 1))
+    return (_absolute(error, config.huber_stops) * weight).mean()
+
+
+def _area_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Sum over patches with clipped pixels of the mean absolute error of luminance there, in stops; their number."""
     error = _luminance_stops(output) - _luminance_stops(truth)
     weight = clipped * (1 + (error > 0) * (config.overshoot_weight - 1))
     error = _absolute(error, config.huber_stops) * weight
     num_clipped = clipped.sum(dim=(1, 2, 3))
     by_patch = error.sum(dim=(1, 2, 3)) / num_clipped.clamp_min(1)
-    return by_patch.sum() / (num_clipped > 0).sum().clamp_min(1)
+    return by_patch.sum(), (num_clipped > 0).sum()
 
 
 def _relative_error(output: Tensor, truth: Tensor) -> Tensor:
@@ -132,13 +159,13 @@ def _relative_error(output: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(by_patch).mean()
 
 
-def _hue_error(output: Tensor, truth: Tensor, ldr: Tensor, neutral_prior: float) -> Tensor:
-    """Mean over patches with white pixels of their error of colour, in stops, with a pull towards gray."""
+def _hue_error(output: Tensor, truth: Tensor, ldr: Tensor, neutral_prior: float) -> tuple[Tensor, Tensor]:
+    """Sum over patches with white pixels of their error of colour, in stops, with a pull to gray; their number."""
     white = (ldr.amin(dim=1, keepdim=True) >= CLIPPED_LEVEL).to(output.dtype)
     colour, true = (image[:, 0::2] - image[:, 1:2] for image in (_stops(output), _stops(truth)))
     error = ((colour - true).abs() + neutral_prior * colour.abs()).mean(dim=1, keepdim=True) * white
     num_white = white.sum(dim=(1, 2, 3))
-    return (error.sum(dim=(1, 2, 3)) / num_white.clamp_min(1)).sum() / (num_white > 0).sum().clamp_min(1)
+    return (error.sum(dim=(1, 2, 3)) / num_white.clamp_min(1)).sum(), (num_white > 0).sum()
 
 
 def _mu_law(linear: Tensor, white: Tensor) -> Tensor:
@@ -163,12 +190,12 @@ def _luminance_stops(encoded: Tensor) -> Tensor:
     return torch.log2((linear * weights).sum(dim=1, keepdim=True) + _LUMINANCE_FLOOR)
 
 
-def _peak_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> Tensor:
-    """Mean absolute error, in stops, between the brightest samples of each block that holds a clipped pixel."""
+def _peak_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Sum of absolute errors, in stops, of the brightest sample of each block with a clipped pixel; their number."""
     brightest = [_block_maximum(_stops(image).amax(dim=1, keepdim=True), config) for image in (output, truth)]
     is_highlight = _block_maximum(clipped, config)
     error = _absolute(brightest[0] - brightest[1], config.huber_stops) * is_highlight
-    return error.sum() / is_highlight.sum().clamp_min(1)
+    return error.sum(), (is_highlight > 0).sum()
 
 
 def _block_maximum(plane: Tensor, config: LossConfig) -> Tensor:

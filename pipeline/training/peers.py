@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributed
 
 from pipeline.training.batches import Share
+from pipeline.training.losses import at_least_one
 
 
 class Peers:
@@ -39,6 +40,17 @@ class Peers:
         distributed.broadcast(value, src=0)
         agreed = int(value.item())
         return None if agreed < 0 else agreed
+
+    def share_counts(self, counts: Tensor) -> Tensor:
+        """Return what each process divides its sums by, so that the mean over processes is that of the whole batch.
+
+        That is the sum of `counts` (int64, on the training device) over all processes, at least 1, over their number.
+        Every process must call it equally often, also one that has nothing to count.
+        """
+        if self.share.world_size == 1:
+            return at_least_one(counts)
+        distributed.all_reduce(counts)
+        return at_least_one(counts) / self.share.world_size
 
     def mean(self, values: Tensor) -> list[float]:
         """Return the means over all processes of a vector of float32 on the training device."""

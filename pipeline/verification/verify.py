@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from pipeline.job import JobRecord
-from pipeline.sharding.names import OUTPUT_FOLDER
+from pipeline.sharding.names import OUTPUT_FOLDER, TRIAL_KEY
 from pipeline.storage import ObjectStore
 from pipeline.verification.findings import Finding, VerifyReport
 from pipeline.verification.ledger import ExpectedOutput, open_ledger
@@ -57,7 +57,7 @@ def verify_destination(
     notes: list[str] = []
     with open_ledger() as ledger:
         # Listed before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
-        ledger.note_listing(store.list(OUTPUT_FOLDER))
+        ledger.note_listing(info for info in store.list(OUTPUT_FOLDER) if info.key != TRIAL_KEY)
         rows = check_rows(store, record, _ROW_THREADS, ledger)
         findings = [*check_record(record), *check_lease(store), *rows.findings, *check_names(store)]
         if rows.is_readable:

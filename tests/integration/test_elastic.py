@@ -65,3 +65,30 @@ def test_workers_come_with_the_work_and_go_when_none_waits(ray_here: None, tmp_p
     rows = rows_of(tmp_path / "out")
     assert Counter(row["attempt"] for row in rows) == {1: 41}
     assert len({row["worker"] for row in rows}) == 2
+
+
+@pytest.mark.timeout(180)
+def test_a_deadline_that_is_missed_with_all_workers_there_are_is_told_though_none_comes(
+    ray_here: None, tmp_path: Path
+) -> None:
+    """The second run is said to be far more than the one worker, whom the first run has started, can do."""
+    (tmp_path / "photos").mkdir()
+    for index in range(2):
+        (tmp_path / f"photos/{index}.jpg").write_bytes(jpeg(picture(32, 32, seed=index)))
+    config = build_config(
+        source={"url": str(tmp_path / "photos")},
+        destination={"url": str(tmp_path / "out")},
+        model={"weights": "identity"},
+        inference={"device": "cpu", "precision": "fp32", "num_threads": 1},
+        sharding={"max_images": 1},
+        execution={"scaling": {"max_workers": 1, "interval_s": 0.01, "deadline_s": 3600}},
+    )
+    first, second = plan_shards(open_source(config.source).iterate(), 1, config.sharding)
+    events: list[ScalingEvent] = []
+    with RayExecutor(WorkerSpec(config, "identity", None), UP_TO_TWO, events.append) as executor:
+        for shard, megapixels in ((first, 1.0), (second, 1e6)):
+            size = WorkSize(1, megapixels)
+            executor.run(iter([shard]), num_shards=1, resuming=False, on_progress=lambda _: None, size=size)
+    assert [event.delta for event in events] == [1, 0], [event.reason for event in events]
+    assert "1 workers are allowed" in events[1].reason or "no more workers" in events[1].reason
+    assert "misses the deadline in 3," in events[1].reason

@@ -29,6 +29,8 @@ RUNNING = {
     "entrypoint": "x",
     "metadata": {"hdrfleet_src": "s3://b/in", "hdrfleet_dst": "s3://b/out"},
 }
+ON_G6 = ("s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "g6.2xlarge")
+AT_A = ("--src-endpoint-url", "http://a.example.com")
 TRACE = "Traceback (most recent call last):\n  File x, line 1\nValueError: the reason"
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -197,6 +199,8 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
         (["{photos}", "ftq://h/out"], "ftq"),
         (["{photos}", "{photos}"], "SRC is DST or lies inside it"),
         (["{photos}/a", "{photos}"], "SRC is DST or lies inside it"),
+        (["s3://b/in", "s3://b"], "SRC is DST or lies inside it"),
+        (["s3://b", "s3a://b", *AT_A, "--dst-endpoint-url", "http://A.example.com/"], "SRC is DST or lies inside it"),
         (["https://h/l.csv?X-Amz-Signature=abcdef", "s3://b/out"], "SRC: holds a signature"),
         (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?sig=abc"], "--weights: holds a signature"),
         (["s3://b/in", "s3://b/out", "--weights", "https://h/w.pth?v=1"], "a weights URL cannot have a query"),
@@ -205,6 +209,9 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
         (["s3://b/in", "s3://b/out", "--max-cost", "5"], "--max-cost needs --node-type"),
         (["s3://b/in", "s3://b/out", "--node-type", "x"], "give it, too"),
         (["s3://b/in", "s3://b/out", "--max-workers", "2", "--budget", "5"], "--budget needs a price"),
+        ([*ON_G6, "--throughput-from", "s3://b/old?X-Amz-Signature=abcdef"], "--throughput-from: holds a signature"),
+        ([*ON_G6, "--throughput-from", "s3://me:secret@b/old"], "--throughput-from: holds a signature or a key"),
+        (["s3://b/in", "s3://b/out", "--src-endpoint-url", "http://me:secret@h"], "must not hold credentials"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x"], "--node-type x: not in the table"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x", "--prices", "none"], "--prices none: "),
         (["s3://b/in", "s3://b/out", "--address", "http://a:b@h"], "must not hold credentials"),
@@ -251,6 +258,52 @@ def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
             assert archive.read("prices/mine.toml") == prices.read_bytes()
             assert {"pipeline/__init__.py", "jobs/supervise.py"} <= set(archive.namelist())
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_slash_at_the_end_of_a_prefix_makes_no_other_conversion(
+    serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first submission's digest stands on the server; where a slash has a meaning, it is another one."""
+
+    def submit(src: str, dst: str, digest: str | None) -> tuple[int, str, Server]:
+        new = job_id(dst, 1)
+        job = RUNNING | {"submission_id": new}
+        job |= {"metadata": {"hdrfleet_src": src, "hdrfleet_dst": dst, "hdrfleet_command_sha256": digest or ""}}
+        server = serve(**{"jobs/": (200, json.dumps([job] if digest else [])), f"jobs/{new}": (200, json.dumps(job))})
+        server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+        code = hdrfleet_here("submit", src, dst, "--use-image", "--address", server.url)
+        return code, capsys.readouterr().err, server
+
+    for src in ("s3://b/in", "s3://b/lists/a.txt", "s3://b/*"):
+        code, _, server = submit(src, "s3://b/out", None)
+        assert code == 0
+        sent = json.loads(server.got["/api/jobs/"])
+        digest = sent["metadata"]["hdrfleet_command_sha256"]
+        code, said, _ = submit(src, "s3://b/out/", digest)
+        assert (code, "is at work on it already" in said) == (0, True), said
+        code, said, _ = submit(f"{src}/", "s3://b/out", digest)
+        if src == "s3://b/in":
+            assert (code, "is at work on it already" in said) == (0, True), said
+        else:
+            assert (code, "with other options" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("said", [AT_A, (*AT_A, "--dst-endpoint-url", "http://b.example.com")])
+def test_buckets_of_one_name_at_two_endpoints_are_sent(
+    serve: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: tuple[str, ...],
+) -> None:
+    """The environment here says nothing of the cluster's, whose driver looks again."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", AT_A[1])
+    new = job_id("s3://b", 1)
+    job = RUNNING | {"submission_id": new, "metadata": {"hdrfleet_src": "s3://b", "hdrfleet_dst": "s3://b"}}
+    server = serve(**{"jobs/": (200, "[]"), f"jobs/{new}": (200, json.dumps(job))})
+    server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+    code = hdrfleet_here("submit", "s3://b", "s3://b", *said, "--use-image", "--address", server.url)
+    assert code == 0, capsys.readouterr().err
+    assert f"--src-endpoint-url={AT_A[1]}" in json.loads(server.got["/api/jobs/"])["entrypoint"]
 
 
 class Written:

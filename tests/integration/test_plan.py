@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from commands import hdrfleet_here
+from commands import hdrfleet_here, rows_of
 from photographs import jpeg, picture, png, tiff
 
 MINE = """
@@ -85,6 +86,27 @@ def test_an_earlier_job_gives_the_speed(photos: Path, tmp_path: Path, capsys: py
     )["machines"]
     assert priced["predictions"][0]["cost"] > 0
     assert priced["speed"]["worker_s"] == machine["speed"]["worker_s"]
+
+
+def test_the_start_that_was_measured_is_that_of_the_run_however_long_the_job_had_lain_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dst = tmp_path / "out"
+    assert hdrfleet_here("convert", photos, dst, "--executor", "local", "--weights", "identity", "-q") == 3
+    record = json.loads((dst / "_hdrfleet/job.json").read_text())
+    created = datetime.fromisoformat(record["created_at"]) - timedelta(days=1)
+    (dst / "_hdrfleet/job.json").write_text(json.dumps(record | {"created_at": created.isoformat()}))
+    start_s = plan_of(capsys, photos, "--throughput-from", dst)["measured"]["start_s"]  # type: ignore[index]
+    (lease,) = (dst / "_hdrfleet/lease").glob("*.json")
+    acquired = datetime.fromisoformat(json.loads(lease.read_text())["acquired_at"])
+    first = min(row["started_at"] for row in rows_of(dst))
+    assert start_s == pytest.approx((first - acquired).total_seconds(), abs=0.01)
+    assert start_s < 3600
+
+    lease.unlink()
+    assert plan_of(capsys, photos, "--throughput-from", dst)["measured"]["start_s"] is None  # type: ignore[index]
+    assert hdrfleet_here("plan", photos, "--throughput-from", dst) == 0
+    assert "start not known, and not in the times" in " ".join(capsys.readouterr().out.split())
 
 
 def test_above_the_limit_a_plan_exits_with_3(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

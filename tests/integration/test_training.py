@@ -7,7 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from commands import environment, hdrfleet_here
+from torch import distributed
 from training_runs import HELD_OUT, NumberedPatches, write_scenes
 
 from pipeline.config import StorageConfig
@@ -23,6 +27,7 @@ from pipeline.storage import ObjectStore, open_store
 from pipeline.training.batches import LoadedBatches, Share
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
 from pipeline.training.metrics import METRICS_CSV, VALIDATION_CSV
+from pipeline.training.peers import Peers
 
 SMALL = (
     *("--width", "8", "--patch-px", "16", "--batch-size", "4", "--warmup-steps", "2", "--validation-patches", "4"),
@@ -134,6 +139,23 @@ def test_data_processes_change_nothing() -> None:
         assert torch.equal(mine[1], theirs[1])
 
 
+def counts_to_divide_by(rank: int, folder: Path) -> list[float]:
+    store = distributed.FileStore(str(folder / "store"), 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=180))
+    try:
+        counts = torch.tensor([3 * rank, 4 - rank, 0])
+        return Peers(Share(rank, 2)).share_counts(counts).tolist()
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.timeout(300)
+def test_processes_divide_by_what_all_of_them_have(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        shared = list(processes.map(counts_to_divide_by, range(2), [tmp_path] * 2, timeout=240))
+    assert shared == [[1.5, 3.5, 0.5]] * 2  # half of the sums, and of 1 where there is nothing
+
+
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
     root = tmp_path_factory.mktemp("faults")
@@ -171,16 +193,18 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
         (["{s}", "{out}", "--lr", "-1"], "--lr: "),
         (["{s}", "{out}", "--time-budget", "soon"], "--time-budget: 'soon' is not a duration"),
         (["{s}", "{out}", "--loss", "log_weight"], "--loss: 'log_weight' is not NAME=VALUE"),
-        (["{s}", "{out}", "--loss", "log_wait=1"], "--loss log_wait: "),
+        (["{s}", "{out}", "--loss", "log_wait=1"], "--loss log_wait: no such field; there are area_weight, "),
+        (["{s}", "{out}", "--loss", "log_weight=-1"], ": --loss log_weight is -1.0; give 0 or more [bad_config]"),
         (["{s}", "{out}", "--loss-preset", "best"], "--loss-preset: there is no 'best'; give paper or balanced"),
         (["{s}", "{out}", "--loss", "log_weight=heavy"], "--loss log_weight: "),
         (["{s}", "{out}", "--camera", "iso=100"], "--camera iso: no such field"),
+        (["{s}", "{out}", "--camera", "full_well_e=5"], "--camera full_well_e: give LOW,HIGH, not 5"),
         (["{s}", "{out}", "--camera", "max_clipped_fraction=2"], "max_clipped_fraction must be between 0 and 1"),
         (["{s}", "{out}", "--holdout", "{f}/unknown.txt"], "held-out scenes that are not there: no-such-scene"),
         (["{s}", "{out}", "--holdout", "{f}/all.txt"], "no scene is left for train"),
         (["{s}", "{out}", "--holdout", "{f}/none.txt"], "names no scene"),
         (["{s}", "{out}", "--holdout", "{f}/missing.txt"], "--holdout: cannot read"),
-        (["{s}", "{out}", "--init", "{f}/no.pth"], "cannot read weights"),
+        (["{s}", "{out}", "--init", "{f}/no.pth"], "or one of: default, identity, srgb"),
         (["{s}", "{out}", "--init", "{f}/file"], "not a PyTorch checkpoint"),
         (["{s}", "{out}", "--workers", "2"], "the local executor is one process"),
         (["{s}", "{out}", "--address", "auto"], "--address needs the ray executor"),

@@ -128,7 +128,7 @@ def test_a_source_that_was_touched_does_not_adopt_what_has_rotted_since(world: W
 
 
 @pytest.mark.parametrize("adopt", [True, False])
-@pytest.mark.parametrize("error", [TransientStorageError("503"), ObjectDeniedError("403"), StorageError("no")])
+@pytest.mark.parametrize("error", [TransientStorageError("503"), ObjectDeniedError("403")])
 def test_what_the_store_does_not_give_is_not_taken_for_damaged(world: World, error: StorageError, adopt: bool) -> None:
     world.damage(lambda data: data + b"\0")  # whole, and other bytes than an attempt would compute
     broken = HookedStore(world.store)
@@ -144,6 +144,21 @@ def test_what_the_store_does_not_give_is_not_taken_for_damaged(world: World, err
     assert [info.key for info in world.store.list("images")] == [FIRST]
     world.run(3, adopt=adopt)
     assert (world.row()["output"], world.row()["adopted"]) == (FIRST, True)
+
+
+@pytest.mark.parametrize("adopt", [True, False])
+def test_what_the_store_never_gives_costs_its_row_and_is_not_taken_for_damaged(world: World, adopt: bool) -> None:
+    world.damage(lambda data: data + b"\0")
+    broken = HookedStore(world.store)
+
+    def fail(operation: str, key: str) -> None:
+        if (operation, key) == ("read", FIRST):
+            raise StorageError("no")
+
+    broken.before = fail
+    world.run(2, adopt=adopt, store=broken)
+    assert world.row()["error_code"] == "output_refused"
+    assert [info.key for info in world.store.list("images")] == [FIRST]
 
 
 class Garbling(HookedStore):

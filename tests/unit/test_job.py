@@ -167,11 +167,14 @@ def test_what_is_no_longer_listed_is_counted_where_the_listing_would_have_it(sto
 
 
 def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore, photos: Path) -> None:
+    for name in ("e.jpg", "f.jpg", "g.jpg"):
+        (photos / name).write_bytes(name.encode())
     job = opened(store, photos)
     source = open_source(job.record.config.source)
     work = job.extend(source)
     assert work is not None
     codes = {"a.jpg": "source_missing", "b.jpg": "decode_corrupt", "c.jpg": "source_denied", "d.jpg": "too_large"}
+    codes |= {"e.jpg": "source_unreadable", "f.jpg": "output_refused"}
     now = datetime.now(UTC)
     provenance = Provenance("0", "identity", "w" * 64, "p", "w", "n")
     for shard in job.shards(work):
@@ -183,17 +186,17 @@ def test_failures_that_lie_outside_the_file_are_planned_again(store: ObjectStore
     again = job.extend(source)
     assert again is not None
     tasks = [task for shard in job.shards(again) for task in shard.tasks]
-    assert [(task.source, task.revision) for task in tasks] == [("a.jpg", 1), ("c.jpg", 1)]
-    (photos / "a.jpg").unlink()
-    (photos / "c.jpg").unlink()
+    assert [(task.source, task.revision) for task in tasks] == [
+        (name, 1) for name in ("a.jpg", "c.jpg", "e.jpg", "f.jpg")
+    ]
+    for name in ("a.jpg", "c.jpg", "e.jpg", "f.jpg"):
+        (photos / name).unlink()
     # Plan 2 is not committed; once it is, nothing that is still listed is left to retry.
-    commit_part(
-        store,
-        [ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in tasks],
-        next(job.shards(again)),
-        1,
-        provenance,
-    )
+    for shard in job.shards(again):
+        results = [
+            ImageResult(task, ConversionStatus.FAILED, now, now, "source_missing", "why") for task in shard.tasks
+        ]
+        commit_part(store, results, shard, 1, provenance)
     assert job.extend(source) is None
 
 

@@ -74,3 +74,11 @@ def test_a_store_that_takes_no_record_costs_one_warning_and_not_the_job(store: O
     assert told.notes == ["workers +2, now 2: because", "workers -1, now 2: because"]
     (warning,) = told.warnings
     assert "are not recorded" in warning
+
+
+def test_what_is_a_warning_is_said_as_one_and_kept_like_the_others(store: ObjectStore) -> None:
+    told = Told()
+    warning = event(1, 0).model_copy(update={"is_warning": True})
+    ScalingLog(store, told)(warning)
+    assert (told.notes, told.warnings) == ([], ["workers +0, now 2: because"])
+    assert read_events(store) == [event(1, 0)]

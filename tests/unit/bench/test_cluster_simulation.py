@@ -7,6 +7,7 @@ import pytest
 
 from bench.cluster_simulation import bounds, scenarios
 from bench.simulated_cluster import Result, Setup, Simulation
+from pipeline.config import ShardingConfig
 from pipeline.execution.scaling import ScalingLimits
 
 SMALL = Setup(400, limits=ScalingLimits(max_workers=20))
@@ -59,5 +60,5 @@ def test_a_budget_bounds_what_is_paid() -> None:
 
 
 def test_the_published_scenarios_run_at_a_thousandth_of_their_size() -> None:
-    for setup in scenarios(100_000, 10).values():
+    for setup in scenarios(100_000, 10, ShardingConfig().max_images).values():
         simulate(setup)

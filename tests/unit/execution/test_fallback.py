@@ -103,6 +103,16 @@ def test_later_workers_skip_the_first_choice_for_ten_minutes_and_then_try_it_onc
     assert watched.policy.skips_first_choice
 
 
+def test_who_has_given_up_neither_moves_anybody_nor_skips_the_first_choice(watched: Watched) -> None:
+    watched.watch(60, refused="spot")
+    assert watched.moved(a=1000.0) == ["a"]
+    assert watched.policy.skips_first_choice
+    watched.policy.give_up()
+    assert not watched.policy.skips_first_choice
+    watched.watch(600, refused="spot")
+    assert watched.moved(a=1000.0) == []
+
+
 def test_an_autoscaler_that_was_started_again_is_listened_to(watched: Watched) -> None:
     watched.watch(30, refused="spot")
     watched.refusals.clear()

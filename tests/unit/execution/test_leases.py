@@ -138,8 +138,8 @@ def test_a_delayed_retry_waits_for_its_time_and_longer_each_time() -> None:
 def test_a_retry_has_its_worker_to_itself() -> None:
     book = LeaseBook(shards(4), 3)
     innocent, poison = take(book, "w1"), take(book, "w1")
-    book.give_back(innocent, "died")
-    book.give_back(poison, "died")
+    book.give_back(innocent, NO_ANSWER)
+    book.give_back(poison, NO_ANSWER)
     again = take(book, "w2")
     assert again.attempt == 2
     assert book.take("w2") is None, "nothing beside a retry"
@@ -148,7 +148,7 @@ def test_a_retry_has_its_worker_to_itself() -> None:
     book.complete(again)
     fresh = take(book, "w2")
     assert (fresh.shard.shard, fresh.attempt) == (2, 1)
-    book.give_back(other, "died")
+    book.give_back(other, NO_ANSWER)
     beside = take(book, "w2")
     assert beside.attempt == 1, "a busy worker gets new shards, not retries"
     assert take(book, "w3").attempt == 3

@@ -165,6 +165,50 @@ def test_a_deadline_asks_for_no_more_than_it_needs() -> None:
     assert "the deadline in 36,000 s needs" in decision.reason or "deadline is in" in decision.reason
 
 
+def test_deadline_and_budget_are_those_of_the_run_not_of_the_driver() -> None:
+    config = ScalingConfig(max_workers=4, deadline_s=1000, budget_worker_s=2000.0)
+    job = Job(1000)
+    job.now = 5000.0
+    job.scaler = Scaler(config, 1.0, started_at=4400.0, spent_s=1990.0, clock=lambda: job.now)
+    assert job.scaler.spent_worker_s == 1990.0
+    decision = job.after(0)
+    assert decision is not None
+    assert decision.delta == 0, decision.reason
+    with pytest.raises(BudgetSpentError, match=r"0\.55 are spent"):
+        job.scaler.require_affordable(decision)
+    rich = config.model_copy(update={"budget_worker_s": None})
+    job.scaler = Scaler(rich, 1.0, started_at=4400.0, clock=lambda: job.now)
+    decision = job.after(0)
+    assert decision is not None
+    assert "deadline in 400 s" in decision.reason
+    job.scaler.asked("a")
+    job.now += 30
+    assert job.scaler.spent_worker_s == 30.0
+    job.scaler.gone("a")
+    job.now += 30
+    assert job.scaler.spent_worker_s == 30.0
+
+
+def test_a_missed_deadline_is_news_once_and_so_is_its_end() -> None:
+    job = Job(100, max_workers=1, deadline_s=1000)
+    job.scaler.asked("a")
+    job.scaler.ready("a")
+    job.take("a")
+    told, done = [], 0.0
+    for megapixels_per_s, times in ((0.01, 3), (5.0, 3), (0.01, 3)):  # of 1,600 MP
+        for _ in range(times):
+            done += megapixels_per_s * 20
+            decision = job.after(20, "a", done=done)
+            assert decision is not None
+            assert decision.delta == 0
+            if decision.is_news:
+                told.append(decision.reason)
+    assert len(told) == 3, told
+    assert "1 workers are allowed; this misses the deadline in 980 s by " in told[0]
+    assert told[1].endswith("the deadline can be met after all")
+    assert "misses the deadline in" in told[2]
+
+
 def test_who_is_at_work_is_ended_for_the_budget_alone_and_last() -> None:
     job = Job(1000, budget_worker_s=1000.0, max_workers=2)
     first = job.after(0)

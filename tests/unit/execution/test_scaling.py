@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.scaling import Observation, ScalingLimits, Throughput, budget_in_worker_s, decide
+from pipeline.execution.scaling import (
+    DeadlineOutlook,
+    Observation,
+    ScalingLimits,
+    Throughput,
+    budget_in_worker_s,
+    decide,
+)
 
 RATE = Throughput(10.0)
 SHARD_MP = 200.0
@@ -81,7 +88,46 @@ def test_a_deadline_that_cannot_be_met_says_so() -> None:
     decision = decide(seen(4500, time_left_s=150.0, num_busy=4), limits())
     assert decision.delta == 96
     late = decide(seen(4500, time_left_s=150.0, num_busy=4), limits(max_workers=1000))
-    assert "misses the deadline in 150 s" in late.reason
+    # 90,080 worker-seconds and 492 starts of 180 s, by 496 workers, take 360 s.
+    assert "is too near for a start of 180 s to help; this misses the deadline in 150 s by 210 s" in late.reason
+    assert late.deadline is DeadlineOutlook.MISSED
+
+
+@pytest.mark.parametrize(
+    ("bounds", "state"),
+    [
+        ({"max_workers": 3}, {"num_busy": 3}),
+        ({"max_workers": 3}, {}),
+        ({"budget_worker_s": 50_000.0}, {"num_busy": 3}),
+        ({"max_workers": 9, "min_workers": 4}, {"num_busy": 3}),
+    ],
+    ids=["maximum", "first workers", "budget", "minimum"],
+)
+def test_whatever_bounds_the_decision_a_missed_deadline_is_told(
+    bounds: dict[str, float], state: dict[str, int]
+) -> None:
+    decision = decide(seen(4500, time_left_s=3600.0, **state), limits(**bounds))
+    assert decision.deadline is DeadlineOutlook.MISSED
+    assert "misses the deadline in 3,600 s by " in decision.reason
+
+
+def test_a_deadline_is_met_where_the_work_fits_with_the_margin_and_close_without_it() -> None:
+    in_time = {"num_busy": 3, "megapixels": 30_000.0}  # 1,000 s for three
+    for time_left_s, outlook in ((1200.0, DeadlineOutlook.MET), (1050.0, DeadlineOutlook.CLOSE)):
+        decision = decide(seen(9, time_left_s=time_left_s, **in_time), limits(max_workers=3))
+        assert decision.deadline is outlook
+        assert "misses" not in decision.reason
+    assert decide(seen(9, **in_time), limits(max_workers=3)).deadline is DeadlineOutlook.NOT_KNOWN
+
+
+def test_idle_workers_do_not_help_with_the_last_shard() -> None:
+    last = decide(seen(0, num_busy=1, idle_s=(1.0,) * 9, megapixels=1000.0, time_left_s=50.0), limits())
+    assert "no shard waits" in last.reason
+    assert last.reason.endswith("this misses the deadline in 50 s by 50 s")
+    assert (
+        "that has passed by 100 s"
+        in decide(replace(seen(0, num_busy=1), megapixels=1000.0, time_left_s=0.0), limits()).reason
+    )
 
 
 def test_a_budget_keeps_back_what_the_work_costs() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import OpenEXR
 import pytest
 from hdr_scenes import make_panorama, write_exr, write_scenes
 from photographs import jpeg, picture, png
@@ -109,4 +110,23 @@ def test_pairs_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(picture(20, 30))[:200])
     refuse(tmp_path, r"a\.png: cannot be read")
     (tmp_path / "a.jpg").write_bytes(jpeg(picture(20, 30)))
-    refuse(tmp_path, "another LDR file has the same name")
+    refuse(tmp_path, r"a\.png: a\.jpg has the same name")
+
+
+def test_of_two_truths_neither_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(picture(20, 30)))
+    write_exr(tmp_path / "a.exr", np.ones((20, 30, 3), np.float32))
+    (tmp_path / "a.hdr").write_bytes(imagecodecs.rgbe_encode(np.ones((20, 30, 3), np.float32), header=True))
+    refuse(tmp_path, r"a\.hdr: a\.exr has the same name")
+
+
+def test_truths_in_other_spaces_than_rec709_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(picture(20, 30)))
+    ones = np.ones((20, 30, 3), np.float32)
+    aces = (0.7347, 0.2653, 0.0, 1.0, 0.0001, -0.077, 0.32168, 0.33767)
+    OpenEXR.File({"type": OpenEXR.scanlineimage, "chromaticities": aces}, {"RGB": ones}).write(str(tmp_path / "a.exr"))
+    refuse(tmp_path, r"a\.exr: its primaries are not those of Rec\.709")
+    (tmp_path / "a.exr").unlink()
+    encoded = imagecodecs.rgbe_encode(ones, header=True)
+    (tmp_path / "a.hdr").write_bytes(encoded.replace(b"32-bit_rle_rgbe", b"32-bit_rle_xyze"))
+    refuse(tmp_path, r"a\.hdr: holds CIE XYZ")

@@ -59,6 +59,29 @@ def test_where_the_driver_logs_json_so_does_who_watches_over_it(
     assert said["message"].startswith("the driver was killed by signal 9; it is started again in 5 s")
 
 
+def test_drivers_that_are_started_again_are_one_run_with_one_deadline_and_one_budget(
+    tmp_path: Path, naps: list[float]
+) -> None:
+    """Each is told when the first began, and what those before it have spent."""
+    driver = """
+import os, pathlib, signal, sys
+from pipeline.execution.account import open_account
+account = open_account()
+with pathlib.Path(sys.argv[1]).open("a") as log:
+    log.write(f"{account.started_at} {account.spent_worker_s}\\n")
+account.write(account.spent_worker_s + 100)
+if account.spent_worker_s < 200:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    log = tmp_path / "log"
+    before = time.monotonic()
+    assert supervise([sys.executable, "-c", driver, str(log)]) == 0
+    runs = [line.split() for line in log.read_text().splitlines()]
+    assert [spent for _, spent in runs] == ["0.0", "100.0", "200.0"]
+    (started_at,) = {float(started) for started, _ in runs}
+    assert before <= started_at <= time.monotonic()
+
+
 def test_there_is_an_end_to_it(tmp_path: Path, naps: list[float]) -> None:
     counter = tmp_path / "runs"
     command = [sys.executable, "-c", DIES_UNTIL, str(counter), "9", "0"]

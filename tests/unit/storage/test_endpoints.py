@@ -32,3 +32,10 @@ def test_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_places_may_always_overlap() -> None:
     assert may_overlap("/photos", A, "s3://photos", B)
     assert may_overlap("gs://photos", A, "gs://photos/hdr", B)
+
+
+def test_another_machines_environment_is_taken_where_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.example.com")
+    assert not may_overlap("s3://photos", AWS, "s3://photos/hdr", B, environment={})
+    assert not may_overlap("s3://photos", A, "s3://photos/hdr", B, environment={"AWS_ENDPOINT_URL_S3": "http://x"})
+    assert may_overlap("s3://photos", A, "s3://photos", AWS, environment={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})

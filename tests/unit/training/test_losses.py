@@ -271,3 +271,58 @@ def test_the_neutral_prior_answers_gray_only_where_colour_is_in_doubt(
 
     best = min((round(0.1 * step, 1) for step in range(-15, 16)), key=cost)
     assert (best == 0) is pulls_to_gray
+
+
+ALL_TERMS = LossConfig(
+    log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15, hue_weight=0.1, neutral_prior=0.5
+)
+
+
+def unevenly_clipped_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Four patches as (output, truth, ldr): white in a corner, nowhere, all over, and one channel clipped in spots."""
+    generator = torch.Generator().manual_seed(3)
+    ldr = 0.2 + 0.6 * torch.rand((4, 3, 32, 32), generator=generator)
+    ldr[0, :, :5, :7] = 1.0
+    ldr[2] = 1.0
+    ldr[3, 0, ::9, ::9] = 1.0
+    noise = torch.rand((2, 4, 3, 32, 32), generator=generator)
+    is_clipped = ldr >= 0.97
+    return torch.where(is_clipped, 1 + noise[0], ldr + 0.05), torch.where(is_clipped, 1 + 3 * noise[1], ldr), ldr
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_workers_that_share_a_batch_have_its_loss_and_gradients_in_the_mean(num_workers: int) -> None:
+    output, truth, ldr = unevenly_clipped_batch()
+    whole, whole_parts = training_loss(output.requires_grad_(), truth, ldr, ALL_TERMS)
+    expected = torch.autograd.grad(whole, output)[0]
+    shares = [
+        [tensor.detach().chunk(num_workers)[rank] for tensor in (output, truth, ldr)] for rank in range(num_workers)
+    ]
+    counted: list[Tensor] = []
+
+    def count(counts: Tensor) -> Tensor:
+        counted.append(counts)
+        return counts
+
+    for share in shares:
+        training_loss(*share, ALL_TERMS, count)
+    assert len(counted) == num_workers, "each worker makes the same calls, also one with nothing clipped"
+    total = torch.stack(counted).sum(dim=0)
+    losses, parts, gradients = [], [], []
+    for share in shares:
+        share[0].requires_grad_()
+        loss, worker_parts = training_loss(*share, ALL_TERMS, lambda _: total.clamp_min(1) / num_workers)
+        gradients.append(torch.autograd.grad(loss, share[0])[0] / num_workers)
+        losses.append(float(loss.detach()))
+        parts.append(worker_parts)
+    assert sum(losses) / num_workers == pytest.approx(float(whole.detach()), rel=1e-6)
+    for name, value in whole_parts.items():
+        assert sum(float(part[name]) for part in parts) / num_workers == pytest.approx(float(value), rel=1e-6)
+    torch.testing.assert_close(torch.cat(gradients), expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_without_clipped_pixels_anywhere_shared_terms_are_nothing_and_finite() -> None:
+    output, ldr = full(0.9).requires_grad_(), full(0.4)
+    loss, parts = training_loss(output, full(0.3), ldr, ALL_TERMS, lambda counts: counts.clamp_min(1) / 4)
+    assert [float(parts[name]) for name in ("peak", "area", "hue")] == [0, 0, 0]
+    assert torch.isfinite(torch.autograd.grad(loss, output)[0]).all()

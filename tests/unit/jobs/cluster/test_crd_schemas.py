@@ -10,6 +10,7 @@ import pytest
 import yaml
 from cluster_files import KUBERAY, Break, documents, found_in_copy, set_to
 
+from jobs.cluster import kuberay_keys
 from jobs.cluster.crd import ObjectSchema, check_object, load_schemas, make_strict
 from pipeline.errors import ConfigError
 
@@ -163,3 +164,21 @@ def test_broken_copies_are_refused_by_kuberays_schema(
     name: str, apply: Break, expected: tuple[str, str], kuberay_schemas: list[ObjectSchema], tmp_path: Path
 ) -> None:
     assert expected in found_in_copy(KUBERAY / f"{name}.yaml", tmp_path, apply, schemas=kuberay_schemas)
+
+
+def test_the_names_that_are_known_without_a_schema_are_those_of_kuberays(shared_folder: Path) -> None:
+    folder = shared_folder / "kuberay"
+    if not folder.is_dir():
+        pytest.skip(f"no schemas of KubeRay at {folder}; set HDRFLEET_TEST_DATA to a folder that holds kuberay/")
+
+    def names(kind: str, *keys: str) -> set[str]:
+        value = json.loads((folder / f"{kind}.v1.schema.json").read_text())
+        for key in ("properties", "spec", "properties", *keys):
+            value = value[key]
+        return set(value)
+
+    assert names("rayjobs") == set(kuberay_keys.JOB)
+    assert names("rayclusters") == names("rayjobs", "rayClusterSpec", "properties") == set(kuberay_keys.CLUSTER)
+    for field, known in kuberay_keys.BELOW_CLUSTER.items():
+        assert names("rayclusters", field, "properties") == set(known)
+    assert names("rayclusters", "workerGroupSpecs", "items", "properties") == set(kuberay_keys.WORKER_GROUP)

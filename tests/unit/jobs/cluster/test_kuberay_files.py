@@ -27,6 +27,33 @@ C = f"{W}.containers[0]"
 GPU = "nvidia.com/gpu"
 
 IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "wrong key": ([set_to(True, "enableInTreeAutoScaling")], ("enableInTreeAutoScaling", "unknown_key")),
+    "groups under a wrong key": (
+        [set_to([], "workerGroupSpec")],
+        ("workerGroupSpec", "unknown_key"),
+    ),
+    "parameters of the head under a wrong key": (
+        [set_to({"num-cpus": "0"}, "headGroupSpec", "rayStartParms")],
+        ("headGroupSpec.rayStartParms", "unknown_key"),
+    ),
+    "parameters of a group under a wrong key": (
+        [set_to({}, *GROUP, "rayStartParms")],
+        ("workerGroupSpecs[0].rayStartParms", "unknown_key"),
+    ),
+    "wrong key of the autoscaler": (
+        [set_to(60, "autoscalerOptions", "idleTimeoutSecond")],
+        ("autoscalerOptions.idleTimeoutSecond", "unknown_key"),
+    ),
+    "wrong key of the token": ([set_to("x", "authOptions", "secret")], ("authOptions.secret", "unknown_key")),
+    "wrong key of the head": (
+        [set_to("ClusterIP", "headGroupSpec", "servicetype")],
+        ("headGroupSpec.servicetype", "unknown_key"),
+    ),
+    "wrong key of a group": ([set_to(3, *GROUP, "maxReplica")], ("workerGroupSpecs[0].maxReplica", "unknown_key")),
+    "addresses from outside": (
+        [set_to({"spec": {"externalIPs": ["203.0.113.5"]}}, "headGroupSpec", "headService")],
+        ("headGroupSpec.headService.spec.externalIPs", "public_port"),
+    ),
     "no token": ([set_to({"mode": "disabled"}, "authOptions")], ("authOptions.mode", "no_token")),
     "token not said": ([without("authOptions")], ("authOptions.mode", "no_token")),
     "another Ray": ([set_to("2.9.0", "rayVersion")], ("rayVersion", "ray_version")),
@@ -181,6 +208,7 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
     [
         (without("spec", "entrypoint"), ("spec.entrypoint", "missing_key")),
         (set_to(0, "spec", "backoffLimit"), ("spec.backoffLimit", "no_retry")),
+        (set_to(5, "spec", "backOffLimit"), ("spec.backOffLimit", "unknown_key")),
         (
             set_to("hdrfleet convert s3://a s3://b --address auto", "spec", "entrypoint"),
             ("spec.entrypoint", "not_elastic"),
@@ -199,6 +227,7 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
     ids=[
         "no command",
         "no retry",
+        "wrong key",
         "not elastic",
         "cluster stays",
         "no submitter",
@@ -311,11 +340,12 @@ def test_account_that_gives_keys_to_the_api_is_found(tmp_path: Path) -> None:
     ("document", "expected"),
     [
         ({"kind": "Service", "spec": {"type": "LoadBalancer"}}, ("spec.type", "public_port")),
+        ({"kind": "Service", "spec": {"externalIPs": ["203.0.113.5"]}}, ("spec.externalIPs", "public_port")),
         ({"kind": "Ingress", "spec": {}}, ("spec", "public_port")),
         ({"kind": "Secret", "stringData": {"auth_token": "x"}}, ("stringData", "secret")),
         ({"kind": "Secret", "data": {"auth_token": "eA=="}}, ("data", "secret")),
     ],
-    ids=["service", "ingress", "secret", "encoded secret"],
+    ids=["service", "service from outside", "ingress", "secret", "encoded secret"],
 )
 def test_what_opens_or_gives_away_is_found(
     document: dict[str, object], expected: tuple[str, str], tmp_path: Path
@@ -350,3 +380,17 @@ def test_patches_merge_as_rfc_7386_says() -> None:
         "e": {"g": 1},
     }
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+
+
+def test_a_wrong_key_is_told_with_what_it_may_have_been_meant_to_be(tmp_path: Path) -> None:
+    (value,) = documents(CLUSTER)
+    value["spec"]["workerGroupSpec"] = value["spec"].pop("workerGroupSpecs")
+    copied = tmp_path / CLUSTER.name
+    copied.write_text(yaml.safe_dump(value))
+    messages = {each.place: each.message for each in validate_file(copied, []).findings}
+    assert messages["spec.workerGroupSpec"] == "is not known here; did you mean workerGroupSpecs or headGroupSpec?"
+
+
+def test_names_of_another_version_of_the_api_are_not_judged(tmp_path: Path) -> None:
+    breaks = (set_to("ray.io/v2", "apiVersion"), set_to("x", "spec", "brandNew"))
+    assert "unknown_key" not in {code for _, code in found_in_copy(CLUSTER, tmp_path, *breaks)}

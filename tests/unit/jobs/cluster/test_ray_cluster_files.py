@@ -17,6 +17,17 @@ L4 = (TYPES, "gpu_l4_spot")
 NODE = (*L4, "node_config")
 OPTIONS = ("docker", "run_options")
 
+
+def before_ray_starts(text: str) -> Break:
+    """A break that puts text ahead of `ray start` on the head, in the same command."""
+
+    def apply(document: Any) -> None:
+        commands = document["head_start_ray_commands"]
+        commands[1] = commands[1].replace("ray start", f"{text} ray start")
+
+    return apply
+
+
 BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "label of another accelerator": (
         [set_to("A100", *L4, "labels", "ray.io/accelerator-type")],
@@ -62,6 +73,66 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "every address": (
         [appended("ray start --address=x --node-ip-address=0.0.0.0", "worker_start_ray_commands")],
         ("worker_start_ray_commands[3]", "public_port"),
+    ),
+    "published port without a space": (
+        [appended("-p8265:8265", *OPTIONS)],
+        ("docker.run_options[7]", "public_port"),
+    ),
+    "published port behind a quote": (
+        [appended("-p'8265:8265'", *OPTIONS)],
+        ("docker.run_options[7]", "public_port"),
+    ),
+    "published port in long": (
+        [appended("--publish=8265:8265", *OPTIONS)],
+        ("docker.run_options[7]", "public_port"),
+    ),
+    "published port in long with a space": (
+        [appended("--publish 8265:8265", *OPTIONS)],
+        ("docker.run_options[7]", "public_port"),
+    ),
+    "all ports published": ([appended("--publish-all", *OPTIONS)], ("docker.run_options[7]", "public_port")),
+    "rights in one word": ([appended("--cap-add=ALL", *OPTIONS)], ("docker.run_options[7]", "privileged")),
+    "published port behind other options": (
+        [appended("-itp 8265:8265", *OPTIONS)],
+        ("docker.run_options[7]", "public_port"),
+    ),
+    "more rights": ([appended("--cap-add SYS_ADMIN", *OPTIONS)], ("docker.run_options[7]", "privileged")),
+    "every system call": (
+        [appended("--security-opt seccomp=unconfined", *OPTIONS)],
+        ("docker.run_options[7]", "privileged"),
+    ),
+    "rights of root": ([without(*OPTIONS, 3)], ("docker.run_options", "privileged")),
+    "token that is empty": ([set_to("--env RAY_AUTH_MODE=", *OPTIONS, 0)], ("docker.run_options", "no_token")),
+    "token as the host has it": ([set_to("--env RAY_AUTH_MODE", *OPTIONS, 0)], ("docker.run_options", "no_token")),
+    "token that is emptied": ([before_ray_starts("export RAY_AUTH_MODE=;")], ("docker.run_options", "no_token")),
+    "token that is taken back": ([before_ray_starts("unset RAY_AUTH_MODE;")], ("docker.run_options", "no_token")),
+    "token that is left out": ([before_ray_starts("env -u RAY_AUTH_MODE")], ("docker.run_options", "no_token")),
+    "token that comes too late": (
+        [
+            before_ray_starts("export RAY_AUTH_MODE=''; true &&"),
+            appended("export RAY_AUTH_MODE=token", "head_start_ray_commands"),
+        ],
+        ("docker.run_options", "no_token"),
+    ),
+    "open version in set-up": (
+        [appended("pip install -U ray", "setup_commands")],
+        ("setup_commands[0]", "unpinned_packages"),
+    ),
+    "open version on the machine": (
+        [appended("python3 -m pip install 'ray[default]>=2.40'", "initialization_commands")],
+        ("initialization_commands[1]", "unpinned_packages"),
+    ),
+    "open version on the head": (
+        [appended("pip3 install hdrfleet", "head_setup_commands")],
+        ("head_setup_commands[0]", "unpinned_packages"),
+    ),
+    "open version on workers": (
+        [appended("pip install -U ray", "worker_setup_commands")],
+        ("worker_setup_commands[0]", "unpinned_packages"),
+    ),
+    "open version at the start": (
+        [appended("pip install -U ray", "worker_start_ray_commands")],
+        ("worker_start_ray_commands[3]", "unpinned_packages"),
     ),
     "published port": ([appended("-p 8265:8265", *OPTIONS)], ("docker.run_options[7]", "public_port")),
     "privileged container": ([appended("--privileged", *OPTIONS)], ("docker.run_options[7]", "privileged")),
@@ -303,19 +374,30 @@ def test_digest_beside_the_tag_is_sound(tmp_path: Path) -> None:
 def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
     from importlib.metadata import version
 
-    harmless = [f"pip install 'ray[default]=={version('ray')}'", "echo 10.0.0.0.0 ::1 std::vector"]
+    harmless = [
+        f"pip install 'ray[default]=={version('ray')}'",
+        "pip install /tmp/mine-1.0-py3-none-any.whl",
+        "echo 10.0.0.0.0 ::1 std::vector",
+    ]
     assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
+
+
+@pytest.mark.parametrize("option", ["-e RAY_AUTH_MODE=token", "-eRAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE='token'"])
+def test_token_is_seen_however_docker_is_told(option: str, tmp_path: Path) -> None:
+    assert found_in_copy(AWS, tmp_path, set_to(option, *OPTIONS, 0)) == []
 
 
 def test_token_by_a_file_of_variables_is_seen(tmp_path: Path) -> None:
     breaks = [
-        set_to(["--env-file $HOME/.ray.env"], *OPTIONS),
+        set_to(["--env-file $HOME/.ray.env", "--cap-drop=ALL"], *OPTIONS),
         appended("echo RAY_AUTH_MODE=token >> ~/.ray.env", "initialization_commands"),
     ]
     mounted = set_to({"/home/hdrfleet/.ray/auth_token": "~/.ray/auth_token"}, "file_mounts")
     assert found_in_copy(AWS, tmp_path, *breaks, mounted) == []
     assert {code for _, code in found_in_copy(AWS, tmp_path, *breaks)} == {"no_token"}
-    assert {code for _, code in found_in_copy(AWS, tmp_path, mounted, breaks[1], set_to([], *OPTIONS))} == {"no_token"}
+    assert {
+        code for _, code in found_in_copy(AWS, tmp_path, mounted, breaks[1], set_to(["--cap-drop=all"], *OPTIONS))
+    } == {"no_token"}
 
 
 @pytest.mark.parametrize("key", ["cluster_name", "provider"])

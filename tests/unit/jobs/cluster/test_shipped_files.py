@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -33,6 +35,20 @@ def test_all_of_them_are_looked_at() -> None:
 def test_the_job_brings_the_cluster_that_stands_beside_it() -> None:
     (cluster,), (job,) = documents(KUBERAY / "raycluster.yaml"), documents(KUBERAY / "rayjob.yaml")
     assert job["spec"]["rayClusterSpec"] == cluster["spec"]
+
+
+@pytest.mark.parametrize(
+    ("code", "is_tried_again"), [(0, False), (1, True), (2, True), (3, False), (4, False), (137, True)]
+)
+def test_the_job_is_tried_again_for_what_another_try_may_mend(code: int, is_tried_again: bool, tmp_path: Path) -> None:
+    """KubeRay takes every exit code but 0 for a failure. docs/operations.md has this table."""
+    (job,) = documents(KUBERAY / "rayjob.yaml")
+    command = tmp_path / "hdrfleet"
+    command.write_text(f"#!/bin/sh\nexit {code}\n")
+    command.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    ended = subprocess.run(job["spec"]["entrypoint"], shell=True, env=env, check=False)  # as Ray's job server does
+    assert (ended.returncode != 0) is is_tried_again
 
 
 def test_profiles_and_names_are_those_of_the_stack() -> None:
