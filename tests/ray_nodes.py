@@ -20,7 +20,10 @@ START_TIMEOUT_S = 90
 
 
 class Cluster:
-    """A head without cores, and nodes of one core each: raylets on this machine."""
+    """A head without cores, and nodes of one core each: raylets on this machine.
+
+    The head has the address `host`; `inside` stands in front of its command, as what enters a network namespace does.
+    """
 
     def __init__(
         self,
@@ -28,24 +31,30 @@ class Cluster:
         home: Path,
         env: Mapping[str, str] | None = None,
         head_options: Sequence[str] = ("--num-cpus=0",),
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
     ) -> None:
-        self.address = f"127.0.0.1:{free_ports(1)[0]}"
+        self.address = f"{host}:{free_ports(1)[0]}"
         quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
         self._env = environment(home, {**quick, **(env or {})})
         self._home = home
         self.nodes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
         self.head = self.start(
-            *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}")
+            *("--head", f"--port={port}", *head_options, "--include-dashboard=false", f"--temp-dir={folder}"),
+            host=host,
+            inside=inside,
         )
 
-    def start(self, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, *options: str, host: str = "127.0.0.1", inside: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a head or a node with these options of `ray start`; the caller keeps it in `nodes`.
 
         `env` is for its workers, too.
         """
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"),
+            *(*inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={host}"),
             *("--object-store-memory=80000000", "--disable-usage-stats", *options),
         ]
         with (self._home / "ray.log").open("ab") as log:

@@ -10,10 +10,10 @@ _Item = TypeVar("_Item")
 
 
 class ReturnQueue(Generic[_Item]):
-    """Of those whose time has come, the one that was put first is taken first; each step takes logarithmic time
-    for each item that does not suit.
+    """Of those whose time has come, the one that was put first is taken first.
 
-    Times must not decrease from call to call.
+    Each step takes logarithmic time, and as much again for each item that does not suit. Times must not decrease from
+    call to call.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,8 @@ class LeaseBook:
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
     neighbour along twice. One that does it again is bisected until the images that do it are known, on another node
     than the last time wherever there are two: for such a shard, workers there make room. One whose worker lost its
-    device is excused, and goes to any worker of another node, beside what that has. While a
+    device is excused, and goes to any worker of another node, beside what that has. A worker whose store failed a shard
+    gets it back only when nobody else is there to try: it may be the one that cannot reach the store. While a
     store fails time and again, no new shard is begun. A shard can be split among workers: its parts are leased as
     shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one scheduler
     owns it.
@@ -52,6 +53,7 @@ class LeaseBook:
     ) -> None:
         self._shards = shards
         self._max_attempts = max_attempts
+        self._has_others = num_workers > 1
         self._clock = clock
         self._patience = Patience(num_workers=num_workers, max_attempts=max_attempts)
         health = health or NodeHealth(num_workers=num_workers)
@@ -98,7 +100,7 @@ class LeaseBook:
         held, now = self._held.get(holder, {}), self._clock()
         if any(lease.is_alone for lease in held.values()):
             return None
-        returned = self._returned.take(now, holder, place.node, is_busy=bool(held))
+        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), is_only=not self._held)
         if returned is not None:
             return self._begin(replace(returned, holder=holder, place=place))
         if self._returned and self._patience.suspects_store:
@@ -185,7 +187,8 @@ class LeaseBook:
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts and may_pass(error):
-            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1))
+            not_for = lease.holder if self._has_others else ""
+            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), not_for=not_for)
         else:
             self._give_up(lease, error)
 
@@ -265,12 +268,14 @@ class LeaseBook:
             del self._held[lease.holder]
         return True
 
-    def _return(self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False) -> None:
+    def _return(
+        self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False, not_for: str = ""
+    ) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
         again = replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows, is_excused=is_excused)
         bisection = self._bisections.get(shard.key)
-        self._returned.put(due, again, bisection.struck_on(shard) if bisection else frozenset())
+        self._returned.put(due, again, bisection.struck_on(shard) if bisection else frozenset(), not_for)
 
     def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""

@@ -9,18 +9,24 @@ from pipeline.execution.elsewhere import Elsewhere
 from pipeline.execution.lease import Lease
 from pipeline.execution.lease_queue import ReturnQueue
 
+# Those who hold nothing ask for leases once a second: whoever is left after this long is alone.
+_OTHERS_FIRST_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     lease: Lease
     struck_on: Set[str]
+    not_for: str
+    due: float
 
 
 class WaitingLeases:
     """The first that suits a holder is taken first.
 
     All but excused ones suit those alone that hold nothing. Of several nodes, see `Elsewhere.prefers`: where workers
-    that are always busy are waited for, as many of them as leases wait have to make room.
+    that are always busy are waited for, as many of them as leases wait have to make room. One that is `not_for` a
+    holder goes to it nevertheless once nobody else takes it.
     """
 
     def __init__(self, elsewhere: Elsewhere) -> None:
@@ -32,17 +38,22 @@ class WaitingLeases:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, due: float, lease: Lease, struck_on: Set[str] = frozenset()) -> None:
+    def put(self, due: float, lease: Lease, struck_on: Set[str] = frozenset(), not_for: str = "") -> None:
         """Keep a lease until the time `due` and from then on; `struck_on` as in `Elsewhere.prefers`."""
-        self._queue.put(due, _Waiting(lease, struck_on))
+        self._queue.put(due, _Waiting(lease, struck_on, not_for, due))
         self._num_excused += lease.is_excused
 
-    def take(self, now: float, holder: str, node: str, *, is_busy: bool) -> Lease | None:
-        """Remove and return a lease for this holder on this node; None where none suits."""
+    def take(self, now: float, holder: str, node: str, *, is_busy: bool, is_only: bool = False) -> Lease | None:
+        """Remove and return a lease for this holder on this node; None where none suits.
+
+        `is_busy`: it has leases. `is_only`: nobody has any.
+        """
         if not self._queue or (is_busy and not self._num_excused):
             return None
 
         def suits(waiting: _Waiting) -> bool:
+            if waiting.not_for == holder and not (is_only and now >= waiting.due + _OTHERS_FIRST_S):
+                return False
             return (waiting.lease.is_excused or not is_busy) and self._prefers(waiting, node) is not False
 
         found = self._queue.take(now, suits)

@@ -96,11 +96,13 @@ class _Active:
 class FaultProxy:
     """Listens on a random port of 127.0.0.1 and passes requests on to `upstream_url`. Use as a context manager.
 
+    With `listener` it takes what comes to that socket, which may be in another network namespace, and owns it.
+
     Which requests a probability takes depends on the seed, the operation, the key, and how often they came before:
     not on the order in which threads happen to run.
     """
 
-    def __init__(self, upstream_url: str, *faults: Fault, seed: int = 0) -> None:
+    def __init__(self, upstream_url: str, *faults: Fault, seed: int = 0, listener: socket.socket | None = None) -> None:
         parts = urlsplit(upstream_url)
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._seed = seed
@@ -110,8 +112,9 @@ class FaultProxy:
         self._in_a_row: Counter[tuple[str, str, int]] = Counter()
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=256)
+        host, port = self._listener.getsockname()
+        self.url = f"http://{host}:{port}"
         self._threads = [threading.Thread(target=self._accept, name="fault-proxy", daemon=True)]
         self._threads[0].start()
 

@@ -15,7 +15,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(0, 5)),
         st.tuples(st.just("wait"), st.integers(0, 3)),
-        st.tuples(st.just("take"), st.just(0)),
+        st.tuples(st.just("take"), st.integers(1, 3)),
     ),
     max_size=80,
 )
@@ -27,9 +27,9 @@ class Linear:
     def __init__(self) -> None:
         self.waiting: list[tuple[float, int]] = []
 
-    def take(self, now: float) -> int | None:
+    def take(self, now: float, divisor: int = 1) -> int | None:
         for index, (due, item) in enumerate(self.waiting):
-            if due <= now:
+            if due <= now and item % divisor == 0:
                 del self.waiting[index]
                 return item
         return None
@@ -46,7 +46,8 @@ def test_it_gives_what_a_search_from_the_front_would_find(actions: list[tuple[st
         elif action == "wait":
             now += value
         else:
-            assert queue.take(now) == plain.take(now)
+            taken = queue.take(now, lambda item, divisor=value: item % divisor == 0)
+            assert taken == plain.take(now, value)
         assert len(queue) == len(plain.waiting)
     while plain.waiting:
         now += 1

@@ -154,6 +154,49 @@ def test_a_retry_has_its_worker_to_itself() -> None:
     assert take(book, "w3").attempt == 3
 
 
+def test_a_worker_whose_store_failed_a_shard_leaves_it_to_others() -> None:
+    """Even where it is asked first each time: it may be the only one that cannot reach the store."""
+    now = [0.0]
+    book = LeaseBook(shards(4), 4, num_workers=2, clock=lambda: now[0])
+    failed: list[int] = []
+    held: Lease | None = None
+    while not book.is_finished and now[0] < 300:
+        # The store is given up after 7 s; the other worker, which is asked next, needs no time.
+        if held is not None and now[0] % 7 == 0:
+            failed.append(held.shard.shard)
+            book.give_back(held, NO_ANSWER, delay_s=5)
+            held = None
+        held = held or book.take("cut off")
+        sound = book.take("sound")
+        if sound is not None:
+            book.complete(sound)
+        now[0] += 1
+    assert failed == [0], "it got back what it could not do"
+    assert book.num_completed == 4
+    book.raise_if_given_up()
+
+
+def test_a_worker_that_is_alone_takes_back_what_its_store_failed() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(2), 9, num_workers=2, clock=lambda: now[0])
+    book.give_back(take(book, "w1"), NO_ANSWER, delay_s=2.0)
+    other = take(book, "w2")
+    now[0] = 2.1
+    assert book.take("w1") is None, "for the other one first, which asks once a second"
+    now[0] = 60.0
+    assert book.take("w1") is None, "the other one is at work: it will ask"
+    book.lose(other, "worker_crash", "gone")
+    assert take(book, "w1").shard.shard == 0, "nobody else has anything"
+
+
+def test_a_retry_waits_for_no_other_worker_where_there_is_none() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(1), 9, num_workers=1, clock=lambda: now[0])
+    book.give_back(take(book), NO_ANSWER, delay_s=2.0)
+    now[0] = 2.1
+    assert take(book).attempt == 2
+
+
 @given(st.data())
 def test_whatever_fails_nothing_is_lost_and_nothing_is_done_twice(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 12))
