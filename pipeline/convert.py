@@ -38,13 +38,17 @@ _OUTPUT_BYTES_PER_PIXEL = 12 + 6 + 6
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One attempt at a shard: its images that are open, their counts, and what holds for all of them."""
+    """One attempt at a shard: its images that are open, their counts, and what holds for all of them.
+
+    `known` are sources whose rows are there already.
+    """
 
     shard: Shard
     images: OpenImages
     counts: ConversionCounts
     adopt: bool
     is_last: bool
+    known: frozenset[str]
 
     def draft(self, task: ImageTask) -> Draft:
         """Begin with an image."""
@@ -97,25 +101,32 @@ class ShardConverter:
         self._watch = StageWatch(execution.image_timeout_s)
         self._output = OutputStage(destination, config.encode, provenance, self._watch)
         self._device_lock = threading.Lock()
-        self._max_attempts = execution.max_shard_attempts
         self._tally = Tally()
         self._stopping = threading.Event()
 
     def run(
-        self, shard: Shard, attempt: int = 1, *, adopt: bool = False, known: Sequence[ImageResult] = ()
+        self,
+        shard: Shard,
+        attempt: int = 1,
+        *,
+        adopt: bool = False,
+        known: Sequence[ImageResult] = (),
+        is_last: bool = False,
     ) -> ShardResult:
         """Convert every image of the shard and commit its manifest part.
 
         With `adopt`, outputs of an earlier attempt are looked for before the device works. An ImageError costs one
-        row, and so does an object that its store fails for while it answers for others: on the last attempt where that
-        may pass. Any other StorageError and SystemicError end the attempt: nothing is committed, and what was stored is
-        adopted by the next one. A probe stores its outputs and commits nothing. Images with `known` rows are not
-        touched. A part, and a shard of which images were ceded meanwhile, are not committed: the result has the rows.
+        row, and so does an object that its store fails for while it answers for others: where that may pass, only with
+        `is_last`, after which the shard is not tried again. Any other StorageError and SystemicError end the attempt:
+        nothing is committed, and what was stored is adopted by the next one. A probe stores its outputs and commits
+        nothing. Images with `known` rows are not touched. A part, and a shard of which images were ceded meanwhile, are
+        not committed: the result has the rows.
         """
         self._output.refresh()
         images = OpenImages(shard, known)
         with self._tally.attempt(is_kept=not shard.is_probe) as counts:
-            work = _Attempt(shard, images, counts, adopt=adopt, is_last=attempt >= self._max_attempts)
+            sources = frozenset(row.task.source for row in known)
+            work = _Attempt(shard, images, counts, adopt=adopt, is_last=is_last, known=sources)
             with ExitStack() as stack:
                 if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
                     stack.enter_context(self._lending.at_work(images))
@@ -143,8 +154,11 @@ class ShardConverter:
         loads = {
             self._decoders.submit(self._load_if_open, work, task) for task in work.shard.tasks if images.is_open(task)
         }
-        in_quarantine = quarantined_tasks(work.shard)
-        results = [self._fail(work, work.draft(task), quarantine_error(entry)) for task, entry in in_quarantine]
+        results = [
+            self._fail(work, work.draft(task), quarantine_error(entry))
+            for task, entry in quarantined_tasks(work.shard)
+            if task.source not in work.known
+        ]
         is_broken = threading.Event()
         try:
             for load in as_completed(tuple(loads)):

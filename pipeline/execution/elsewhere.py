@@ -35,6 +35,10 @@ class Elsewhere:
         self._seen = recent | {node: now for node in nodes if node}
         self._has_several_nodes &= len(self._seen) < 2 and now - self._opened_at <= _FIRST_WAIT_S
 
+    def has_others(self, node: str) -> bool:
+        """Whether there are workers on another node than this one, or have been of late."""
+        return bool(node and self._seen.keys() - {node})
+
     def lost(self, key: ShardKey, holder: str, place: Place, *, is_excused: bool = False) -> None:
         """A holder was lost with a shard, or a probe of it; not through the shard, where it `is_excused`."""
         if place.node:

@@ -14,6 +14,7 @@ class Lease:
 
     `attempt` counts from 1 in one run of the driver. With `rows`, the images were done in parts, and the shard is to be
     committed with these. `is_excused`: it came back for the devices of its holders alone, and endangers nobody.
+    `is_last`: if its store fails it once more, it is given up.
     """
 
     shard: Shard
@@ -22,6 +23,7 @@ class Lease:
     rows: tuple[ImageResult, ...] = ()
     place: Place = NOWHERE
     is_excused: bool = False
+    is_last: bool = False
 
     @property
     def is_alone(self) -> bool:

@@ -13,7 +13,7 @@ from pipeline.execution.elsewhere import Elsewhere
 from pipeline.execution.lease import Lease
 from pipeline.execution.node_health import NOWHERE, NodeHealth, Place, said
 from pipeline.execution.patience import Patience
-from pipeline.execution.splits import SplitShard
+from pipeline.execution.splits import SplitShard, without
 from pipeline.execution.waiting import WaitingLeases
 from pipeline.records import ImageResult, ImageTask, Shard, ShardKey
 
@@ -34,11 +34,11 @@ class LeaseBook:
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
     neighbour along twice. One that does it again is bisected until the images that do it are known, on another node
     than the last time wherever there are two: for such a shard, workers there make room. One whose worker lost its
-    device is excused, and goes to any worker of another node, beside what that has. A worker whose store failed a shard
-    gets it back only when nobody else is there to try: it may be the one that cannot reach the store. While a
-    store fails time and again, no new shard is begun. A shard can be split among workers: its parts are leased as
-    shards are, and once the rows of all are in, the shard is leased to be committed. Not thread-safe: one scheduler
-    owns it.
+    device is excused, and goes to any worker of another node, beside what that has. A worker whose store failed a
+    shard, and others of its node, get it back only when nobody else is there to try: they may be the ones that cannot
+    reach the store. While a store fails time and again, no new shard is begun. A shard can be split among workers: its
+    parts are leased as shards are, and once the rows of all are in, the shard is leased to be committed. Not
+    thread-safe: one scheduler owns it.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class LeaseBook:
         health = health or NodeHealth(num_workers=num_workers)
         self._elsewhere = Elsewhere(clock, health, has_several_nodes=has_several_nodes)
         self._returned = WaitingLeases(self._elsewhere)
+        self._idle_since: float | None = clock()
         self._outstanding: dict[ShardKey, Lease] = {}
         self._held: defaultdict[str, dict[ShardKey, Lease]] = defaultdict(dict)
         self._failures: Counter[ShardKey] = Counter()
@@ -100,7 +101,7 @@ class LeaseBook:
         held, now = self._held.get(holder, {}), self._clock()
         if any(lease.is_alone for lease in held.values()):
             return None
-        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), is_only=not self._held)
+        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), idle_since=self._idle_since)
         if returned is not None:
             return self._begin(replace(returned, holder=holder, place=place))
         if self._returned and self._patience.suspects_store:
@@ -122,14 +123,17 @@ class LeaseBook:
         if not self._end(lease):
             return None
         key = _whole(lease)
+        if lease.shard.part and key not in self._splits:
+            # Given up for another part of it: what is ceded is for the next run.
+            return self._begin(replace(lease, shard=without(lease.shard, ceded)))
         if key not in self._splits:
             self._splits[key] = SplitShard(lease.shard)
             self.num_split += 1
         kept, parts = self._splits[key].cut(lease.shard, ceded)
-        losses = self._losses.pop(lease.shard.key, 0)
-        for part in (kept, *parts) if losses else ():
-            self._losses[part.key] = losses  # one of them may hold what took the worker down
-        for part in parts:
+        for known in (self._losses, self._failures):  # one of them may hold what took the worker down
+            if number := known.pop(lease.shard.key, 0):
+                known.update({part.key: number for part in (kept, *parts)})
+        for part in (kept, *parts):
             self._elsewhere.inherit(lease.shard.key, part.key)
         for part in parts:
             self._returned.put(self._clock(), Lease(part, lease.attempt, ""))
@@ -187,8 +191,7 @@ class LeaseBook:
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts and may_pass(error):
-            not_for = lease.holder if self._has_others else ""
-            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), not_for=not_for)
+            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), is_refused=self._has_others)
         else:
             self._give_up(lease, error)
 
@@ -255,6 +258,8 @@ class LeaseBook:
         return bisection.next() or bisection.final()
 
     def _begin(self, lease: Lease) -> Lease:
+        lease = replace(lease, is_last=self._failures[lease.shard.key] + 1 >= self._max_attempts)
+        self._idle_since = None
         self._outstanding[lease.shard.key] = self._held[lease.holder][lease.shard.key] = lease
         return lease
 
@@ -266,16 +271,19 @@ class LeaseBook:
         del held[lease.shard.key]
         if not held:
             del self._held[lease.holder]
+        if not self._held:
+            self._idle_since = self._clock()
         return True
 
     def _return(
-        self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False, not_for: str = ""
+        self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False, is_refused: bool = False
     ) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
         again = replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows, is_excused=is_excused)
         bisection = self._bisections.get(shard.key)
-        self._returned.put(due, again, bisection.struck_on(shard) if bisection else frozenset(), not_for)
+        struck_on = bisection.struck_on(shard) if bisection else frozenset()
+        self._returned.put(due, again, struck_on, is_refused=is_refused)
 
     def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""

@@ -37,6 +37,7 @@ class NodeHealth:
         self._lost_devices: Counter[Place] = Counter()
         self._doubted: defaultdict[str, set[str]] = defaultdict(set)
         self._num_done: Counter[str] = Counter()
+        self._num_in_vain = 0
         self._news: list[tuple[str, str]] = []
         self.barred: dict[str, str] = {}
         self.error: SystemicError | None = None
@@ -50,6 +51,7 @@ class NodeHealth:
         self._lost_devices.pop(place, None)
         self._doubted.pop(place.node, None)
         self._num_done[place.node] += 1
+        self._num_in_vain = 0
 
     def failed_start(self, node: str, error: SystemicError) -> bool:
         """A worker could not start there. True where the node is barred now; raises as `lost_device`."""
@@ -59,8 +61,8 @@ class NodeHealth:
     def lost_device(self, place: Place, error: SystemicError) -> bool:
         """A worker cannot work there any more. True where the node is barred now.
 
-        Raises the error where so many workers failed, and not one has done anything at their places since, that the
-        nodes that come are no better.
+        Raises the error where so many workers failed, and not one has done anything anywhere since, that the nodes that
+        come are no better.
         """
         self._lost_devices[place] += 1
         return self._count(place.node, self._lost_devices[place], "failed there with nothing done in between", error)
@@ -84,9 +86,9 @@ class NodeHealth:
         return news
 
     def _count(self, node: str, in_a_row: int, what: str, error: SystemicError) -> bool:
-        num_all = self._failed_starts.total() + self._lost_devices.total()
-        if num_all >= self._hopeless:
-            raise said(error, f"{num_all} workers failed at places where nothing was done since")
+        self._num_in_vain += 1
+        if self._num_in_vain >= self._hopeless:
+            raise said(error, f"{self._num_in_vain} workers failed, and none has done anything since")
         if not node or node in self.barred or in_a_row < _MAX_IN_A_ROW:
             return False
         why = f"{in_a_row} workers in a row {what}"

@@ -53,9 +53,11 @@ class RayWorker:
         return self._sign_of_life()
 
     @ray.method(concurrency_group="convert")
-    def convert(self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = ()) -> ShardResult:
+    def convert(
+        self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = (), is_last: bool = False
+    ) -> ShardResult:
         """Convert and commit one shard, or convert a part of one."""
-        return self._started().convert(shard, attempt, adopt, known)
+        return self._started().convert(shard, attempt, adopt, known, is_last)
 
     @ray.method(concurrency_group="control")
     def cede(self, key: ShardKey, num_parts: int) -> tuple[tuple[ImageTask, ...], ...]:

@@ -23,9 +23,7 @@ class SplitShard:
 
     def cut(self, held: Shard, ceded: Sequence[Collection[ImageTask]]) -> tuple[Shard, list[Shard]]:
         """What the holder of `held`, the whole or a part, goes on with, and a part for each group of `ceded` tasks."""
-        gone = {task.source for group in ceded for task in group}
-        kept = tuple(task for task in held.tasks if task.source not in gone)
-        rest = replace(held, tasks=kept, part=held.part or self._next_number())
+        rest = replace(without(held, ceded), part=held.part or self._next_number())
         parts = [replace(held, tasks=tuple(group), quarantined=(), part=self._next_number()) for group in ceded]
         return rest, parts
 
@@ -43,3 +41,9 @@ class SplitShard:
     def _next_number(self) -> int:
         self._num_parts += 1
         return self._num_parts
+
+
+def without(held: Shard, ceded: Sequence[Collection[ImageTask]]) -> Shard:
+    """What is left of a shard, or of a part of one, when groups of its tasks are ceded."""
+    gone = {task.source for group in ceded for task in group}
+    return replace(held, tasks=tuple(task for task in held.tasks if task.source not in gone))

@@ -62,9 +62,11 @@ class Worker:
             ),
         )
 
-    def convert(self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = ()) -> ShardResult:
+    def convert(
+        self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = (), is_last: bool = False
+    ) -> ShardResult:
         """Convert and commit one shard, or convert a part of one; images with `known` rows are not touched."""
-        return self._converter.run(shard, attempt, adopt=adopt, known=known)
+        return self._converter.run(shard, attempt, adopt=adopt, known=known, is_last=is_last)
 
     def open_work(self) -> tuple[OpenWork, ...]:
         """What is not begun of the shards that are at work."""

@@ -30,6 +30,7 @@ from pipeline.errors import (
     SourceLostError,
     TransientStorageError,
 )
+from pipeline.execution.splits import SplitShard
 from pipeline.inference.base import Engine, Inference, LdrPixels
 from pipeline.manifest import RUN_COLUMNS, completed_shards, open_manifest
 from pipeline.records import ImageTask, Provenance, Quarantine, Shard
@@ -514,6 +515,27 @@ def test_images_that_were_ceded_are_done_by_others_and_one_commits_the_rows_of_a
         task.source: "w" if task.source in mine else "helper" for task in tasks
     }
     assert not any(row["adopted"] for row in found.values())
+
+
+def test_a_split_shard_with_an_image_in_quarantine_is_committed_with_one_row_of_it(
+    source: ObjectStore, destination: ObjectStore
+) -> None:
+    tasks = put(source, {f"{index}.jpg": jpeg(picture(16, 16, seed=index)) for index in range(9)})
+    shard = Shard(1, 0, tasks, quarantined=(Quarantine("4.jpg", "worker_crash", "seen twice"),))
+    engine = CedingEngine()
+    engine.subject = converter(source, destination, engine)
+    split = SplitShard(shard)
+    kept = engine.subject.run(shard)
+    assert kept.rows is not None
+    _, parts = split.cut(shard, engine.ceded)
+    split.add(kept.rows, 1)
+    for part in parts:
+        split.add(converter(source, destination).run(part).rows or (), 1)
+    whole = split.whole()
+    assert whole is not None
+    done = converter(source, destination).run(whole[0], known=whole[1])
+    assert (done.committed, done.num_ok, done.num_failed) == (True, 8, 1)
+    assert {name for name, row in rows(destination).items() if row["status"] == "quarantined"} == {"4.jpg"}
 
 
 def test_a_probe_cedes_nothing(source: ObjectStore, destination: ObjectStore) -> None:

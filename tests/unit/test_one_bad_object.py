@@ -28,7 +28,6 @@ NAMES = ("in/a.jpg", "in/b.jpg", "in/c.jpg")
 BAD = "in/b.jpg"
 PASSES = TransientStorageError("503 time and again")
 LASTS = StorageError("500 this object's disk is broken")
-MAX_ATTEMPTS = 4
 
 
 class World:
@@ -38,9 +37,7 @@ class World:
         self.source, self.store = (HookedStore(open_store(f"memory://{uuid4().hex}", StorageConfig())) for _ in "ab")
         infos = [self.source.create(name, jpeg(picture(16, 12, seed))) for seed, name in enumerate(NAMES)]
         self.shard = Shard(1, 0, tuple(ImageTask(info.key, info.key, info.size_bytes, info.etag) for info in infos))
-        config = build_config(
-            source={"url": "s"}, destination={"url": "d"}, execution={"max_shard_attempts": MAX_ATTEMPTS}
-        )
+        config = build_config(source={"url": "s"}, destination={"url": "d"})
         self.converter = ShardConverter(
             source=self.source,
             destination=self.store,
@@ -62,9 +59,9 @@ class World:
         store.before = before
         return asked
 
-    def run(self, attempt: int) -> dict[str, str | None]:
+    def run(self, *, is_last: bool) -> dict[str, str | None]:
         try:
-            self.converter.run(self.shard, attempt, adopt=attempt > 1)
+            self.converter.run(self.shard, 2 if is_last else 1, adopt=is_last, is_last=is_last)
         finally:
             self.source.before = self.store.before = lambda _operation, _key: None
         rows = open_manifest(self.store).current.to_pylist()
@@ -76,20 +73,20 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.parametrize(("error", "attempt"), [(LASTS, 1), (PASSES, MAX_ATTEMPTS)])
-def test_a_source_that_cannot_be_read_costs_its_row(world: World, error: StorageError, attempt: int) -> None:
+@pytest.mark.parametrize(("error", "is_last"), [(LASTS, False), (PASSES, True)])
+def test_a_source_that_cannot_be_read_costs_its_row(world: World, error: StorageError, is_last: bool) -> None:
     world.fail(world.source, "read", BAD, error)
-    assert world.run(attempt) == {"in/a.jpg": None, BAD: "source_unreadable", "in/c.jpg": None}
+    assert world.run(is_last=is_last) == {"in/a.jpg": None, BAD: "source_unreadable", "in/c.jpg": None}
     assert world.converter.counts().failed_by_code == {"source_unreadable": 1}
     message = open_manifest(world.store).current.to_pylist()[1]["error_message"]
     assert "the source answers for others" in message
     assert str(error) in message
 
 
-@pytest.mark.parametrize(("error", "attempt"), [(LASTS, 1), (PASSES, MAX_ATTEMPTS)])
-def test_an_output_that_cannot_be_stored_costs_its_row(world: World, error: StorageError, attempt: int) -> None:
+@pytest.mark.parametrize(("error", "is_last"), [(LASTS, False), (PASSES, True)])
+def test_an_output_that_cannot_be_stored_costs_its_row(world: World, error: StorageError, is_last: bool) -> None:
     world.fail(world.store, "create", output_key(BAD, 1), error)
-    assert world.run(attempt) == {"in/a.jpg": None, BAD: "output_refused", "in/c.jpg": None}
+    assert world.run(is_last=is_last) == {"in/a.jpg": None, BAD: "output_refused", "in/c.jpg": None}
     names = {info.key for info in world.store.list("images")}
     assert names == {output_key(name, 1) for name in NAMES if name != BAD}, "what was tried is gone"
 
@@ -97,9 +94,9 @@ def test_an_output_that_cannot_be_stored_costs_its_row(world: World, error: Stor
 def test_what_may_pass_is_left_to_the_next_attempt(world: World) -> None:
     world.fail(world.source, "read", BAD, PASSES)
     with pytest.raises(TransientStorageError):
-        world.run(MAX_ATTEMPTS - 1)
+        world.run(is_last=False)
     assert completed_shards(world.store, 1) == set()
-    assert world.run(MAX_ATTEMPTS) == dict.fromkeys(NAMES)
+    assert world.run(is_last=True) == dict.fromkeys(NAMES)
 
 
 def test_what_passes_meanwhile_costs_no_row(world: World) -> None:
@@ -112,7 +109,7 @@ def test_what_passes_meanwhile_costs_no_row(world: World) -> None:
                 raise PASSES
 
     world.source.before = before
-    assert world.run(MAX_ATTEMPTS) == dict.fromkeys(NAMES)
+    assert world.run(is_last=True) == dict.fromkeys(NAMES)
     assert len(asked) >= 2
 
 
@@ -123,9 +120,9 @@ def test_a_store_that_fails_for_all_costs_no_row(
 ) -> None:
     world.fail(getattr(world, side), operation, text, error)
     with pytest.raises(StorageError, match=str(error)):
-        world.run(MAX_ATTEMPTS)
+        world.run(is_last=True)
     assert completed_shards(world.store, 1) == set()
-    assert world.run(MAX_ATTEMPTS) == dict.fromkeys(NAMES)
+    assert world.run(is_last=True) == dict.fromkeys(NAMES)
 
 
 def test_an_image_alone_in_its_source_is_not_blamed(world: World) -> None:
@@ -136,13 +133,13 @@ def test_an_image_alone_in_its_source_is_not_blamed(world: World) -> None:
     world.shard = Shard(1, 0, tuple(task for task in world.shard.tasks if task.source == BAD))
     world.fail(world.source, "read", BAD, LASTS)
     with pytest.raises(StorageError, match="disk is broken"):
-        world.run(MAX_ATTEMPTS)
+        world.run(is_last=True)
 
 
 def test_rights_that_are_refused_end_the_job(world: World) -> None:
     asked = world.fail(world.store, "create", output_key(BAD, 1), ObjectDeniedError("403"))
     with pytest.raises(CredentialsError):
-        world.run(MAX_ATTEMPTS)
+        world.run(is_last=True)
     assert TRIAL_KEY not in asked
 
 
@@ -151,10 +148,10 @@ def test_an_attempt_that_failed_counts_no_image(world: World, text: str) -> None
     key = {"part": "manifest/", "images/": "images/"}[text]
     world.fail(world.store, "create", key, PASSES)
     with pytest.raises(HdrfleetError):
-        world.run(1)
+        world.run(is_last=False)
     assert world.converter.counts().num_images == 0
     assert world.converter.settled_counts().num_images == 0
-    world.run(2)
+    world.run(is_last=True)
     assert world.converter.counts().num_images == world.converter.settled_counts().num_images == len(NAMES)
 
 
@@ -173,7 +170,7 @@ def test_images_at_work_are_counted_and_not_settled(world: World) -> None:
             seen.append((counts.num_images, settled.num_images))
 
     world.store.before = before
-    world.run(1)
+    world.run(is_last=False)
     assert seen == [(3, 0)]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StorageError, TransientStorageError
 from pipeline.execution.leases import Lease, LeaseBook
+from pipeline.execution.node_health import Place
 from pipeline.records import Shard
 
 NO_ANSWER = TransientStorageError("s3://b/out/x: no answer")
@@ -185,8 +186,65 @@ def test_a_worker_that_is_alone_takes_back_what_its_store_failed() -> None:
     assert book.take("w1") is None, "for the other one first, which asks once a second"
     now[0] = 60.0
     assert book.take("w1") is None, "the other one is at work: it will ask"
-    book.lose(other, "worker_crash", "gone")
-    assert take(book, "w1").shard.shard == 0, "nobody else has anything"
+    book.complete(other)
+    now[0] = 69.9
+    assert book.take("w1") is None, "the other one has only just become free"
+    now[0] = 70.0
+    assert take(book, "w1").shard.shard == 0, "nobody else wants it"
+
+
+@pytest.mark.parametrize(("failing_s", "working_s"), [(60, 30), (60, 60), (30, 120)])
+@pytest.mark.parametrize(("num_bad", "num_good"), [(1, 1), (2, 2), (2, 6), (4, 4)])
+def test_a_node_without_the_store_costs_no_shard_where_another_has_it(
+    num_bad: int, num_good: int, failing_s: int, working_s: int
+) -> None:
+    """The bad workers are asked first, and idle when the others finish."""
+    now = [0.0]
+    book = LeaseBook(shards(200), 4, num_workers=num_bad + num_good, clock=lambda: now[0], has_several_nodes=True)
+    places = {f"bad-{i}": Place("n0") for i in range(num_bad)} | {f"good-{i}": Place("n1") for i in range(num_good)}
+    held: dict[str, list[tuple[Lease, float]]] = {holder: [] for holder in places}
+    while not book.is_finished and now[0] < 100_000:
+        now[0] += 1
+        book.see({"n0", "n1"})
+        for holder, place in places.items():
+            takes_s = failing_s if place.node == "n0" else working_s
+            while len(held[holder]) < 2 and (lease := book.take(holder, place)):
+                held[holder].append((lease, now[0] + takes_s))
+        for holder, leases in held.items():
+            for lease, _ in [entry for entry in leases if entry[1] <= now[0]]:
+                if places[holder].node == "n0":
+                    book.give_back(lease, NO_ANSWER, delay_s=5)
+                else:
+                    book.complete(lease)
+            leases[:] = [entry for entry in leases if entry[1] > now[0]]
+    assert book.num_completed == 200
+    book.raise_if_given_up()
+
+
+def test_nobody_makes_room_for_a_shard_that_its_node_has_refused() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(2000), 4, num_workers=2, clock=lambda: now[0])
+    near, far = Place("near"), Place("far")
+
+    def see() -> None:
+        now[0] += 1
+        book.see({"near", "far"})
+
+    see()
+    lost = book.take("far-worker", far)
+    assert lost is not None
+    book.lose(lost, "worker_crash", "gone")
+    see()
+    again = book.take("near-worker", near)
+    assert again is not None
+    assert again.shard == lost.shard
+    assert book.take("far-worker", far) is not None, "somebody is at work all the time"
+    book.give_back(again, NO_ANSWER, delay_s=5)
+    for _ in range(20):
+        see()
+    first, second = book.take("near-worker", near), book.take("near-worker", near)
+    assert first is not None
+    assert second is not None, "it keeps a place free for a shard that it does not get"
 
 
 def test_a_retry_waits_for_no_other_worker_where_there_is_none() -> None:

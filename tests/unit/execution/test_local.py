@@ -27,7 +27,9 @@ class FakeReplica:
     closed: bool = False
     overdue: tuple[str, ...] = ()
 
-    def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+    def convert(
+        self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
+    ) -> ShardResult:
         self.calls.append((shard.shard, attempt, adopt))
         error = self.fail(shard.shard, attempt)
         if error:
@@ -104,7 +106,9 @@ def test_an_image_that_raises_what_nobody_foresaw_is_quarantined_alone() -> None
     committed: list[Shard] = []
 
     class Fragile(FakeReplica):
-        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        def convert(
+            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
+        ) -> ShardResult:
             left_alone = {entry.source for entry in shard.quarantined}
             if "5" in {task.source for task in shard.tasks} - left_alone:
                 raise MemoryError
@@ -136,7 +140,9 @@ def test_an_interrupt_does_not_wait_for_an_image_that_never_ends() -> None:
     release = threading.Event()
 
     class Hanging(FakeReplica):
-        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        def convert(
+            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
+        ) -> ShardResult:
             release.wait(60)
             return super().convert(shard, attempt, adopt)
 
@@ -161,7 +167,9 @@ def test_a_shard_that_takes_too_long_stops_the_job() -> None:
     release = threading.Event()
 
     class Slow(FakeReplica):
-        def convert(self, shard: Shard, attempt: int, adopt: bool) -> ShardResult:
+        def convert(
+            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
+        ) -> ShardResult:
             release.wait(60)
             return super().convert(shard, attempt, adopt)
 

@@ -62,7 +62,7 @@ def test_what_happened_at_no_known_node_bars_none_and_has_a_bound() -> None:
     health = NodeHealth(num_workers=1)
     for _ in range(13):
         assert not health.failed_start("", LOST)
-    with pytest.raises(DeviceLostError, match="14 workers failed at places where nothing was done since"):
+    with pytest.raises(DeviceLostError, match="14 workers failed, and none has done anything since"):
         health.lost_device(Place(), LOST)
     assert not health.barred
 
@@ -73,6 +73,16 @@ def test_nodes_that_come_and_are_all_bad_end_the_job_with_the_error_itself() -> 
         health.lost_device(Place(f"node-{number}"), LOST)
     with pytest.raises(DeviceLostError, match="an ECC error; 16 workers failed"):
         health.lost_device(Place("another"), LOST)
+    assert not health.barred
+
+
+def test_nodes_that_failed_and_left_end_no_job_of_which_others_do_the_work() -> None:
+    """Spot machines come and go for days: what they cost is not added up for ever."""
+    health = NodeHealth(num_workers=2)
+    for number in range(100):
+        health.failed_start(f"node-{number}", LOST)
+        health.lost_device(Place(f"node-{number}", "0"), LOST)
+        health.converted(Place("sound"))
     assert not health.barred
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import TransientStorageError
+from pipeline.errors import ObjectDeniedError, TransientStorageError
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.records import ConversionStatus, ImageResult, ImageTask, Shard
 
@@ -245,3 +245,34 @@ def test_whatever_happens_each_shard_is_committed_once_with_a_row_for_each_image
             job.finish(lease)
     assert sorted(job.committed) == list(range(num_shards))
     assert job.book.num_completed == num_shards
+
+
+def test_a_part_whose_shard_was_given_up_cedes_to_nobody() -> None:
+    """What is ceded then is for the next run: another part would have the number of one that is at work."""
+    book = one_shard(num_workers=4)
+    kept = split(book, take(book, "a"), TASKS[2:5], TASKS[5:])
+    other, last = take(book, "b"), take(book, "c")
+    book.give_back(other, ObjectDeniedError("403"))
+    kept = split(book, kept, TASKS[1:2])
+    assert kept.shard.tasks == TASKS[:1]
+    assert book.take("b") is None
+    assert book.complete(last, rows(*TASKS[5:]))
+    assert book.complete(kept, rows(TASKS[0]))
+    assert book.take("a") is None
+    assert book.is_finished
+    assert book.held_by("a") == book.held_by("c") == []
+    with pytest.raises(ObjectDeniedError):
+        book.raise_if_given_up()
+
+
+def test_parts_inherit_how_often_their_store_has_failed() -> None:
+    book = one_shard(max_attempts=3)
+    lease = take(book, "a")
+    assert not lease.is_last
+    for _ in range(2):
+        book.give_back(lease, NO_ANSWER)
+        lease = take(book, "a")
+    assert lease.is_last
+    kept = split(book, lease, TASKS[4:])
+    assert kept.is_last
+    assert take(book, "b").is_last
