@@ -35,7 +35,7 @@ endif
 	$(OTHER_TESTS) -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
 
 test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
-	$(UNIT_TESTS)
+	HDRFLEET_SIMULATED_JOBS=$${HDRFLEET_SIMULATED_JOBS:-20000} $(UNIT_TESTS)
 	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu --resume .cache/test-long
 	$(MAKE) fuzz
 

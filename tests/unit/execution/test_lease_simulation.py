@@ -206,6 +206,7 @@ def given_up(book: LeaseBook) -> bool:
     return False
 
 
+@pytest.mark.timeout(600)  # of many more jobs, in the long tier
 @pytest.mark.parametrize("group", range(4))
 def test_whatever_comes_together_every_shard_ends_once(group: int) -> None:
     num_ended = 0
