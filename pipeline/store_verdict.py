@@ -78,18 +78,17 @@ def keep_verdict(store: ObjectStore, verdict: StoreVerdict) -> None:
 def judge_store(store: ObjectStore, known: Sequence[StoreVerdict], *, is_declared_weak: bool = False) -> StoreVerdict:
     """Look at the store as far as what is `known` of a job's places leaves something to find out.
 
-    Races are run at a place that was not looked at before, unless it counts as weak anyway; whether the store
-    overwrites is tried in any case. Raises DestinationError when it cannot be written.
+    Nothing is written at a place that was looked at before. Elsewhere it is tried whether the store overwrites, and
+    races are run unless it counts as weak anyway. Raises DestinationError when it cannot be written.
     """
     verdict = StoreVerdict(place=place_of(store), weakness=None, has_conditional_create=True)
     for each in known:
         verdict = verdict.also(each)
     if is_declared_weak and verdict.weakness is None:
         verdict = verdict.model_copy(update={"weakness": DECLARED_WEAK})
-    if not verdict.has_conditional_create:
-        return verdict  # there is nothing worse to find
-    is_new = verdict.weakness is None and verdict.place not in {each.place for each in known}
-    probe = probe_store(store, num_rounds=NUM_ROUNDS if is_new else 0)
+    if not verdict.has_conditional_create or verdict.place in {each.place for each in known}:
+        return verdict  # there is nothing worse to find, or it was looked for
+    probe = probe_store(store, num_rounds=NUM_ROUNDS if verdict.weakness is None else 0)
     seen = StoreVerdict(
         place=verdict.place,
         weakness=None if probe.atomic else probe.reason,

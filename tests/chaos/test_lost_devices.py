@@ -86,6 +86,7 @@ def test_a_node_whose_device_fails_is_left_and_the_other_does_everything(
     assert "3 workers lost on the way" in text, text
 
 
+@pytest.mark.long
 @pytest.mark.timeout(580)
 def test_without_a_sound_device_the_job_stops_with_its_error_and_goes_on_elsewhere(
     cluster: Cluster, inputs: dict[str, bytes], tmp_path: Path

@@ -233,8 +233,8 @@ def test_an_endpoint_of_the_environment_may_hold_a_password(bucket: Any, echoing
         assert_clean(result, tmp_path)
 
 
-@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-@pytest.mark.parametrize("command", ["convert", "verify"])
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", pytest.param("AWS_ENDPOINT_URL_S3", marks=pytest.mark.long)])
+@pytest.mark.parametrize("command", ["convert", pytest.param("verify", marks=pytest.mark.long)])
 def test_an_endpoint_of_the_environment_without_a_scheme_is_refused(
     bucket: Any, tmp_path: Path, variable: str, command: str
 ) -> None:

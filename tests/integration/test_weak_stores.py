@@ -85,7 +85,7 @@ def test_a_copy_is_looked_at_once_at_its_own_place(photos: Path, tmp_path: Path)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("command", ["convert", "compact"])
+@pytest.mark.parametrize("command", ["convert", pytest.param("compact", marks=pytest.mark.long)])
 def test_a_job_that_moves_to_swift_becomes_weak(
     command: str,
     s3_bucket_on: Callable[[Any], Any],
