@@ -134,7 +134,7 @@ def assert_stopped(code: int, said: str, dst: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.long)])
 def test_a_full_disk_stops_the_job_and_room_finishes_it(
     executor: str, disk: SmallDisk, command: list[str], tmp_path: Path, request: pytest.FixtureRequest,
     capfd: pytest.CaptureFixture[str],

@@ -53,7 +53,9 @@ def curve(out: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=lambda number: number.name
+)
 def test_a_stopped_run_goes_on_and_ends_as_an_uninterrupted_one(
     scenes: Path,
     uninterrupted: Path,

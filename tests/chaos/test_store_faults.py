@@ -164,7 +164,10 @@ def assert_ends_right(library: Library, least_met: int = 4) -> None:
     assert {key for key in library.written() if not key.startswith("_hdrfleet/lease/")} == set()
 
 
-@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
+@pytest.mark.parametrize(
+    "noise",
+    [pytest.param(NOISE[name], id=name, marks=() if name == "errors" else pytest.mark.long) for name in NOISE],
+)
 def test_noise_on_both_sides_changes_nothing(library: Library, noise: tuple[Fault, ...]) -> None:
     library.fault(*after_start(noise), destination=after_start(noise))
     assert_ends_right(library)

@@ -38,6 +38,7 @@ def assert_quarantined(dst: Path, expected: dict[str, str], num_photos: int = NU
     assert outputs == {row["output"] for row in found if row["status"] == "ok"}
 
 
+@pytest.mark.long  # test_bisection and test_lease_simulation have its rules, test_poison its faults
 @pytest.mark.timeout(280)
 def test_images_that_kill_or_hang_their_worker_are_quarantined_on_ray(photos: Path, tmp_path: Path) -> None:
     faults = "image.fetched@05.jpg=segv,image.decoded@09.jpg=hang"
