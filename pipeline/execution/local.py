@@ -23,7 +23,7 @@ from pipeline.execution.base import RETRY_DELAY_S, OnProgress, Progress, RunSumm
 from pipeline.execution.events import ExecutionEvent, returned_event, shard_events
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.faults import fault_point
-from pipeline.records import ImageResult, Shard, ShardResult
+from pipeline.records import Shard, ShardResult
 
 _REPORT_EVERY_S = 1.0
 
@@ -31,9 +31,7 @@ _REPORT_EVERY_S = 1.0
 class Replica(Protocol):
     """What the executor needs of a worker."""
 
-    def convert(
-        self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = (), is_last: bool = False
-    ) -> ShardResult:
+    def convert(self, lease: Lease, adopt: bool) -> ShardResult:
         """Convert and commit one shard."""
         ...
 
@@ -115,9 +113,7 @@ class LocalExecutor:
             events: list[ExecutionEvent] = []
             while len(running) < self._num_leases and (lease := book.take("local")):
                 adopt = resuming or lease.attempt > 1
-                future = threads.submit(
-                    self._worker.convert, lease.shard, lease.attempt, adopt, lease.rows, lease.is_last
-                )
+                future = threads.submit(self._worker.convert, lease, adopt)
                 running[future] = lease, monotonic() + self._shard_timeout_s
                 fault_point("shard.leased")
             if not running and not book.is_finished:

@@ -148,7 +148,7 @@ class _Run:
                 if lease is None:
                     break
                 adopt = self._resuming or lease.attempt > 1
-                ref = worker.actor.convert.remote(lease.shard, lease.attempt, adopt, lease.rows, lease.is_last)
+                ref = worker.actor.convert.remote(lease, adopt)
                 worker.running[ref] = (lease, monotonic() + self._execution.shard_timeout_s)
                 fault_point("shard.leased")
 

@@ -11,13 +11,14 @@ from ray.exceptions import RayError
 from pipeline.cgroups import usable_cores
 from pipeline.errors import ConfigError
 from pipeline.execution.base import NodeShare, Progress, WorkerSpec
+from pipeline.execution.lease import Lease
 from pipeline.execution.metrics import Role
 from pipeline.execution.oom_kills import count_oom_kills
 from pipeline.execution.ray_metrics import ray_recorder
 from pipeline.execution.worker import Worker
 from pipeline.inference.precision import require_gpu
 from pipeline.lending import OpenWork
-from pipeline.records import ImageResult, ImageTask, Shard, ShardKey, ShardResult
+from pipeline.records import ImageTask, ShardKey, ShardResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,9 @@ class RayWorker:
         return self._sign_of_life()
 
     @ray.method(concurrency_group="convert")
-    def convert(
-        self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = (), is_last: bool = False
-    ) -> ShardResult:
+    def convert(self, lease: Lease, adopt: bool) -> ShardResult:
         """Convert and commit one shard, or convert a part of one."""
-        return self._started().convert(shard, attempt, adopt, known, is_last)
+        return self._started().convert(lease, adopt)
 
     @ray.method(concurrency_group="control")
     def cede(self, key: ShardKey, num_parts: int) -> tuple[tuple[ImageTask, ...], ...]:

@@ -13,13 +13,14 @@ from pipeline.convert import ShardConverter
 from pipeline.draft import ConversionCounts
 from pipeline.driver_lease import require_epoch
 from pipeline.execution.base import NodeShare, Progress, WorkerSpec
+from pipeline.execution.lease import Lease
 from pipeline.execution.meters import NullRecorder, Recorder, WorkerMeter
 from pipeline.inference.base import Engine
 from pipeline.inference.engine import InferenceEngine
 from pipeline.inference.memory import decoders_budget_bytes, output_budget_bytes, retain_freed_memory
 from pipeline.lending import OpenWork
 from pipeline.models.checkpoint import LoadedWeights, build_network, load_weights
-from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardKey, ShardResult
+from pipeline.records import ImageTask, Provenance, ShardKey, ShardResult
 from pipeline.sharding import source_is_there, source_store
 from pipeline.storage import open_store
 
@@ -62,11 +63,9 @@ class Worker:
             ),
         )
 
-    def convert(
-        self, shard: Shard, attempt: int, adopt: bool, known: tuple[ImageResult, ...] = (), is_last: bool = False
-    ) -> ShardResult:
-        """Convert and commit one shard, or convert a part of one; images with `known` rows are not touched."""
-        return self._converter.run(shard, attempt, adopt=adopt, known=known, is_last=is_last)
+    def convert(self, lease: Lease, adopt: bool) -> ShardResult:
+        """Convert and commit one shard, or convert a part of one; images whose rows the lease has are not touched."""
+        return self._converter.run(lease.shard, lease.attempt, adopt=adopt, known=lease.rows, is_last=lease.is_last)
 
     def open_work(self) -> tuple[OpenWork, ...]:
         """What is not begun of the shards that are at work."""

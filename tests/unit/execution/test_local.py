@@ -13,6 +13,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.execution.base import Progress
+from pipeline.execution.lease import Lease
 from pipeline.execution.local import LocalExecutor
 from pipeline.records import ImageTask, Shard, ShardResult
 
@@ -27,9 +28,8 @@ class FakeReplica:
     closed: bool = False
     overdue: tuple[str, ...] = ()
 
-    def convert(
-        self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
-    ) -> ShardResult:
+    def convert(self, lease: Lease, adopt: bool) -> ShardResult:
+        shard, attempt = lease.shard, lease.attempt
         self.calls.append((shard.shard, attempt, adopt))
         error = self.fail(shard.shard, attempt)
         if error:
@@ -106,14 +106,13 @@ def test_an_image_that_raises_what_nobody_foresaw_is_quarantined_alone() -> None
     committed: list[Shard] = []
 
     class Fragile(FakeReplica):
-        def convert(
-            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
-        ) -> ShardResult:
+        def convert(self, lease: Lease, adopt: bool) -> ShardResult:
+            shard = lease.shard
             left_alone = {entry.source for entry in shard.quarantined}
             if "5" in {task.source for task in shard.tasks} - left_alone:
                 raise MemoryError
             committed.extend([] if shard.is_probe else [shard])
-            return ShardResult(1, shard.shard, attempt, True, 1, 0, 0.0, is_probe=shard.is_probe)
+            return ShardResult(1, shard.shard, lease.attempt, True, 1, 0, 0.0, is_probe=shard.is_probe)
 
     tasks = tuple(ImageTask(str(index), "k", 1, "e") for index in range(8))
     with LocalExecutor(Fragile(), num_leases=2, max_attempts=3, retry_delay_s=0) as executor:
@@ -140,11 +139,9 @@ def test_an_interrupt_does_not_wait_for_an_image_that_never_ends() -> None:
     release = threading.Event()
 
     class Hanging(FakeReplica):
-        def convert(
-            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
-        ) -> ShardResult:
+        def convert(self, lease: Lease, adopt: bool) -> ShardResult:
             release.wait(60)
-            return super().convert(shard, attempt, adopt)
+            return super().convert(lease, adopt)
 
         def stop(self) -> None:
             super().stop()
@@ -167,11 +164,9 @@ def test_a_shard_that_takes_too_long_stops_the_job() -> None:
     release = threading.Event()
 
     class Slow(FakeReplica):
-        def convert(
-            self, shard: Shard, attempt: int, adopt: bool, known: object = (), is_last: bool = False
-        ) -> ShardResult:
+        def convert(self, lease: Lease, adopt: bool) -> ShardResult:
             release.wait(60)
-            return super().convert(shard, attempt, adopt)
+            return super().convert(lease, adopt)
 
     try:
         with (
