@@ -20,6 +20,7 @@ from pipeline.manifest import ManifestSummary
 
 _NUM_FAILURES_SHOWN = 5
 _PIPED_WIDTH = 100_000
+_QUERY_FAILURES = "'select source, error_code, error_message from manifest where error_code is not null'"
 
 
 def print_json(value: object) -> None:
@@ -53,7 +54,8 @@ def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | Non
         for row in failures.slice(0, _NUM_FAILURES_SHOWN).to_pylist():
             console.print(f"failed  {row['source']}: {row['error_message']} [{row['error_code']}]", markup=False)
         if failures.num_rows > _NUM_FAILURES_SHOWN:
-            console.print(f"        and {failures.num_rows - _NUM_FAILURES_SHOWN:,} more", markup=False)
+            more = f"{failures.num_rows - _NUM_FAILURES_SHOWN:,} more"
+            console.print(f"        and {more}; for all: hdrfleet query DST {_QUERY_FAILURES}", markup=False)
 
 
 def fitting_console() -> Console:

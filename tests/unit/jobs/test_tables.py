@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from uuid import uuid4
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from jobs.tables import print_arrow
+from jobs.tables import print_arrow, print_summary
+from pipeline.config import StorageConfig
 from pipeline.errors import QueryError
+from pipeline.manifest import open_manifest, summarise
+from pipeline.storage import open_store
 
 UNSHOWN = [
     ("select date '20000-01-01' as d", "table"),
@@ -62,3 +68,16 @@ def test_a_heading_is_shown_as_it_is(name: str, capfd: pytest.CaptureFixture[str
 def test_a_result_without_rows_shows_its_headings(capfd: pytest.CaptureFixture[str]) -> None:
     print_arrow(duckdb.sql("select 1 as a, 2 as b where false").to_arrow_table(), "table")
     assert capfd.readouterr().out.split() == ["a", "b"]
+
+
+def test_of_many_failures_some_are_named_and_the_query_for_all_of_them_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"source": f"{n}.jpg", "error_code": "empty", "error_message": f"{n}.jpg has zero bytes"} for n in range(7)]
+    failures = pa.Table.from_pylist(rows)
+    print_summary(
+        summarise(open_manifest(open_store(f"memory://{uuid4().hex}", StorageConfig()))), "7 images", failures
+    )
+    shown = capfd.readouterr().out
+    assert shown.count("failed  ") == 5
+    said = re.search(r"and 2 more; for all: hdrfleet query DST '(.*)'", shown)
+    assert said is not None, shown
+    assert duckdb.query(said[1].replace("manifest", "failures")).to_arrow_table().num_rows == 7
