@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -115,6 +116,20 @@ class Cluster:
     def close(self) -> None:
         for process in [*self.nodes, self.head]:
             _kill_group(process)
+
+
+@contextlib.contextmanager
+def running_cluster(tmp_path: Path, env: Mapping[str, str] | None = None, *head_options: str) -> Iterator[Cluster]:
+    """A head, without cores but for its options; nodes that are added have `env`, and so have their workers."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with tempfile.TemporaryDirectory(prefix="hf-") as short:  # paths of Ray's sockets have to be short
+        made = Cluster(Path(short), home, env, *([head_options] if head_options else []))
+        try:
+            made.wait_for_head()
+            yield made
+        finally:
+            made.close()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from bad_device_run import open_gate
 from commands import environment, hdrfleet, rows_of, wait_until
 from independent_checker import Folder, require_whole
 from photographs import jpeg, picture
-from ray_nodes import Cluster
+from ray_nodes import Cluster, running_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_PHOTOS = 24
@@ -24,16 +23,8 @@ BARRED = "no more workers are started on node"
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A head alone, whose nodes can import the engines of tests."""
-    home = tmp_path / "home"
-    home.mkdir()
-    env = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
-    with tempfile.TemporaryDirectory(prefix="hf-") as short:
-        made = Cluster(Path(short), home, env)
-        try:
-            made.wait_for_head()
-            yield made
-        finally:
-            made.close()
+    with running_cluster(tmp_path, {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}) as made:
+        yield made
 
 
 @pytest.fixture

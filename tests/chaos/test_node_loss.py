@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from commands import descendants, start_hdrfleet, wait_until
 from forked import forked
 from independent_checker import Durable, Folder, Row, comparable, require_whole
 from photographs import jpeg, picture
-from ray_nodes import Cluster
+from ray_nodes import Cluster, running_cluster
 
 from pipeline.config import ExecutionConfig
 
@@ -26,20 +25,6 @@ OPTIONS = (
     *("--weights", "identity", "--precision", "fp32", "--device", "cpu"),
     *("--shard-images", str(SHARD_IMAGES), "--quiet"),
 )
-
-
-@contextlib.contextmanager
-def running_cluster(tmp_path: Path, env: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A cluster without nodes; those that are added have `env`, and so have their workers."""
-    home = tmp_path / "home"
-    home.mkdir()
-    with tempfile.TemporaryDirectory(prefix="hf-") as short:
-        made = Cluster(Path(short), home, env)
-        try:
-            made.wait_for_head()
-            yield made
-        finally:
-            made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from cluster_files import AWS, documents
 from commands import environment, hdrfleet
 from photographs import jpeg, picture
-from ray_nodes import Cluster
+from ray_nodes import Cluster, running_cluster
 
 # What belongs to this machine, and is given by the test itself.
 REPLACED = ("--port", "--object-manager-port", "--autoscaling-config")
@@ -51,17 +50,10 @@ def head_options() -> list[str]:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[tuple[Cluster, dict[str, str]]]:
-    home = tmp_path / "home"
-    home.mkdir()
     right = token_environment(tmp_path, "right-token")
-    with tempfile.TemporaryDirectory(prefix="hf-") as short:
-        cluster = Cluster(Path(short), home, right, head_options())
-        try:
-            cluster.wait_for_head()
-            cluster.nodes.append(cluster.start(f"--address={cluster.address}", "--num-cpus=1", "--num-gpus=0"))
-            yield cluster, right
-        finally:
-            cluster.close()
+    with running_cluster(tmp_path, right, *head_options()) as cluster:
+        cluster.nodes.append(cluster.start(f"--address={cluster.address}", "--num-cpus=1", "--num-gpus=0"))
+        yield cluster, right
 
 
 @pytest.mark.long

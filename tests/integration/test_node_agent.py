@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from commands import environment, hdrfleet, rows_of, start_hdrfleet, wait_until
 from photographs import jpeg, picture
-from ray_nodes import START_TIMEOUT_S, Cluster
+from ray_nodes import START_TIMEOUT_S, Cluster, running_cluster
 from servers.metadata import Ec2, Gce, MetadataState, metadata_server
 
 from jobs.preemption.metadata import (
@@ -84,15 +83,8 @@ def token(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def cluster(tmp_path: Path, token: dict[str, str]) -> Iterator[Cluster]:
     """A head that asks for a token, without cores; nodes are added by `add_node`."""
-    home = tmp_path / "home"
-    home.mkdir()
-    with tempfile.TemporaryDirectory(prefix="hf-") as short:
-        made = Cluster(Path(short), home, token)
-        try:
-            made.wait_for_head()
-            yield made
-        finally:
-            made.close()
+    with running_cluster(tmp_path, token) as made:
+        yield made
 
 
 def num_alive(cluster: Cluster, ip_address: str, env: Mapping[str, str]) -> int:
