@@ -13,6 +13,11 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 _EVERYWHERE = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d.])|(?<![\w:])\[?::\]?(?![\w:])")
 # Docker takes a value right behind a short option, and several short options behind one dash.
 _PUBLISHED = re.compile(r"(?:^|\s)(?:-[ditq]*[pP](?:[=\s\d\[:'\"$]|$)|--publish(?:-all)?(?:[=\s]|$))")
+# Open to the node itself alone.
+_PUBLISHED_TO_NODE = re.compile(
+    r"(?:^|(?<=\s))(?:-[ditq]*p|--publish)[=\s]*(?P<quote>['\"]?)"
+    r"(?:127(?:\.\d{1,3}){3}|\[::1\]):[\d:-]+(?:/(?:tcp|udp))?(?P=quote)(?=\s|$)"
+)
 _MORE_RIGHTS = re.compile(r"--privileged|docker\.sock|--cap-add\b|--security-opt[=\s]+\S*unconfined")
 _FEWER_RIGHTS = re.compile(r"--cap-drop[=\s]+['\"]?ALL\b", re.IGNORECASE)
 # An assignment, and what takes it back: `unset NAME`, `env -u NAME`, `env --unset=NAME`.
@@ -104,7 +109,8 @@ def _check_run_options(docker: dict[str, Any]) -> Iterator[Finding]:
     for name in ("run_options", "head_run_options", "worker_run_options"):
         for index, option in enumerate(map(str, listing(docker.get(name)))):
             place = at("docker", name, index)
-            if _PUBLISHED.search(option) or _EVERYWHERE.search(option):
+            published = _PUBLISHED_TO_NODE.sub("", option)
+            if _PUBLISHED.search(published) or _EVERYWHERE.search(published):
                 yield Finding(place, "public_port", "publishes a port of the container on every address of the node")
             if _MORE_RIGHTS.search(option):
                 yield Finding(place, "privileged", "gives the container rights over its host; hdrfleet needs none")

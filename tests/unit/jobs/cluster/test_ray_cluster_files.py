@@ -382,6 +382,13 @@ def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
 
 
+@pytest.mark.parametrize("option", ["-p 127.0.0.1:8265:8265", "--publish='[::1]:8265:8265/tcp'", "-p127.0.0.1::8265"])
+def test_port_that_the_node_alone_reaches_is_no_finding(option: str, tmp_path: Path) -> None:
+    assert found_in_copy(AWS, tmp_path, appended(option, *OPTIONS)) == []
+    both = found_in_copy(AWS, tmp_path, appended(f"{option} -p 8265:8265", *OPTIONS))
+    assert both == [("docker.run_options[7]", "public_port")]
+
+
 @pytest.mark.parametrize("option", ["-e RAY_AUTH_MODE=token", "-eRAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE='token'"])
 def test_token_is_seen_however_docker_is_told(option: str, tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path, set_to(option, *OPTIONS, 0)) == []
