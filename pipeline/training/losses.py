@@ -72,7 +72,7 @@ LOSS_PRESETS = {
     "paper": LossConfig(),
     "balanced": LossConfig(log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15),
 }
-"""The paper's loss, and the one that won the ablation.
+"""The paper's loss, and the one behind the default weights.
 
 The default weights began with the latter; their further stages add `hue_weight`, `neutral_prior` and `overshoot_weight`
 (docs/training.md).

@@ -49,7 +49,7 @@ def assert_complete(dst: Path) -> None:
     assert {info.key for info in store.list("images")} == {row["output"] for row in found}
 
 
-@pytest.mark.long  # test_worker_poison and test_crash_ray kill a worker in the short tier
+@pytest.mark.long  # in the short tier test_ray_executor kills one, without a command
 @pytest.mark.timeout(240)
 def test_a_killed_worker_costs_only_its_leases(photos: Path, tmp_path: Path) -> None:
     dst, log = tmp_path / "out", tmp_path / "log"
