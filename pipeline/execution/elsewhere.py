@@ -45,14 +45,6 @@ class Elsewhere:
             blame = None if is_excused else (holder, self._health.num_done(place.node))
             self._lost.setdefault(key, {})[place.node] = blame
 
-    def is_sound(self, place: Place) -> bool:
-        """Whether something was done there, and no device lost since: to be asked before that of a loss is counted."""
-        return self._health.is_sound(place)
-
-    def has_lost_device(self, place: Place) -> bool:
-        """Whether a device was lost there, and nothing done since."""
-        return self._health.has_lost_device(place)
-
     def inherit(self, key: ShardKey, part: ShardKey) -> None:
         """A part of the shard is on its own from now on."""
         if key in self._lost and part != key:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from time import monotonic
 
-from pipeline.errors import StorageError, SystemicError, WorkerCrashError, first_line, may_pass
+from pipeline.errors import StorageError, SystemicError, may_pass
 from pipeline.execution.bisection import Bisection
 from pipeline.execution.elsewhere import Elsewhere
 from pipeline.execution.lease import Lease
@@ -21,8 +21,6 @@ __all__ = ["Lease", "LeaseBook"]
 
 # A shard that has taken down this many workers is bisected: the first time may be a machine that went away.
 _BISECT_AFTER_LOSSES = 2
-# So is one with which so many devices were lost that had done other work just before: one may have failed by itself.
-_BISECT_AFTER_SOUND_DEVICES = 3
 # Devices that so many workers lost with the same shard: half of a cluster may be broken, but no shard meets that only.
 _MAX_EXCUSES = 8
 _MAX_DELAY_S = 60.0
@@ -36,8 +34,7 @@ class LeaseBook:
     worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
     neighbour along twice. One that does it again is bisected until the images that do it are known, on another node
     than the last time wherever there are two: for such a shard, workers there make room. One whose worker lost its
-    device is excused, and goes to any worker of another node, beside what that has, unless it does that to devices
-    that are sound. A worker whose store failed a
+    device is excused, and goes to any worker of another node, beside what that has. A worker whose store failed a
     shard, and others of its node, get it back only when nobody else is there to try: they may be the ones that cannot
     reach the store. While a store fails time and again, no new shard is begun. A shard can be split among workers: its
     parts are leased as shards are, and once the rows of all are in, the shard is leased to be committed. Not
@@ -68,7 +65,6 @@ class LeaseBook:
         self._failures: Counter[ShardKey] = Counter()
         self._losses: Counter[ShardKey] = Counter()
         self._excuses: Counter[ShardKey] = Counter()
-        self._sound_devices: Counter[ShardKey] = Counter()
         self._bisections: dict[ShardKey, Bisection] = {}
         self._splits: dict[ShardKey, SplitShard] = {}
         self._exhausted = False
@@ -102,29 +98,21 @@ class LeaseBook:
 
     def take(self, holder: str, place: Place = NOWHERE) -> Lease | None:
         """Lease the next shard to `holder`, at `place`; None when there is none for this holder at the moment."""
-        held = self._held.get(holder, {})
+        held, now = self._held.get(holder, {}), self._clock()
         if any(lease.is_alone for lease in held.values()):
             return None
-        if not (self._exhausted or self._patience.suspects_store) and self._elsewhere.has_lost_device(place):
-            # Whether it was the device or the shard, other work is to tell, alone there.
-            return None if held else self._take_new(holder, place) or self._take_returned(holder, place)
-        returned = self._take_returned(holder, place)
-        if returned or (self._returned and (self._patience.suspects_store or self._needs_room(holder, place))):
-            return returned
-        return self._take_new(holder, place)
-
-    def _take_returned(self, holder: str, place: Place) -> Lease | None:
-        is_busy = holder in self._held
-        lease = self._returned.take(self._clock(), holder, place.node, is_busy=is_busy, idle_since=self._idle_since)
-        return self._begin(replace(lease, holder=holder, place=place)) if lease else None
-
-    def _take_new(self, holder: str, place: Place) -> Lease | None:
+        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), idle_since=self._idle_since)
+        if returned is not None:
+            return self._begin(replace(returned, holder=holder, place=place))
+        if self._returned and self._patience.suspects_store:
+            return None
+        if held and self._returned and self._returned.needs_room(now, holder, place.node, self._held):
+            return None
         shard = None if self._exhausted else next(self._shards, None)
-        self._exhausted = shard is None
-        return self._begin(Lease(shard, 1, holder, place=place)) if shard else None
-
-    def _needs_room(self, holder: str, place: Place) -> bool:
-        return holder in self._held and self._returned.needs_room(self._clock(), holder, place.node, self._held)
+        if shard is None:
+            self._exhausted = True
+            return None
+        return self._begin(Lease(shard, 1, holder, place=place))
 
     def split(self, lease: Lease, ceded: Sequence[Collection[ImageTask]]) -> Lease | None:
         """Take note of images that the lease's holder has given up, in groups for one worker each.
@@ -142,11 +130,7 @@ class LeaseBook:
             self._splits[key] = SplitShard(lease.shard)
             self.num_split += 1
         kept, parts = self._splits[key].cut(lease.shard, ceded)
-        for known in (
-            self._losses,
-            self._failures,
-            self._sound_devices,
-        ):  # one of them may hold what took the worker down
+        for known in (self._losses, self._failures):  # one of them may hold what took the worker down
             if number := known.pop(lease.shard.key, 0):
                 known.update({part.key: number for part in (kept, *parts)})
         for part in (kept, *parts):
@@ -224,34 +208,29 @@ class LeaseBook:
         self._elsewhere.lost(key, lease.holder, lease.place)
         self._patience.lost(reason, is_first=lease.attempt == 1)
         if lease.shard.is_probe:
-            self._bisect(lease, code, reason, suspects)
+            self._bisections[key].lost(lease.shard, code, reason, suspects, lease.place.node)
+            self._return(lease, self._next_step(key))
             return
         self._losses[key] += 1
         suspects = {task.source for task in lease.shard.tasks}.intersection(suspects)
         if self._losses[key] < _BISECT_AFTER_LOSSES and not suspects:
             self._return(lease, lease.shard)
         elif self._losses[key] <= self._max_attempts:
-            self._bisect(lease, code, reason, suspects)
+            self._bisections[key] = Bisection(lease.shard, suspects, lease.place.node)
+            self._return(lease, self._next_step(key))
         else:
             self._give_up(lease, reason)
 
     def excuse(self, lease: Lease, error: SystemicError) -> None:
-        """Return a lease whose holder lost its device, or cannot decode any more: as a rule no image does that.
+        """Return a lease whose holder lost its device, or cannot decode any more: no image does that.
 
-        Nothing is counted against any. A shard that does it to devices that had worked until then is bisected, and such
-        an image quarantined; one that so many workers failed with beside that is left undone, for this error.
+        Nothing is counted against any; a shard that so many workers failed with is left undone, for this error.
         """
         if not self._end(lease):
             return
         self.num_given_back += 1
         key = lease.shard.key
-        is_sound = self._elsewhere.is_sound(lease.place)
         self._elsewhere.lost(key, lease.holder, lease.place, is_excused=True)
-        self._sound_devices[key] += is_sound and not lease.shard.is_probe
-        num_bisections = self._sound_devices[key] - _BISECT_AFTER_SOUND_DEVICES + 1
-        if is_sound and 1 <= num_bisections <= self._max_attempts:
-            self._bisect(lease, WorkerCrashError.code, f"{error.code}: {first_line(error)}")
-            return
         self._excuses[key] += 1
         is_excused = not (self._losses[key] or self._failures[key] or key in self._bisections)
         if self._excuses[key] < _MAX_EXCUSES:
@@ -272,15 +251,6 @@ class LeaseBook:
     def raise_if_given_up(self) -> None:
         """See `Patience.raise_if_given_up`."""
         self._patience.raise_if_given_up()
-
-    def _bisect(self, lease: Lease, code: str, reason: str, suspects: Collection[str] = ()) -> None:
-        """Begin with a shard, or go on with one of its probes, that took down its holder."""
-        key, node = lease.shard.key, lease.place.node
-        if lease.shard.is_probe:
-            self._bisections[key].lost(lease.shard, code, reason, suspects, node)
-        else:
-            self._bisections[key] = Bisection(lease.shard, suspects, node)
-        self._return(lease, self._next_step(key))
 
     def _next_step(self, key: ShardKey) -> Shard:
         """The next probe of a shard under bisection, or the whole of it with what was found."""
@@ -324,7 +294,7 @@ class LeaseBook:
         self._patience.gave_up(key, cause)
 
     def _forget(self, key: ShardKey) -> None:
-        for known in (self._failures, self._losses, self._excuses, self._sound_devices, self._bisections):
+        for known in (self._failures, self._losses, self._excuses, self._bisections):
             known.pop(key, None)
         self._elsewhere.forget(key)
 

@@ -37,7 +37,6 @@ class NodeHealth:
         self._lost_devices: Counter[Place] = Counter()
         self._doubted: defaultdict[str, set[str]] = defaultdict(set)
         self._num_done: Counter[str] = Counter()
-        self._useful: set[Place] = set()
         self._num_in_vain = 0
         self._news: list[tuple[str, str]] = []
         self.barred: dict[str, str] = {}
@@ -52,7 +51,6 @@ class NodeHealth:
         self._lost_devices.pop(place, None)
         self._doubted.pop(place.node, None)
         self._num_done[place.node] += 1
-        self._useful.add(place)
         self._num_in_vain = 0
 
     def failed_start(self, node: str, error: SystemicError) -> bool:
@@ -68,14 +66,6 @@ class NodeHealth:
         """
         self._lost_devices[place] += 1
         return self._count(place.node, self._lost_devices[place], "failed there with nothing done in between", error)
-
-    def is_sound(self, place: Place) -> bool:
-        """Whether a worker has done something there, and none has lost its device since."""
-        return place in self._useful and not self.has_lost_device(place)
-
-    def has_lost_device(self, place: Place) -> bool:
-        """Whether a worker has lost its device there, and none has done anything there since."""
-        return self._lost_devices[place] > 0
 
     def num_done(self, node: str) -> int:
         """What was done on the node so far, to be kept with a loss there until it is known who is to blame."""

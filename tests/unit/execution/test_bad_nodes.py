@@ -186,28 +186,6 @@ def test_a_shard_with_which_eight_devices_were_lost_is_left_undone_for_that_erro
         book.raise_if_given_up()
 
 
-@pytest.mark.parametrize("bad", [{"5/1"}, {"5/1", "5/2", "20/0"}])
-@pytest.mark.parametrize("nodes", [("a",), ("a", "b"), ("a", "b", "c")])
-def test_an_image_that_loses_sound_devices_is_quarantined_alone(nodes: tuple[str, ...], bad: set[str]) -> None:
-    def ends(shard: Shard, _node: str) -> str:
-        settled = {entry.source for entry in shard.quarantined}
-        return "lost" if bad & ({task.source for task in shard.tasks} - settled) else ""
-
-    ran = Nodes(60, nodes, ends).run()
-    assert ran.quarantined == bad
-    assert len(ran.done) == 60
-    reasons = {(entry.code, entry.reason) for shard in ran.done for entry in shard.quarantined}
-    assert reasons == {("worker_crash", "device_lost: cuda:0: CUDA error: an ECC error")}
-    assert not ran.health.barred
-
-
-def test_devices_that_did_nothing_else_prove_nothing_about_an_image() -> None:
-    nodes = Nodes(1, ("a", "b"), lambda shard, _node: "lost" if has("0/1")(shard) else "")
-    with pytest.raises(DeviceLostError, match="3 workers in a row failed there"):
-        nodes.run()
-    assert not nodes.quarantined
-
-
 def test_another_node_is_waited_for_as_long_as_it_may_come_back() -> None:
     now = [0.0]
     book = LeaseBook(iter([shard(2)]), 4, clock=lambda: now[0])

@@ -54,7 +54,6 @@ class Job:
         ]
         sources = [task.source for shard in self.shards for task in shard.tasks]
         self.poison = set(r.sample(sources, r.choice([0, 0, 1, 2]) if len(sources) > 2 else 0))
-        self.lose_devices = set(r.sample(sources, r.choice([0, 0, 0, 1]))) - self.poison
         self.chances = {
             "refused": r.choice([0, 0, 0.01]),
             "store": r.choice([0, 0, 0.05, 0.2]),
@@ -124,7 +123,7 @@ class Job:
         computes = {task.source for task in lease.shard.tasks} - settled
         if computes & self.poison:
             return "crash"
-        if computes and (worker.node == self.no_device or computes & self.lose_devices):
+        if computes and worker.node == self.no_device:
             return "device"
         if worker.node == self.no_store:
             return "store"
@@ -219,7 +218,7 @@ def test_whatever_comes_together_every_shard_ends_once(group: int) -> None:
         assert not [worker for worker in job.workers.values() if job.book.held_by(worker.name)], seed
         if not given_up(job.book):
             assert job.committed == {shard.key for shard in job.shards}, seed
-            assert job.poison | job.lose_devices <= job.quarantined, seed
+            assert job.poison <= job.quarantined, seed
         if not job.node_dies:
-            assert job.quarantined <= job.poison | job.lose_devices, seed
+            assert job.quarantined <= job.poison, seed
     assert num_ended > NUM_JOBS / 4 / 2, "most of these clusters are good enough"
