@@ -71,7 +71,7 @@ def query(
         ),
     ] = None,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",  # noqa: A002
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that the SQL may take.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86_400, help="Seconds that the SQL may take.")] = 600.0,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,

@@ -17,6 +17,7 @@ AKIA = "AKIA" + "Q" * 16
         (["convert", "a", "b", "--budget"], "'--budget' requires an argument"),
         (["convert", "a", "b", "--resolution", "x"], "No such option: --resolution"),
         (["query", "a", "--timeout", "0"], "Invalid value for '--timeout'"),
+        (["query", "a", "--timeout", "inf"], "Invalid value for '--timeout'"),
         (["weights", "inspect"], "Missing argument 'FILE'"),
         (["nosuch"], "No such command 'nosuch'"),
     ],
