@@ -192,26 +192,6 @@ def test_a_shard_that_a_drained_node_cannot_finish_is_given_back_and_what_it_sto
     assert "lost on the way" not in run.log.read_text()
 
 
-def test_a_node_whose_device_is_broken_is_left_and_the_autoscaler_starts_another(photos: Path, tmp_path: Path) -> None:
-    """One worker alone: the first node is the one that loses its device three times in a row."""
-    (tmp_path / "once").mkdir()
-    broken = ("image.fetched", "image.decoded", "image.inferred")
-    faults = {
-        "HDRFLEET_FAULTS": ",".join(f"{point}=lose-device" for point in broken),
-        "HDRFLEET_FAULTS_ONCE": str(tmp_path / "once"),
-    }
-    with autoscaled_cluster(tmp_path / "cluster", node_env=faults) as broken_first:
-        run = Run(broken_first, photos, tmp_path / "run", *SMALL, "--max-workers", "1")
-        run.wait("the job ends")
-        rows = run.require_whole()
-    assert len(list((tmp_path / "once").iterdir())) == len(broken)
-    assert len({row["node"] for row in rows}) == 1
-    assert run.num_nodes == 2
-    said = " ".join(run.log.read_text().split())
-    assert said.count("no more workers are started on node") == 1
-    assert "3 workers in a row failed there with nothing done in between; the last: device_lost" in said
-
-
 @pytest.fixture(scope="module")
 def cluster_without_spot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoscaledCluster]:
     with autoscaled_cluster(tmp_path_factory.mktemp("without-spot"), has_spot=False) as running:
