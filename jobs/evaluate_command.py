@@ -62,7 +62,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and notes.")] = False,
     json: opt.Json = False,
 ) -> None:
-    """Measure weights against HDR ground truth, beside the baselines: identity, exact sRGB decode, Rempel 2007.
+    """Measure weights against HDR ground truth, beside the baselines: identity, sRGB decode, that blurred, Rempel 2007.
 
     Either photographs the scenes of HDR_FOLDER with a simulated camera, or takes files of PAIRS. Metrics are defined
     in docs/evaluation.md; differences come with paired bootstrap intervals over scenes. Exit codes: 0 measured, 2 bad

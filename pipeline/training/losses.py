@@ -74,8 +74,7 @@ LOSS_PRESETS = {
 }
 """The paper's loss, and the one behind the default weights.
 
-The default weights began with the latter; their further stages add `hue_weight`, `neutral_prior` and `overshoot_weight`
-(docs/training.md).
+Their later stages add `hue_weight`, `neutral_prior` and `overshoot_weight` (docs/training.md).
 """
 
 

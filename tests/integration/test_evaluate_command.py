@@ -45,7 +45,7 @@ def test_all_metrics_as_json_with_records_and_sheets(
     report = json.loads(capsys.readouterr().out)
     assert report["num_views"] == 6
     means = report["means"]
-    assert set(means) == {"network:identity", "tiny", "identity", "srgb", "rempel2007"}
+    assert set(means) == {"network:identity", "tiny", "identity", "srgb", "srgb_blur", "rempel2007"}
     for name, value in means["identity"].items():
         if value is not None:
             assert means["network:identity"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pictures import make_truth, take_picture
 
-from pipeline.evaluation.baselines import BASELINES, identity, rempel2007, srgb_decode
+from pipeline.evaluation.baselines import BASELINES, identity, rempel2007, srgb_blur, srgb_decode
 
 ALL_CODES = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
 
@@ -29,6 +29,15 @@ def test_every_baseline_keeps_shape_and_type_and_takes_16_bits(name: str) -> Non
     assert output.dtype == np.float32
     assert output.min() >= 0
     assert BASELINES[name](picture.astype(np.uint16) * 257) == pytest.approx(output, rel=1e-5, abs=1e-6)
+
+
+def test_blur_takes_noise_away_and_keeps_the_tone() -> None:
+    noise = np.random.default_rng(0).normal(128, 4, (128, 128, 3))
+    picture = np.clip(noise, 0, 255).round().astype(np.uint8)
+    sharp, blurred = srgb_decode(picture), srgb_blur(picture)
+    assert blurred.mean(axis=(0, 1)) == pytest.approx(sharp.mean(axis=(0, 1)), rel=1e-3)
+    # A Gaussian of 0.5 px has weights of 0.787 and 0.107 on either side: the sum of squares, along both axes.
+    assert blurred.std() / sharp.std() == pytest.approx(0.787**2 + 2 * 0.107**2, abs=0.02)
 
 
 def picture_with_window(size_px: int, inside: slice, outside: int) -> np.ndarray:

@@ -66,10 +66,10 @@ def evaluation() -> Evaluation:
 
 
 def test_networks_are_compared_with_baselines_and_with_those_before(evaluation: Evaluation) -> None:
-    assert evaluation.references("good") == ("identity", "srgb", "rempel2007")
-    assert evaluation.references("bad") == ("identity", "srgb", "rempel2007", "good")
+    assert evaluation.references("good") == ("identity", "srgb", "srgb_blur", "rempel2007")
+    assert evaluation.references("bad") == ("identity", "srgb", "srgb_blur", "rempel2007", "good")
     found = {(d.method, d.baseline, d.metric): d for d in evaluation.differences()}
-    assert len(found) == 7 * len(FAST_METRICS)
+    assert len(found) == 9 * len(FAST_METRICS)
     against = found["bad", "good", "mu_psnr_db"]
     assert against.mean < 0
     assert against.high < 0
@@ -87,7 +87,7 @@ def test_json_holds_everything_and_is_json(evaluation: Evaluation) -> None:
     report = json.loads(json.dumps(evaluation.to_json()))
     assert report["num_views"] == 4
     assert report["num_scenes"] == 2
-    assert set(report["means"]) == {"good", "bad", "identity", "srgb", "rempel2007"}
+    assert set(report["means"]) == {"good", "bad", "identity", "srgb", "srgb_blur", "rempel2007"}
     assert set(report["scenes"]) == {"sub/bright", "dim"}
     assert "clipped_error_stops" not in report["scenes"]["dim"]["good"]
     assert report["settings"]["methods"]["good"] == {"sha256": "0"}
@@ -100,7 +100,7 @@ def test_records_have_a_row_per_view_and_method(evaluation: Evaluation, tmp_path
     check_records_path(path)
     write_records(evaluation, path)
     table = pa_parquet.read_table(path) if extension == ".parquet" else pa_csv.read_csv(path)
-    assert table.num_rows == 4 * 5
+    assert table.num_rows == 4 * 6
     assert table.column_names == ["scene", "view", "method", "clipped_fraction", *FAST_METRICS]
     rows = table.to_pylist()
     dim = [row for row in rows if row["scene"] == "dim"]
@@ -154,7 +154,7 @@ def test_the_table_names_methods_metrics_and_worst_views(
     for wanted in ("good", "bad", "rempel2007", "mu-PSNR (+)", "error, clipped area (-)", "[95 %]"):
         assert wanted in printed
     clipped = next(line for line in printed.splitlines() if line.startswith("error, clipped area"))
-    assert clipped.count(" of 1 scene") == 3, "one of the two scenes is clipped nowhere"
+    assert clipped.count(" of 1 scene") == 4, "one of the two scenes is clipped nowhere"
     assert "worst mu-PSNR against srgb: " in printed
     assert "4 views of 2 scenes" in printed
 
