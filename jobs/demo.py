@@ -48,7 +48,7 @@ def run_demo(folder: Path, executor: str) -> None:
     save_exposures(photos, width=_WIDTH_PX, height=_HEIGHT_PX)
     outcome = run_conversion(config, reporter)
     scores = write_contact_sheet(photos, hdr, sheet, render_truths(width=_WIDTH_PX, height=_HEIGHT_PX))
-    print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
+    print_summary(outcome.manifest, outcome.headline(), outcome.failures, outcome.destination)
     reporter.note("")
     print_scores(scores)
     places = {"input": photos, "HDR images": hdr / "images", "manifest": hdr / "manifest", "contact sheet": sheet}

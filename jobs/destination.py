@@ -76,5 +76,5 @@ def finish(outcome: ConversionOutcome, *, json: bool) -> NoReturn:
     if json:
         print_json(outcome.to_json())
     else:
-        print_summary(outcome.manifest, title=outcome.headline(), failures=outcome.failures)
+        print_summary(outcome.manifest, outcome.headline(), outcome.failures, outcome.destination)
     raise typer.Exit(outcome.exit_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections import Counter
 from decimal import Decimal
@@ -39,8 +40,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | None = None) -> None:
-    """Print the figures a person asks for first, and up to five `failures` (rows of the manifest) by name."""
+def print_summary(
+    summary: ManifestSummary, title: str, failures: pa.Table | None = None, destination: str = "DST"
+) -> None:
+    """Print the figures a person asks for first, and up to five `failures` (rows of the manifest) by name.
+
+    Of more, the command that shows all of those in `destination` is named.
+    """
     console = fitting_console()
     console.print(title, style="bold", markup=False)
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -55,7 +61,8 @@ def print_summary(summary: ManifestSummary, title: str, failures: pa.Table | Non
             console.print(f"failed  {row['source']}: {row['error_message']} [{row['error_code']}]", markup=False)
         if failures.num_rows > _NUM_FAILURES_SHOWN:
             more = f"{failures.num_rows - _NUM_FAILURES_SHOWN:,} more"
-            console.print(f"        and {more}; for all: hdrfleet query DST {_QUERY_FAILURES}", markup=False)
+            command = f"hdrfleet query {shlex.quote(destination)}"
+            console.print(f"        and {more}; for all: {command} {_QUERY_FAILURES}", markup=False)
 
 
 def fitting_console() -> Console:

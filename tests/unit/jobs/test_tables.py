@@ -73,11 +73,10 @@ def test_a_result_without_rows_shows_its_headings(capfd: pytest.CaptureFixture[s
 def test_of_many_failures_some_are_named_and_the_query_for_all_of_them_runs(capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"source": f"{n}.jpg", "error_code": "empty", "error_message": f"{n}.jpg has zero bytes"} for n in range(7)]
     failures = pa.Table.from_pylist(rows)
-    print_summary(
-        summarise(open_manifest(open_store(f"memory://{uuid4().hex}", StorageConfig()))), "7 images", failures
-    )
+    summary = summarise(open_manifest(open_store(f"memory://{uuid4().hex}", StorageConfig())))
+    print_summary(summary, "7 images", failures, "/photos in HDR")
     shown = capfd.readouterr().out
     assert shown.count("failed  ") == 5
-    said = re.search(r"and 2 more; for all: hdrfleet query DST '(.*)'", shown)
+    said = re.search(r"and 2 more; for all: hdrfleet query '/photos in HDR' '(.*)'", shown)
     assert said is not None, shown
     assert duckdb.query(said[1].replace("manifest", "failures")).to_arrow_table().num_rows == 7
