@@ -55,7 +55,7 @@ def test_all_metrics_as_json_with_records_and_sheets(
     ours = {d["metric"]: d for d in report["differences"] if (d["method"], d["baseline"]) == ("tiny", "srgb")}
     assert ours["mu_psnr_db"]["high"] < 0
     table = pa_parquet.read_table(tmp_path / "records.parquet")
-    assert table.num_rows == 6 * 5
+    assert table.num_rows == 6 * 6
     assert {"hdr_flip", "pu21_ssim", "banding", "noise_left"} <= set(table.column_names)
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 3
 
