@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own,
-# and wait for them most of the time: three processes, file by file.
+# and wait for them most of the time: two processes, file by file.
 UNIT_TESTS := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 8
-OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -n 3 --dist loadfile --durations 25
+OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -n 2 --dist loadfile --durations 25
 # The fuzzer is in no constraints: it has wheels for some versions of Python and some machines only.
 ATHERIS := atheris>=3.0,<3.2
 FUZZ := .cache/fuzz
