@@ -21,6 +21,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
     │   ├── TooLargeError              too_large
     │   ├── UnsupportedFormatError     unsupported_format
     │   │   └── AlreadyHdrError        already_hdr_float
+    │   │       └── AlreadyHdrTransferError  already_hdr_transfer
     │   ├── TruncatedImageError        decode_truncated
     │   ├── CorruptImageError          decode_corrupt
     │   ├── InferenceError             inference_failed
@@ -183,6 +184,13 @@ class AlreadyHdrError(UnsupportedFormatError):
 
     code = "already_hdr_float"
     # As gain maps, PQ and HLG are: one query over `warnings` finds every input that is HDR already.
+    warnings = (code,)
+
+
+class AlreadyHdrTransferError(AlreadyHdrError):
+    """The codes are PQ or HLG (ITU-R BT.2100): taken for sRGB, tones and colours would be wrong."""
+
+    code = "already_hdr_transfer"
     warnings = (code,)
 
 

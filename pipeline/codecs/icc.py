@@ -19,6 +19,7 @@ from PIL import ImageCms
 
 from pipeline.codecs.exif import clean_text
 from pipeline.codecs.header import HDR_TRANSFERS, MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.errors import AlreadyHdrTransferError
 
 _RELATIVE_COLORIMETRIC = 1  # lcms2.h INTENT_RELATIVE_COLORIMETRIC
 _BLACK_POINT_COMPENSATION = 0x2000  # cmsFLAGS_BLACKPOINTCOMPENSATION
@@ -64,9 +65,12 @@ def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
     `is_adobe_rgb` is what EXIF says; it counts for RGB where nothing else tells the colours.
 
     Warning codes: `icc_invalid` (or of more than 16 MiB), `icc_mismatch` (the profile is for another colour space),
-    `cmyk_without_profile`, `exif_adobe_rgb`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM),
-    `already_hdr_transfer` (PQ or HLG).
+    `cmyk_without_profile`, `exif_adobe_rgb`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM).
+
+    Raises AlreadyHdrTransferError for PQ and HLG.
     """
+    if (header.cicp is not None and header.cicp.is_hdr) or (header.icc is not None and _has_hdr_cicp(header.icc)):
+        raise AlreadyHdrTransferError(f"{header.format} in PQ or HLG (ITU-R BT.2100) holds HDR pixels already")
     space, warnings = header.color_space, []
     profile, description = None, None
     if header.is_icc_broken:
@@ -74,8 +78,8 @@ def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
     elif header.icc is not None:
         profile, description, warning = _check_icc(header.icc, space)
         warnings += [warning] if warning else []
-    elif header.cicp is not None and not header.cicp.is_hdr and space is ColorSpace.RGB:
-        profile = _cicp_profile(header.cicp)
+    elif header.cicp is not None:
+        profile = _cicp_profile(header.cicp, space)
     elif header.png_color is not None:
         profile, warning = _png_profile(header.png_color, space)
         warnings += [warning] if warning else []
@@ -83,8 +87,6 @@ def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
         profile = _adobe_rgb_profile()
         description = _describe(profile)
         warnings.append("exif_adobe_rgb")
-    if (header.cicp is not None and header.cicp.is_hdr) or (header.icc is not None and _has_hdr_cicp(header.icc)):
-        warnings.append("already_hdr_transfer")
     if space is ColorSpace.CMYK and profile is None:
         warnings.append("cmyk_without_profile")
     return ColorPlan(profile, description, tuple(warnings))
@@ -185,9 +187,11 @@ def _has_hdr_cicp(icc: bytes) -> bool:
     return False
 
 
-def _cicp_profile(cicp: Cicp) -> bytes | None:
-    """Build a profile for SDR code points that are not sRGB's own."""
+def _cicp_profile(cicp: Cicp, space: ColorSpace) -> bytes | None:
+    """Build a profile for SDR code points that are not sRGB's own. Of gray, only the transfer means anything."""
     gamma = _CICP_GAMMAS.get(cicp.transfer)
+    if space is ColorSpace.GRAY:
+        return None if gamma is None else _gray_profile(gamma)
     if cicp.primaries not in _CICP_PRIMARIES and gamma is None:
         return None
     white, primaries = _CICP_PRIMARIES.get(cicp.primaries, (_D65, _SRGB_PRIMARIES))

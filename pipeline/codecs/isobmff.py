@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.codecs.heif_items import ends_in_hole, read_extents, read_references, read_types, shown_items
 from pipeline.codecs.orientation import orientation_of
 from pipeline.errors import CorruptImageError, TruncatedImageError
 
@@ -17,6 +18,9 @@ _TRACK_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz")
 _MAX_BOXES = 100_000
 # Top-level boxes that hold pixels or say where they are: one of these that is cut is a cut file.
 _NEEDED = frozenset({b"ftyp", b"meta", b"moov", b"moof", b"mdat", b"imda"})
+
+# Names of the alpha plane: of ISO/IEC 23008-12, 6.6.2.1.1, and of its annex on HEVC.
+_ALPHA_NAMES = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ def read_container(data: bytes) -> ContainerFacts:
     item_info, iprp = boxes.get(b"iinf"), boxes.get(b"iprp")
     if item_info is not None:
         _check_item_names(data, item_info)
+    _check_for_holes(data, boxes)
     return ContainerFacts(
         orientation=orientation_of([turn for box in properties if (turn := _turn(data, box)) is not None]),
         has_clean_aperture=any(box.kind == b"clap" for box in properties),
@@ -112,40 +117,31 @@ def _top_boxes(data: bytes) -> tuple[list[_Box], int]:
 def _has_all_items_before(data: bytes, meta: _Box, end: int) -> bool:
     iloc = next((box for box in _boxes(data, meta.body + 4, meta.end) if box.kind == b"iloc"), None)
     try:
-        return iloc is not None and all(stop <= end for stop in _extent_ends(data[iloc.body : iloc.end]))
+        return iloc is not None and all(extent.end <= end for extent in read_extents(data[iloc.body : iloc.end]))
     except (IndexError, ValueError):
         return False
 
 
-def _extent_ends(body: bytes) -> Iterator[int]:
-    """Yield where in the file each extent of an item ends (ItemLocationBox, ISO/IEC 14496-12, 8.11.3).
+def _check_for_holes(data: bytes, boxes: dict[bytes, _Box]) -> None:
+    """Refuse a file of full length whose shown items end in zeros. What cannot be read is left to the decoder."""
+    if not {b"iloc", b"iinf", b"pitm"} <= boxes.keys():
+        return
+    iloc, iinf, iref = boxes[b"iloc"], boxes[b"iinf"], boxes.get(b"iref")
+    try:
+        extents = list(read_extents(data[iloc.body : iloc.end]))
+        references = [] if iref is None else read_references(data[iref.body : iref.end])
+    except (IndexError, ValueError):
+        return
+    types = read_types(data[box.body : box.end] for box in _item_infos(data, iinf) if box.kind == b"infe")
+    auxiliary = {source for kind, source, _ in references if kind == b"auxl"}
+    alphas = {item for item in auxiliary if _is_alpha(data, _item_properties(data, boxes, item))}
+    if ends_in_hole(data, extents, shown_items(_primary(data, boxes[b"pitm"]), types, references, alphas)):
+        raise TruncatedImageError("the end of the coded pixels was never written: it is all zeros")
 
-    Raises ValueError where that cannot be said, IndexError where the box is too short.
-    """
-    at = 0
 
-    def take(num_bytes: int) -> int:
-        nonlocal at
-        at += num_bytes
-        if at > len(body):
-            raise IndexError("iloc ends early")
-        return int.from_bytes(body[at - num_bytes : at], "big")
-
-    version, _flags, sizes = take(1), take(3), take(2)
-    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
-    index_size = sizes & 15 if version else 0
-    for _ in range(take(2 if version < 2 else 4)):
-        take(2 if version < 2 else 4)  # the item
-        method = take(2) & 15 if version else 0
-        reference, base = take(2), take(base_size)
-        for _ in range(take(2)):
-            take(index_size)
-            start, length = base + take(offset_size), take(length_size)
-            # Method 1 counts within the meta box, 2 within another item.
-            if method == 0:
-                if reference or not length:
-                    raise ValueError("an item in another file, or of no told length")
-                yield start + length
+def _is_alpha(data: bytes, properties: list[_Box]) -> bool:
+    names = [data[box.body + 4 : box.end].rstrip(b"\0") for box in properties if box.kind == b"auxC"]
+    return any(name.startswith(_ALPHA_NAMES) for name in names)
 
 
 def _boxes(data: bytes, at: int, end: int, *, is_top: bool = False) -> Iterator[_Box]:
@@ -172,10 +168,17 @@ def _boxes(data: bytes, at: int, end: int, *, is_top: bool = False) -> Iterator[
 
 def _primary_properties(data: bytes, meta: dict[bytes, _Box]) -> list[_Box]:
     """Return the primary item's properties in the order in which they apply."""
-    pitm, iprp = meta.get(b"pitm"), meta.get(b"iprp")
-    if pitm is None or iprp is None:
+    if b"pitm" not in meta or b"iprp" not in meta:
         raise CorruptImageError("this HEIF container names no primary image")
-    primary = int.from_bytes(data[pitm.body + 4 : pitm.body + (6 if data[pitm.body] == 0 else 8)], "big")
+    return _item_properties(data, meta, _primary(data, meta[b"pitm"]))
+
+
+def _primary(data: bytes, pitm: _Box) -> int:
+    return int.from_bytes(data[pitm.body + 4 : pitm.body + (6 if data[pitm.body] == 0 else 8)], "big")
+
+
+def _item_properties(data: bytes, meta: dict[bytes, _Box], item: int) -> list[_Box]:
+    iprp = meta[b"iprp"]
     parts = list(_boxes(data, iprp.body, iprp.end))
     container = next((box for box in parts if box.kind == b"ipco"), None)
     if container is None:
@@ -184,7 +187,7 @@ def _primary_properties(data: bytes, meta: dict[bytes, _Box]) -> list[_Box]:
     indices: list[int] = []
     for box in parts:
         if box.kind == b"ipma":
-            indices += _associations(data[box.body : box.end], primary)
+            indices += _associations(data[box.body : box.end], item)
     return [properties[index - 1] for index in indices if 1 <= index <= len(properties)]
 
 
@@ -218,12 +221,15 @@ def _turn(data: bytes, box: _Box) -> Callable[[NDArray[Any]], NDArray[Any]] | No
 
 def _check_item_names(data: bytes, item_info: _Box) -> None:
     """Refuse item types and content types that are not text: pi-heif 1.4 crashes the process on them."""
-    first = item_info.body + (6 if data[item_info.body] == 0 else 8)
-    for box in _boxes(data, first, item_info.end):
+    for box in _item_infos(data, item_info):
         # ItemInfoEntry: version and flags, item ID (16 bits, 32 from version 3), protection index, then text.
         text = data[box.body + (8 if data[box.body] < 3 else 10) : box.end]
         if box.kind == b"infe" and not (text[:4].isascii() and text[:4].isalnum() and _is_utf8(text)):
             raise CorruptImageError("this HEIF container has an item of no readable type")
+
+
+def _item_infos(data: bytes, item_info: _Box) -> Iterator[_Box]:
+    return _boxes(data, item_info.body + (6 if data[item_info.body] == 0 else 8), item_info.end)
 
 
 def _is_utf8(text: bytes) -> bool:

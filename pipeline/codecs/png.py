@@ -19,7 +19,11 @@ from pipeline.codecs.header import MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, P
 from pipeline.errors import CorruptImageError, TruncatedImageError
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
+# ImageMagick's keywords for profiles as text, in the order of trust; what it wrote before there was eXIf.
+_EXIF_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1")
+_EXIF_STARTS = (b"Exif\0\0", b"II*\0", b"MM\0*")
 _MAX_XMP_BYTES = 16 * 2**20
+_MAX_RAW_EXIF_BYTES = 2**20
 
 # Colour type -> (mode, colour space, has an alpha channel, allowed bit depths); PNG 11.2.1, table 11.1.
 _COLOR_TYPES: dict[int, tuple[str, ColorSpace, bool, frozenset[int]]] = {
@@ -48,7 +52,7 @@ def read_header(data: bytes) -> LdrHeader:
 
     Warnings: `animated`; `metadata_damaged` or `exif_invalid` for a chunk that was passed over.
     """
-    chunks, xmp, damaged = _collect(data)
+    chunks, xmp, raw_exif, damaged = _collect(data)
     width, height, depth, color_type, compression, filtering, interlace = _read_ihdr(chunks)
     if color_type not in _COLOR_TYPES or depth not in _COLOR_TYPES[color_type][3]:
         raise CorruptImageError(f"PNG with colour type {color_type} and bit depth {depth}")
@@ -72,7 +76,7 @@ def read_header(data: bytes) -> LdrHeader:
         mode=mode,
         color_space=space,
         has_alpha=has_alpha or has_usable_trns,
-        exif=chunks.get(b"eXIf"),
+        exif=chunks.get(b"eXIf", raw_exif),
         xmp=xmp,
         num_frames=max(num_frames, 1),
         warnings=tuple(warnings),
@@ -121,10 +125,11 @@ def _may_be_needed(kind: bytes) -> bool:
     return is_critical or any((code ^ int.from_bytes(needed, "big")).bit_count() <= 1 for needed in _NEEDED)
 
 
-def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, list[bytes]]:
-    """Return the first chunk of each kept type, the XMP packet, and the types of the chunks that are damaged."""
+def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, bytes | None, list[bytes]]:
+    """Return the first chunk of each kept type, the XMP packet, EXIF in text, and the types of damaged chunks."""
     chunks: dict[bytes, bytes] = {}
     damaged: list[bytes] = []
+    raw_exif: dict[bytes, bytes] = {}
     xmp: bytes | None = None
     has_pixels = False
     for index, chunk in enumerate(_chunks(data)):
@@ -140,9 +145,13 @@ def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, list[bytes]
             chunks.setdefault(kind, data[start:end])
         elif kind == b"iTXt" and data.startswith(_XMP_KEYWORD + b"\0", start):
             xmp = _itxt_text(data[start:end])
+        elif kind in {b"tEXt", b"zTXt"} and data.startswith(_EXIF_KEYWORDS, start, end):
+            keyword, _, text = data[start:end].partition(b"\0")
+            raw_exif.setdefault(keyword, _raw_profile(text, is_deflated=kind == b"zTXt"))
     if not has_pixels:
         raise CorruptImageError("PNG without image data")
-    return chunks, xmp, damaged
+    exif = next((body for word in _EXIF_KEYWORDS if (body := raw_exif.get(word, b"")).startswith(_EXIF_STARTS)), None)
+    return chunks, xmp, exif, damaged
 
 
 def _without_damaged(data: bytes, *, keeps_trns: bool) -> bytes:
@@ -176,6 +185,16 @@ def _itxt_text(body: bytes) -> bytes | None:
     if len(rest) < 2 or len(parts) != 3:
         return None
     return _inflate(parts[2], _MAX_XMP_BYTES) if rest[0] else parts[2]
+
+
+def _raw_profile(text: bytes, *, is_deflated: bool) -> bytes:
+    """Return the bytes of a profile that is text: its name, its length and hexadecimal digits; or nothing."""
+    body = _inflate(text[1:], _MAX_RAW_EXIF_BYTES) if is_deflated else text
+    parts = (body or b"").split(maxsplit=2)
+    try:
+        return bytes.fromhex(parts[2].decode("ascii")) if len(parts) == 3 else b""
+    except ValueError:
+        return b""
 
 
 def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.codecs import lzw
 from pipeline.codecs.jpeg import require_whole
 from pipeline.errors import CorruptImageError, TruncatedImageError
 
-_RLE, _GROUP_3, _GROUP_4, _LZW, _JPEG = 2, 3, 4, 5, 7
+_NONE, _RLE, _GROUP_3, _GROUP_4, _LZW, _JPEG = 1, 2, 3, 4, 5, 7
 
 # Behind the end of a fax strip a decoder finds white; these would give it black. Ones are a valid code in every mode
 # and complete most codes that were cut: "as the line above", or short runs. In Group 3 a line's end (eleven zeros and a
@@ -27,6 +27,7 @@ _ONES = "1" * 64
 _BLACK_LINE = "001" + "00110101" + "000000011111" * 26 + "0000110111"
 _END_OF_BLOCK = "000000000001" * 2
 _MARGIN_BYTES = 32
+_MIN_ZEROS = 16
 _BLOCK_BYTES = 2**16  # looked at together: a string of bits takes eight times as much
 _TAILS = {
     _RLE: (_ONES,),
@@ -37,7 +38,9 @@ _TAILS = {
 
 def require_whole_segments(data: bytes, page: tifffile.TiffPage) -> None:
     """Raise TruncatedImageError or CorruptImageError where a strip or tile lacks data that its pixels need."""
-    if page.compression == _LZW:
+    if page.compression == _NONE:
+        _require_whole_plain(page)
+    elif page.compression == _LZW:
         _require_whole_lzw(data, page)
     elif page.compression == _JPEG and page.jpegheader is None:
         _require_whole_jpeg(data, page)
@@ -51,8 +54,17 @@ def _segments(data: bytes, page: tifffile.TiffPage) -> Iterator[bytes]:
         yield data[offset : offset + count]
 
 
+def _require_whole_plain(page: tifffile.TiffPage) -> None:
+    """A single strip is read at the length that its pixels need, whatever its byte count says lies there."""
+    counts = page.databytecounts[: math.prod(page.chunked)]
+    if any(count < _segment_bytes(page, index) for index, count in enumerate(counts)):
+        raise TruncatedImageError("TIFF with a strip or tile that is shorter than its pixels")
+
+
 def _require_whole_jpeg(data: bytes, page: tifffile.TiffPage) -> None:
     """Decode strictly what was decoded leniently: each segment is a stream of its own, its tables may stand apart."""
+    if page.jpegtables and not any(page.jpegtables[-_MIN_ZEROS:]):
+        raise TruncatedImageError("TIFF whose JPEG tables end in zeros: they were never written")
     tables = (page.jpegtables or b"")[2:].removesuffix(b"\xff\xd9")
     for segment in _segments(data, page):
         require_whole(segment[:2] + tables + segment[2:])

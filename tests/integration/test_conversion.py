@@ -206,7 +206,7 @@ def test_every_input_that_is_hdr_already_is_found_by_its_warnings(tmp_path: Path
     refused = ("already_hdr_float", ["already_hdr_float"])
     assert found == {
         **dict.fromkeys(("float.tif", "half.tif", "exr.png", "rgbe.png"), refused),
-        "pq.png": (None, ["already_hdr_transfer"]),
+        "pq.png": ("already_hdr_transfer", ["already_hdr_transfer"]),
         **dict.fromkeys(("plain.jpg", "plain.tif"), (None, [])),
         "text.jpg": ("unsupported_format", []),
     }

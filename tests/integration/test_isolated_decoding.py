@@ -17,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import imagecodecs
 import numpy as np
 import psutil
 import pytest
@@ -33,6 +34,7 @@ from pipeline.config import DecodeConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
 from pipeline.errors import (
     AlreadyHdrError,
+    AlreadyHdrTransferError,
     CorruptImageError,
     ImageError,
     InterruptedJobError,
@@ -127,6 +129,7 @@ ERRORS = {
     CorruptImageError: SAMPLES["heic"].replace(b"pitm", b"free", 1),
     UnsupportedFormatError: SAMPLES["heic"].replace(b"hvc1", b"vvc1", 1),
     AlreadyHdrError: tiff(np.zeros((8, 8, 3), np.float32)),
+    AlreadyHdrTransferError: bytes(imagecodecs.avif_encode(picture(16, 16), primaries=9, transfer=16, matrix=9)),
     TooLargeError: save_tiff(np.zeros((2001, 1000, 3), np.uint8), compression="deflate"),
 }
 

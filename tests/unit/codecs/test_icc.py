@@ -28,6 +28,7 @@ from pipeline.codecs.header import MAX_ICC_BYTES
 from pipeline.codecs.icc import naive_cmyk_to_rgb
 from pipeline.codecs.ldr import LdrImage, decode_ldr
 from pipeline.config import DecodeConfig
+from pipeline.errors import AlreadyHdrTransferError
 
 LIMITS = DecodeConfig()
 RGB = picture()
@@ -209,7 +210,7 @@ def test_profile_of_another_colour_space() -> None:
     assert cmyk.info.warnings == ("icc_mismatch", "cmyk_without_profile")
 
 
-def test_pq_inside_a_profile_is_noted() -> None:
+def test_pq_inside_a_profile_is_refused() -> None:
     icc = bytearray(p3_profile())
     num_tags = int.from_bytes(icc[128:132], "big")
     at = next(i for i in range(132, 132 + 12 * num_tags, 12) if bytes(icc[i : i + 4]) in {b"cprt", b"dmnd"})
@@ -217,7 +218,8 @@ def test_pq_inside_a_profile_is_noted() -> None:
     body = int.from_bytes(entry[4:8], "big")
     icc[at : at + 4] = b"cicp"
     icc[body : body + 12] = b"cicp\0\0\0\0" + bytes([9, 16, 0, 1])
-    assert "already_hdr_transfer" in decode(png_with_icc(RGB, bytes(icc))).info.warnings
+    with pytest.raises(AlreadyHdrTransferError):
+        decode(png_with_icc(RGB, bytes(icc)))
 
 
 def test_png_gamma_is_applied_only_where_it_differs_from_srgb() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -27,7 +28,7 @@ from PIL import Image, ImageOps
 from pipeline.codecs.formats import ImageFormat, sniff_format
 from pipeline.codecs.ldr import LdrImage, decode_ldr, estimate_decoded_bytes, probe_ldr
 from pipeline.config import DecodeConfig
-from pipeline.errors import EmptyImageError, TooLargeError, UnsupportedFormatError
+from pipeline.errors import AlreadyHdrTransferError, EmptyImageError, TooLargeError, UnsupportedFormatError
 
 LIMITS = DecodeConfig()
 GRADIENT = slice(16, None)  # rows below the red block's edge, where lossy codecs stay close
@@ -212,6 +213,33 @@ def test_orientation_is_applied_to_pixels(kind: str, orientation: int) -> None:
     assert np.abs(image.pixels.astype(int) - np.asarray(upright)).mean() < 4
 
 
+def raw_profile(name: bytes, body: bytes) -> bytes:
+    """As ImageMagick writes profiles into text chunks, behind the keyword and its NUL."""
+    digits = body.hex().encode()
+    lines = b"\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    return b"\n%s\n%8d\n%s\n" % (name, len(body), lines)
+
+
+@pytest.mark.parametrize("name", [b"exif", b"APP1"])
+@pytest.mark.parametrize("is_deflated", [False, True])
+def test_exif_in_a_png_text_chunk(name: bytes, is_deflated: bool) -> None:
+    plain, keyword = save(picture(), "png"), b"Raw profile type " + name + b"\0"
+    text = raw_profile(name, exif_block(6, t010F="ACME"))
+    chunk = (b"zTXt", keyword + b"\0" + zlib.compress(text)) if is_deflated else (b"tEXt", keyword + text)
+    info = decode(insert_png_chunk(plain, *chunk)).info
+    assert (info.orientation, info.capture.camera_make) == (6, "ACME")
+    both = insert_png_chunk(insert_png_chunk(plain, *chunk), b"eXIf", exif_block(8).removeprefix(b"Exif\0\0"))
+    assert decode(both).info.orientation == 8
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\nAPP1\n   20\nzz", b"\nAPP1\n   4\n" + b"http://ns.adobe.com/".hex().encode()]
+)
+def test_other_profiles_in_png_text_say_nothing(text: bytes) -> None:
+    data = insert_png_chunk(save(picture(), "png"), b"tEXt", b"Raw profile type APP1\0" + text)
+    assert (decode(data).info.orientation, decode(data).info.warnings) == (1, ())
+
+
 def test_orientation_turns_alpha_too() -> None:
     rgba = np.dstack([picture(), ramp_alpha()])
     image = decode(save(rgba, "png", exif=exif_block(6)))
@@ -316,16 +344,32 @@ def test_gain_map_heic_is_noted() -> None:
     assert "already_hdr_gain_map" in probe_ldr(data, LIMITS).warnings
 
 
-def test_pq_and_hlg_are_noted() -> None:
-    png = save(picture(), "png")
-    assert decode(insert_png_chunk(png, b"cICP", bytes([9, 16, 0, 1]))).info.warnings == ("already_hdr_transfer",)
-    assert decode(insert_png_chunk(png, b"cICP", bytes([1, 13, 0, 1]))).info.warnings == ()
+def refuse_as_hdr(data: bytes) -> None:
+    for read in (decode, lambda data: probe_ldr(data, LIMITS)):
+        with pytest.raises(AlreadyHdrTransferError) as caught:
+            read(data)
+        assert caught.value.warnings == ("already_hdr_transfer",)
+
+
+def test_pq_and_hlg_are_refused() -> None:
+    for png in (save(picture(), "png"), save(picture()[..., 0], "png")):
+        refuse_as_hdr(insert_png_chunk(png, b"cICP", bytes([9, 16, 0, 1])))
+        assert decode(insert_png_chunk(png, b"cICP", bytes([1, 13, 0, 1]))).info.warnings == ()
     codes = picture().astype(np.uint16) * 4
     avif = bytes(imagecodecs.avif_encode(codes, bitspersample=10, primaries=9, transfer=16, matrix=9))
-    assert decode(avif).info.warnings == ("already_hdr_transfer",)
+    refuse_as_hdr(avif)
     heic = HEIC_RGB.replace(b"nclx\0\x01\0\x0d", b"nclx\0\x09\0\x12")
     assert heic != HEIC_RGB
-    assert decode(heic).info.warnings == ("already_hdr_transfer",)
+    refuse_as_hdr(heic)
+
+
+@pytest.mark.parametrize(("transfer", "gamma"), [(4, 2.2), (8, 1.0)])
+def test_the_transfer_of_gray_is_applied(transfer: int, gamma: float) -> None:
+    gray = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    pixels = decode(insert_png_chunk(save(gray, "png"), b"cICP", bytes([1, transfer, 0, 1]))).pixels
+    linear = (gray / 255.0) ** gamma
+    expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(pixels - expected[..., np.newaxis]).max() <= 1.0
 
 
 def test_size_limits_are_checked_before_decoding() -> None:

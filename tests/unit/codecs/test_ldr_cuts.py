@@ -6,10 +6,14 @@ import io
 import struct
 from collections.abc import Iterator
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from ldr_heic_samples import HEIC_RGB
 from ldr_samples import all_formats, picture, png_chunk, save, save_tiff
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.codecs.ldr import decode_ldr
 from pipeline.config import DecodeConfig
@@ -65,6 +69,17 @@ def test_tiff_whose_last_strip_is_said_to_be_shorter(compression: str | None, mi
     refuse(bytes(data))
 
 
+@pytest.mark.parametrize("missing", [1, 40, 1000])
+def test_plain_tiff_of_one_strip_that_is_said_to_be_shorter(missing: int) -> None:
+    data = bytearray(save_tiff(NOISE))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        tag, count = page.tags[279], page.databytecounts[0]
+    size = {3: 2, 4: 4}[int(tag.dtype)]
+    data[tag.valueoffset : tag.valueoffset + size] = (count - missing).to_bytes(size, "little")
+    refuse(bytes(data))
+
+
 def item_lengths(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(item, where its length stands, length) from iloc (ISO/IEC 14496-12, 8.11.3), of 4-byte lengths."""
     at = data.index(b"iloc") + 4
@@ -90,6 +105,65 @@ def test_heif_whose_primary_item_is_said_to_be_shorter(name: str, missing: int) 
     refuse(bytes(data))
 
 
+def scenery() -> NDArray[np.uint8]:
+    """A picture that compresses as photographs do: smooth, with some noise in it."""
+    noise = np.random.default_rng(0).normal(0, 6, (144, 192, 3))
+    return np.clip(picture(144, 192) * 0.9 + 12 + noise, 0, 255).astype(np.uint8)
+
+
+HOLED = {
+    "jpeg": save(scenery(), "jpeg"),
+    "jpeg_progressive": save(scenery(), "jpeg", progressive=True),
+    "png": save(scenery(), "png"),
+    "tiff_lzw": save_tiff(scenery(), compression="lzw", rowsperstrip=16),
+    "tiff_deflate": save_tiff(scenery(), compression="deflate", rowsperstrip=16),
+    "tiff_packbits": save_tiff(scenery(), compression="packbits", rowsperstrip=16),
+    "tiff_jpeg": save(scenery(), "tiff", compression="jpeg"),
+    "webp": save(scenery(), "webp"),
+    "webp_alpha": save(np.dstack([scenery(), scenery()[..., 0]]), "webp"),
+    "webp_lossless": save(scenery(), "webp", lossless=True),
+    "avif": save(scenery(), "avif"),
+    "avif_10": bytes(imagecodecs.avif_encode(scenery().astype(np.uint16) * 4, level=90, bitspersample=10)),
+    "heic": HEIC_RGB,
+    "heic_alpha": SAMPLES["heic_alpha"],
+    "heic_10": SAMPLES["heic_10"],
+}
+
+
+@pytest.mark.parametrize("name", HOLED)
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 0.95])
+def test_the_hole_of_an_interrupted_download(name: str, share: float) -> None:
+    """Programs that reserve the space first leave a file of full length that ends in zeros."""
+    data = HOLED[name]
+    num_missing = int(len(data) * share)
+    refuse(data[:-num_missing] + bytes(num_missing))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_hole_in_the_first_frame_of_a_webp(lossless: bool) -> None:
+    frames = {"save_all": True, "append_images": [Image.fromarray(picture(144, 192))]}
+    data = save(scenery(), "webp", lossless=lossless, **frames)
+    second = data.index(b"ANMF", data.index(b"ANMF") + 4)
+    refuse(data[: second - 200] + bytes(200) + data[second:])
+
+
+@pytest.mark.parametrize("kind", ["webp", "avif"])
+@pytest.mark.parametrize("quality", [1, 80, "lossless"])
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("top", ["flat", "noise"])
+def test_flat_pictures_are_no_holes(kind: str, quality: int | str, value: int, top: str) -> None:
+    """libwebp's files of flat areas end in thousands of zeros, which count."""
+    pixels = np.full((400, 300, 3), value, np.uint8)
+    if top == "noise":
+        pixels[:60] = np.random.default_rng(0).integers(0, 256, (60, 300, 3))
+    options = {"quality": 100, "lossless": kind == "webp"} if quality == "lossless" else {"quality": quality}
+    for method in (0, 4) if kind == "webp" else (None,):
+        data = save(pixels, kind, **options, **({} if method is None else {"method": method}))
+        assert decode_ldr(data, LIMITS).pixels.shape == pixels.shape
+
+
 def test_the_samples_are_sound_before_they_are_cut() -> None:
+    for data in (*HOLED.values(), *SAMPLES.values()):
+        decode_ldr(data, LIMITS)
     for data in (save(NOISE, "jpeg"), save(NOISE, "png"), save(NOISE, "webp", lossless=True), save_tiff(NOISE)):
         assert decode_ldr(data, LIMITS).pixels.shape == picture().shape
