@@ -48,7 +48,7 @@ class ConversionOptions:
     tile_px: Annotated[
         int | None,
         typer.Option(
-            help="Side of a tile in pixels, a multiple of 4 (by default from the memory budget).",
+            help="Side of a tile in pixels, a multiple of 4 (by default as large as memory allows, and no larger).",
             rich_help_panel=_INFERENCE,
         ),
     ] = None

@@ -61,8 +61,8 @@ class InferenceConfig(FrozenModel):
     """Where and how the network runs.
 
     `tile_px` fixes the side of a tile's core in pixels (a multiple of 4); otherwise it follows from
-    `memory_budget_bytes`, and that from the cgroup's limit or the card's free memory. `num_threads` sets torch's
-    CPU threads in one worker.
+    `memory_budget_bytes`, and that from the cgroup's limit or the card's free memory. A tile that does not fit into
+    what is there is made smaller. `num_threads` sets torch's CPU threads in one worker.
     """
 
     device: str = "auto"

@@ -136,12 +136,12 @@ class InferenceEngine:
         return smaller_px
 
     def _tile_px_for(self, height: int, width: int) -> int:
-        if self._fixed_tile_px is not None:
-            tile_px = self._fixed_tile_px
-        else:
-            # The budget admits the smallest tile of any image: the constructor checked it.
-            tile_px = largest_tile_px(height, width, self._max_region_pixels) or MIN_TILE_PX
-        tile_px = min(tile_px, max(align_up(max(height, width)), ALIGN_PX))
+        max_pixels = self._max_region_pixels
+        if self._fixed_tile_px is not None and self._runner.device.type == "cuda":
+            max_pixels = _MAX_REGION_PIXELS  # what the card cannot hold is halved; a CPU must not even try
+        # The budget admits the smallest tile of any image: the constructor checked it.
+        tile_px = largest_tile_px(height, width, max_pixels) or MIN_TILE_PX
+        tile_px = min(tile_px, self._fixed_tile_px or tile_px, max(align_up(max(height, width)), ALIGN_PX))
         return tile_px if self._tile_limit_px is None else min(tile_px, self._tile_limit_px)
 
 

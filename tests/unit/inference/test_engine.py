@@ -292,6 +292,20 @@ def test_a_tile_that_breaks_the_stated_budget_is_refused() -> None:
         engine(memory_budget_bytes=2**30, tile_px=1024)
 
 
+def test_a_tile_that_memory_does_not_hold_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = 300 * 300 * memory.CPU_BYTES_PER_PIXEL
+    monkeypatch.setattr(memory, "cpu_budget_bytes", lambda _num_workers: budget)
+    greedy, pixels = engine(tile_px=8192), random_pixels(320, 400)
+    assert greedy.infer(pixels).info.tile_px == 108  # as in test_budget_sets_the_tile
+    assert engine(tile_px=64).infer(pixels).info.tile_px == 64
+
+
+def test_no_tile_is_larger_than_kernels_can_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cpu_budget_bytes", lambda _num_workers: 2**50)
+    monkeypatch.setattr("pipeline.inference.engine._MAX_REGION_PIXELS", 300 * 300)
+    assert engine(tile_px=8192).infer(random_pixels(320, 400)).info.tile_px == 108
+
+
 def test_workers_share_the_node() -> None:
     with pytest.raises(ConfigError, match="fewer workers"):
         InferenceEngine(tiny_network(), InferenceConfig(device="cpu", precision="fp32"), num_workers=10**9)
