@@ -62,6 +62,10 @@ class ConversionOptions:
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
     ] = 256_000_000
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(help="Refuse files with more bytes, such as 512M [default: 2G].", rich_help_panel=_INFERENCE),
+    ] = None
     isolate_decode: Annotated[
         bool,
         typer.Option(
@@ -194,7 +198,7 @@ class ConversionOptions:
                 "memory_budget_bytes": opt.parse_bytes(self.memory_budget, "--memory-budget"),
             },
             decode={"max_pixels": self.max_pixels, "isolate": self.isolate_decode}
-            | opt.given(timeout_s=self.decode_timeout),
+            | opt.given(timeout_s=self.decode_timeout, max_bytes=opt.parse_bytes(self.max_bytes, "--max-bytes")),
             encode={
                 "pixel_type": self.pixel_type,
                 "compression": self.compression,
@@ -205,7 +209,7 @@ class ConversionOptions:
             sharding={"max_images": self.shard_images, "max_megapixels": self.shard_megapixels},
             execution={
                 **how,
-                "num_workers": None if self.workers == "auto" else self.workers,
+                "num_workers": opt.parse_workers(self.workers),
                 "max_failure_rate": opt.parse_share(self.max_failure_rate, "--max-failure-rate"),
                 "lease_timeout_s": self.lease_timeout,
                 **opt.given(image_timeout_s=self.image_timeout, shard_timeout_s=self.shard_timeout),

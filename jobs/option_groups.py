@@ -187,6 +187,9 @@ class RecordedOptions:
     max_pixels: Annotated[
         int | None, typer.Option(help="Refuse images with more pixels, before decoding.", rich_help_panel=_INFERENCE)
     ] = None
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Refuse files with more bytes, such as 4G.", rich_help_panel=_INFERENCE)
+    ] = None
     decode_timeout: Annotated[
         float | None,
         typer.Option(
@@ -226,7 +229,12 @@ class RecordedOptions:
         return {
             "model": opt.given(weights=self.weights),
             "inference": opt.given(device=self.device, precision=self.precision, memory_budget_bytes=budget),
-            "decode": opt.given(max_pixels=self.max_pixels, timeout_s=self.decode_timeout, isolate=self.isolate_decode),
+            "decode": opt.given(
+                max_pixels=self.max_pixels,
+                max_bytes=opt.parse_bytes(self.max_bytes, "--max-bytes"),
+                timeout_s=self.decode_timeout,
+                isolate=self.isolate_decode,
+            ),
             "execution": placement
             | opt.execution(
                 self.executor,

@@ -71,6 +71,15 @@ def parse_bytes(text: str | None, flag: str) -> int | None:
     return int(value)
 
 
+def parse_workers(text: str) -> int | None:
+    """Read a number of workers; None for `auto`. Raises ConfigError."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and int(text) >= 1):
+        raise ConfigError(f"--workers: {text!r} is neither auto nor a whole number of at least 1")
+    return int(text)
+
+
 def parse_share(text: str, flag: str = "--sample") -> float:
     """Read a percentage such as `1%`, or a share under 1 such as `0.01`. Raises ConfigError, naming `flag`."""
     number, percent, rest = text.strip().partition("%")
@@ -156,7 +165,7 @@ def execution(
         shard_timeout_s=shard_timeout,
         lease_timeout_s=lease_timeout,
     )
-    return values | ({"num_workers": None if workers == "auto" else workers} if workers else {})
+    return values | ({"num_workers": parse_workers(workers)} if workers else {})
 
 
 def scaling(
@@ -237,6 +246,7 @@ _FLAGS = {
     "inference.tile_px": "--tile-px",
     "inference.memory_budget_bytes": "--memory-budget",
     "decode.max_pixels": "--max-pixels",
+    "decode.max_bytes": "--max-bytes",
     "decode.isolate": "--isolate-decode",
     "decode.timeout_s": "--decode-timeout",
     "encode.pixel_type": "--pixel-type",

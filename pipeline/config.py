@@ -110,7 +110,7 @@ class EncodeConfig(FrozenModel):
 
     pixel_type: PixelType = "half"
     compression: str = "zip"
-    exposure_ev: float = Field(0.0, ge=-20, le=20)
+    exposure_ev: float = Field(0.0, ge=-20, le=20, allow_inf_nan=False)
     keep_gps: bool = False
     verify: VerifyMode = "sample"
 

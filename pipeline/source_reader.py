@@ -50,7 +50,7 @@ class SourceReader:
             lambda: self._read(task),
             require_answer=lambda: self._require_answer(task.key),
             as_row=lambda error: SourceUnreadableError(
-                f"{task.source} cannot be read, although the source answers for others: {error}"
+                f"it cannot be read, although the source answers for others: {error}"
             ),
             is_last=is_last,
         )
@@ -61,17 +61,15 @@ class SourceReader:
         try:
             data = self._store.read(task.key, if_match=task.etag or None, max_bytes=self._max_bytes)
         except ObjectMissingError as error:
-            raise SourceMissingError(f"{task.source} is not at the source, or not any more") from error
+            raise SourceMissingError("it is not at the source, or not any more") from error
         except ObjectChangedError as error:
-            raise SourceChangedError(
-                f"{task.source} changed after it was planned; the next run plans it again"
-            ) from error
+            raise SourceChangedError("it changed after it was planned; the next run plans it again") from error
         except ObjectDeniedError as error:
-            raise SourceDeniedError(f"{task.source} may not be read: {error}") from error
+            raise SourceDeniedError(f"it may not be read: {error}") from error
         except ObjectTooLargeError as error:
-            raise TooLargeError(f"{task.source} is larger than the limit of {self._max_bytes} bytes") from error
+            raise TooLargeError(f"it has more bytes than the limit of {self._max_bytes}") from error
         if not data:
-            raise EmptyImageError(f"{task.source} has zero bytes")
+            raise EmptyImageError("the file has no bytes")
         return data
 
     def _require_answer(self, key: str) -> None:

@@ -34,6 +34,7 @@ _KNOWN_BUT_UNSUPPORTED: tuple[tuple[int, bytes, str], ...] = (
     (0, b"#?RADIANCE", "Radiance RGBE holds linear HDR pixels already"),
     (0, b"#?RGBE", "Radiance RGBE holds linear HDR pixels already"),
     (0, b"PF\n", "a portable float map holds linear HDR pixels already"),
+    (0, b"Pf\n", "a portable float map holds linear HDR pixels already"),
     (0, b"GIF8", "GIF is not supported"),
     (0, b"BM", "BMP is not supported"),
     (0, b"8BPS", "a Photoshop document is not supported; export it as TIFF or PNG"),

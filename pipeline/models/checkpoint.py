@@ -167,11 +167,12 @@ def _explain(error: Exception) -> str:
         return f"refused, because loading it would run code from the file ({_printable(refused[1], 80)})"
     # torch's text for other pickle faults is advice to load the file unsafely.
     fault = type(error).__name__ if isinstance(error, pickle.UnpicklingError) else _described(error)
-    return f"truncated, damaged or not a PyTorch checkpoint ({fault})"
+    return f"truncated, damaged or neither a PyTorch nor a safetensors file ({fault})"
 
 
 def _described(error: Exception) -> str:
-    name, text = type(error).__name__, first_line(error)
+    # torch goes on with advice that is cut somewhere.
+    name, text = type(error).__name__, first_line(error).partition(". ")[0]
     return name if text == name else f"{name}: {_printable(text, 120)}"
 
 

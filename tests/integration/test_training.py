@@ -205,7 +205,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
         (["{s}", "{out}", "--holdout", "{f}/none.txt"], "names no scene"),
         (["{s}", "{out}", "--holdout", "{f}/missing.txt"], "--holdout: cannot read"),
         (["{s}", "{out}", "--init", "{f}/no.pth"], "or one of: default, identity, srgb"),
-        (["{s}", "{out}", "--init", "{f}/file"], "not a PyTorch checkpoint"),
+        (["{s}", "{out}", "--init", "{f}/file"], "neither a PyTorch nor"),
         (["{s}", "{out}", "--workers", "2"], "the local executor is one process"),
         (["{s}", "{out}", "--address", "auto"], "--address needs the ray executor"),
         (["{s}", "{out}", "--executor", "slurm"], "--executor must be ray or local"),

@@ -71,7 +71,7 @@ def test_a_result_without_rows_shows_its_headings(capfd: pytest.CaptureFixture[s
 
 
 def test_of_many_failures_some_are_named_and_the_query_for_all_of_them_runs(capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [{"source": f"{n}.jpg", "error_code": "empty", "error_message": f"{n}.jpg has zero bytes"} for n in range(7)]
+    rows = [{"source": f"{n}.jpg", "error_code": "empty", "error_message": "the file has no bytes"} for n in range(7)]
     failures = pa.Table.from_pylist(rows)
     summary = summarise(open_manifest(open_store(f"memory://{uuid4().hex}", StorageConfig())))
     print_summary(summary, "7 images", failures, "/photos in HDR")

@@ -135,7 +135,8 @@ def with_nan() -> dict[str, torch.Tensor]:
 
 FAULTS = {
     "empty": (lambda: b"", "empty"),
-    "text": (lambda: b"not a checkpoint at all", "not a PyTorch checkpoint"),
+    "text": (lambda: b"not a checkpoint at all", "neither a PyTorch nor a safetensors file"),
+    "half a zip": (lambda: pth(state())[: len(pth(state())) // 2], r"\(RuntimeError: [^.]*\)$"),
     "html": (lambda: b"<!DOCTYPE html><html>", "HTML"),
     "lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     "truncated zip": (lambda: pth(state())[:-5000], "truncated"),
