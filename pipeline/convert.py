@@ -24,6 +24,7 @@ from pipeline.faults import fault_point
 from pipeline.flow import ByteBudget, StageWatch
 from pipeline.futures import abandon, all_or_first_failure, has_failed
 from pipeline.inference.base import Engine
+from pipeline.inference.witness import Witness
 from pipeline.lending import Lending, OpenImages, OpenWork
 from pipeline.manifest import commit_part
 from pipeline.output_stage import OutputStage
@@ -47,6 +48,7 @@ class _Attempt:
     images: OpenImages
     counts: ConversionCounts
     adopt: bool
+    is_first: bool
     is_last: bool
     known: frozenset[str]
 
@@ -84,7 +86,7 @@ class ShardConverter:
     ) -> None:
         self._source = SourceReader(source, config.decode.max_bytes, source_is_there)
         self._destination = destination
-        self._engine = engine
+        self._witness = Witness(engine)
         self._provenance = provenance
         self._before_commit = before_commit
         self._on_row = on_row
@@ -120,13 +122,14 @@ class ShardConverter:
         `is_last`, after which the shard is not tried again. Any other StorageError and SystemicError end the attempt:
         nothing is committed, and what was stored is adopted by the next one. A probe stores its outputs and commits
         nothing. Images with `known` rows are not touched. A part, and a shard of which images were ceded meanwhile, are
-        not committed: the result has the rows.
+        not committed: the result has the rows. After the first `attempt`, a DeviceLostError names its suspect where
+        that can be told (`Witness`).
         """
         self._output.refresh()
         images = OpenImages(shard, known)
         with self._tally.attempt(is_kept=not shard.is_probe) as counts:
             sources = frozenset(row.task.source for row in known)
-            work = _Attempt(shard, images, counts, adopt=adopt, is_last=is_last, known=sources)
+            work = _Attempt(shard, images, counts, adopt=adopt, is_first=attempt == 1, is_last=is_last, known=sources)
             with ExitStack() as stack:
                 if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
                     stack.enter_context(self._lending.at_work(images))
@@ -271,7 +274,7 @@ class ShardConverter:
         try:
             with self._device_lock, self._watch.stage(draft.task.source, info.width * info.height):
                 start = perf_counter()
-                inference = self._engine.infer(draft.ldr.pixels)
+                inference = self._witness.infer(draft.ldr.pixels, draft.task.source, is_wary=not work.is_first)
             draft.clock("infer", start)
             fault_point("image.inferred", draft.task.source)
             finish = partial(self._output.finish, draft, draft.ldr, inference)

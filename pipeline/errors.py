@@ -349,9 +349,16 @@ class DiskFullError(SystemicError):
 
 
 class DeviceLostError(SystemicError):
-    """The accelerator stopped working."""
+    """The accelerator stopped working.
+
+    `suspect` is the source of the image that it was lost with, where the device was seen to be sound right before.
+    """
 
     code = "device_lost"
+
+    def __init__(self, message: str, *, suspect: str | None = None) -> None:
+        super().__init__(message)
+        self.suspect = suspect
 
 
 class WorkerLostError(SystemicError):

@@ -1,8 +1,8 @@
 """A driver for tests of bad devices: `python -m bad_device_run SRC DST ADDRESS` on the nodes of a Ray cluster.
 
 `HDRFLEET_TEST_DEVICE` in the environment of a node says what its device does: `lost` fails every image, `no-start`
-keeps the engine from starting, `crash` takes the process down with every image. Others compute once `open_gate` was
-called.
+keeps the engine from starting, `crash` takes the process down with every image, `poisoned` is lost with images of
+`POISON_PX` columns, and only then. Others compute once `open_gate` was called.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pipeline.execution.base import WorkerSpec
 from pipeline.inference.base import Inference, LdrPixels
 
 GATE_TIMEOUT_S = 300
+POISON_PX = 40
+_gone: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,26 @@ class DeviceEngine(FakeEngine):
         what = os.environ.get("HDRFLEET_TEST_DEVICE")
         if what == "lost":
             raise DeviceLostError("cuda:0: CUDA error: uncorrectable ECC error encountered")
+        if what == "poisoned":
+            if pixels.shape[1] == POISON_PX or _gone:
+                _gone.append("the context of this process")
+                raise DeviceLostError("cuda:0: CUDA error: an illegal memory access was encountered")
+            return self.answer(pixels)
         if what == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         wait_until(self.gate.exists, "the gate is open", GATE_TIMEOUT_S)
+        return self.answer(pixels)
+
+    def answer(self, pixels: LdrPixels) -> Inference:
+        """As every sound device."""
         return super().infer(pixels)
 
 
 def device_engine(spec: WorkerSpec) -> DeviceEngine:
     if os.environ.get("HDRFLEET_TEST_DEVICE") == "no-start":
         raise DeviceLostError("cuda: no CUDA GPUs are available")
-    return DeviceEngine(gate=_gate(Path(spec.config.destination.url)))
+    device = "cuda:0" if os.environ.get("HDRFLEET_TEST_DEVICE") == "poisoned" else "cpu"
+    return DeviceEngine(device=device, gate=_gate(Path(spec.config.destination.url)))
 
 
 def open_gate(destination: Path) -> None:

@@ -74,6 +74,17 @@ class Losses:
             self._book.excuse(lease, error)
         self._pool.health.lost_device(worker.place, error)
 
+    def blame(self, worker: ActorHandle, error: DeviceLostError, suspect: str) -> None:
+        """Put back the leases of a worker whose sound device an image took along; other leases are excused."""
+        reason = f"{error.code}: {first_line(error)}"
+        self._pool.lost(worker, reason)
+        for lease in self._book.held_by(worker.name):
+            self._pool.report(returned_event(lease, reason))
+            if any(task.source == suspect for task in lease.shard.tasks):
+                self._book.lose(lease, WorkerCrashError.code, reason, [suspect])
+            else:
+                self._book.excuse(lease, error)
+
     def release(self, worker: ActorHandle) -> None:
         """End a worker that has to leave; its leases go to others, and nothing counts against anybody."""
         self._pool.end(worker)
@@ -93,6 +104,8 @@ class Losses:
         elif isinstance(cause, StorageError):
             self._pool.report(returned_event(lease, reason))
             self._book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
+        elif isinstance(cause, DeviceLostError) and cause.suspect is not None:
+            self.blame(worker, cause, cause.suspect)
         elif isinstance(cause, SystemicError):
             self.excuse(worker, cause)  # a lost device, or processes that cannot be started there
         else:

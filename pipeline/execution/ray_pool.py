@@ -46,11 +46,15 @@ class WorkerPool:
             _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
         )
         scaling = self.execution.scaling
-        self.scaler = scaling and Scaler(
-            scaling,
-            self.believed_megapixels_per_s,
-            started_at=account.started_at,
-            spent_s=account.spent_worker_s,
+        self.scaler = (
+            Scaler(
+                scaling,
+                self.believed_megapixels_per_s,
+                started_at=account.started_at,
+                spent_s=account.spent_worker_s,
+            )
+            if scaling
+            else None
         )
         second = self.execution.placement.fallback_labels
         self.fallback = Fallback(resources, second) if scaling and second else None

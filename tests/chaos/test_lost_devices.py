@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bad_device_run import open_gate
+from bad_device_run import POISON_PX, open_gate
 from commands import environment, hdrfleet, rows_of, wait_until
 from independent_checker import Folder, require_whole
 from photographs import jpeg, picture
@@ -75,6 +75,35 @@ def test_a_node_whose_device_fails_is_left_and_the_other_does_everything(
     assert text.count(BARRED) == 1, text
     assert says in " ".join(text.split()), text
     assert "3 workers lost on the way" in text, text
+
+
+@pytest.mark.timeout(580)
+@pytest.mark.parametrize(("num_nodes", "num_photos"), [(1, 2), pytest.param(2, NUM_PHOTOS, marks=pytest.mark.long)])
+def test_an_image_that_every_device_is_lost_with_is_quarantined(
+    cluster: Cluster, tmp_path: Path, num_nodes: int, num_photos: int
+) -> None:
+    photos = {f"{index:02d}.jpg": jpeg(picture(24, 16, seed=index)) for index in range(num_photos)}
+    poison = [name for name in ("01.jpg", "14.jpg", "15.jpg") if name in photos]
+    photos |= {name: jpeg(picture(16, POISON_PX)) for name in poison}
+    (tmp_path / "photos").mkdir()
+    for name, data in photos.items():
+        (tmp_path / "photos" / name).write_bytes(data)
+    cluster.add_nodes(num_nodes, {"HDRFLEET_TEST_DEVICE": "poisoned"})
+    driver = subprocess.run(
+        [sys.executable, "-m", "bad_device_run", str(tmp_path / "photos"), str(tmp_path / "out"), cluster.address],
+        env=environment(tmp_path / "home", {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert driver.returncode == 3, driver.stdout + driver.stderr
+    assert BARRED not in driver.stdout + driver.stderr
+    rows = require_whole(Folder(tmp_path / "out"), photos, num_leftovers=4)
+    codes = {row["source"]: row["error_code"] for row in rows}
+    assert codes == dict.fromkeys(photos) | dict.fromkeys(poison, "worker_crash")
+    messages = {row["error_message"] for row in rows if row["source"] in poison}
+    assert all("illegal memory access" in message for message in messages), messages
 
 
 @pytest.mark.long
