@@ -1,12 +1,14 @@
-"""A driver for tests of bad devices: `python -m bad_device_run SRC DST ADDRESS` on the nodes of a Ray cluster.
+"""A driver for tests of bad devices: `python -m bad_device_run SRC DST ADDRESS [EXECUTION]` on nodes of a Ray cluster.
 
-`HDRFLEET_TEST_DEVICE` in the environment of a node says what its device does: `lost` fails every image, `no-start`
+EXECUTION, as JSON, has more fields of the ExecutionConfig. `HDRFLEET_TEST_DEVICE` in the environment of a node says
+what its device does: `lost` fails every image, `lost-until-open` does so before `open_gate` was called, `no-start`
 keeps the engine from starting, `crash` takes the process down with every image, `poisoned` is lost with images of
 `POISON_PX` columns, and only then. Others compute once `open_gate` was called.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -37,7 +39,7 @@ class DeviceEngine(FakeEngine):
 
     def infer(self, pixels: LdrPixels) -> Inference:
         what = os.environ.get("HDRFLEET_TEST_DEVICE")
-        if what == "lost":
+        if what == "lost" or (what == "lost-until-open" and not self.gate.exists()):
             raise DeviceLostError("cuda:0: CUDA error: uncorrectable ECC error encountered")
         if what == "poisoned":
             if pixels.shape[1] == POISON_PX or _gone:
@@ -70,14 +72,14 @@ def _gate(destination: Path) -> Path:
     return destination.with_name("gate-is-open")
 
 
-def main(source: str, destination: str, address: str) -> int:
+def main(source: str, destination: str, address: str, execution: str = '{"num_workers": 2}') -> int:
     from bad_device_run import device_engine as importable  # by its name in a module: workers import it
 
     config = build_config(
         source={"url": source},
         destination={"url": destination},
         model={"weights": "identity"},
-        execution={"executor": "ray", "address": address, "num_workers": 2},
+        execution={"executor": "ray", "address": address, **json.loads(execution)},
         sharding={"max_images": 2},
     )
     try:

@@ -6,6 +6,7 @@ The nodes are fake: raylets on this machine with a GPU that only Ray believes in
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import descendants, hdrfleet_here, rows_of, start_hdrfleet, wait_until
+from bad_device_run import open_gate
+from commands import descendants, environment, hdrfleet_here, rows_of, start_hdrfleet, wait_until
 from photographs import jpeg, picture
 from servers.autoscaled_cluster import AutoscaledCluster, autoscaled_cluster
 
@@ -190,6 +192,47 @@ def test_a_shard_that_a_drained_node_cannot_finish_is_given_back_and_what_it_sto
     assert {row["attempt"] for row in rows} == {2}
     assert sum(row["adopted"] for row in rows) >= 5
     assert "lost on the way" not in run.log.read_text()
+
+
+def test_a_node_whose_device_is_broken_is_left_and_the_autoscaler_starts_another(photos: Path, tmp_path: Path) -> None:
+    dst, log, nodes = tmp_path / "out", tmp_path / "log", set[int]()
+    execution = {"scaling": {"max_workers": 1}, "placement": {"workers_per_gpu": 1}}
+    with autoscaled_cluster(tmp_path / "cluster", node_env={"HDRFLEET_TEST_DEVICE": "lost-until-open"}) as cluster:
+
+        def has_ended() -> bool:
+            nodes.update(raylet.pid for raylet in cluster.raylets())
+            return driver.poll() is not None
+
+        with log.open("wb") as output:
+            driver = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "bad_device_run",
+                    *map(str, (photos, dst)),
+                    cluster.address,
+                    json.dumps(execution),
+                ],
+                env=environment(tmp_path / "home", {**cluster.env, "PYTHONPATH": os.pathsep.join(sys.path)}),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            wait_until(lambda: has_ended() or "are started on node" in log.read_text(), "the node is left", 200)
+            assert len(nodes) == 1, log.read_text()
+            open_gate(dst)
+            wait_until(has_ended, "the job ends", 300)
+            assert driver.returncode == 0, log.read_text()
+        finally:
+            driver.kill()
+            driver.wait(20)
+    rows = rows_of(dst)
+    assert [row["status"] for row in rows] == ["ok"] * NUM_PHOTOS
+    assert len(nodes) == 2
+    said = " ".join(log.read_text().split())
+    assert said.count("no more workers are started on node") == 1, said
+    assert "3 workers in a row failed there with nothing done in between; the last: device_lost" in said
+    assert hdrfleet_here("verify", dst, "--deep", "--quiet") == 0
 
 
 @pytest.fixture(scope="module")

@@ -45,11 +45,13 @@ class AutoscaledCluster:
 
 
 @contextmanager
-def autoscaled_cluster(home: Path, *, max_gpu_nodes: int = 3, has_spot: bool = True) -> Iterator[AutoscaledCluster]:
+def autoscaled_cluster(
+    home: Path, *, max_gpu_nodes: int = 3, has_spot: bool = True, node_env: Mapping[str, str] | None = None
+) -> Iterator[AutoscaledCluster]:
     """Start a head without GPUs, whose autoscaler adds up to `max_gpu_nodes` nodes of one core and one fake GPU.
 
     Without `has_spot`, the node types are those of a cloud that refuses every spot machine: `spot`, which Ray prefers,
-    and `on-demand`, told apart by the label `market`.
+    and `on-demand`, told apart by the label `market`. `node_env` is in the environment of all nodes' workers.
     """
     from ray._private.services import get_node_ip_address
 
@@ -77,7 +79,11 @@ def autoscaled_cluster(home: Path, *, max_gpu_nodes: int = 3, has_spot: bool = T
         with (home / "head.log").open("wb") as log:
             path = os.pathsep.join([str(Path.cwd()), *sys.path])
             started = subprocess.Popen(
-                command, env={**kept, **env, "PYTHONPATH": path}, cwd=home, stdout=log, stderr=subprocess.STDOUT
+                command,
+                env={**kept, **env, **(node_env or {}), "PYTHONPATH": path},
+                cwd=home,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         try:
             _wait_until_up(address, started, home / "head.log")
