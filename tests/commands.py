@@ -99,6 +99,18 @@ def descendants(pid: int, title: str = "") -> list[psutil.Process]:
     return found
 
 
+def wait_for_workers(home: Path) -> None:
+    """Until the Ray workers of a driver with this home, which outlive it for a moment, are gone."""
+
+    def is_one(process: psutil.Process) -> bool:
+        try:
+            return "ray::RayWorker" in " ".join(process.cmdline()) and process.environ().get("HOME") == str(home)
+        except psutil.Error:
+            return False
+
+    wait_until(lambda: not any(map(is_one, psutil.process_iter())), "the workers of a dead driver are gone", 60)
+
+
 def end(processes: list[psutil.Process]) -> None:
     """Make sure that these processes are gone."""
     for process in processes:

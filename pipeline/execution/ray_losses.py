@@ -55,9 +55,7 @@ class Losses:
         `code` is what an image that did it is quarantined with; `suspects` are known not to come to an end. `error` is
         what a start failed with, where it says of itself that the node is to blame.
         """
-        self._pool.lost(worker, reason)
-        for lease in self._book.held_by(worker.name):
-            self._pool.report(returned_event(lease, reason))
+        for lease in self._taken_from(worker, reason):
             self._book.lose(lease, code, reason, suspects)
         if not worker.is_ready:
             self._pool.count_failed_start(worker, error or WorkerLostError(f"a worker could not start: {reason}"))
@@ -68,22 +66,25 @@ class Losses:
         Raises the error where too many nodes do that.
         """
         reason = f"{error.code}: {first_line(error)}"
-        self._pool.lost(worker, reason)
-        for lease in self._book.held_by(worker.name):
-            self._pool.report(returned_event(lease, reason))
+        for lease in self._taken_from(worker, reason):
             self._book.excuse(lease, error)
         self._pool.health.lost_device(worker.place, error)
 
     def blame(self, worker: ActorHandle, error: DeviceLostError, suspect: str) -> None:
         """Put back the leases of a worker whose sound device an image took along; other leases are excused."""
         reason = f"{error.code}: {first_line(error)}"
-        self._pool.lost(worker, reason)
-        for lease in self._book.held_by(worker.name):
-            self._pool.report(returned_event(lease, reason))
+        for lease in self._taken_from(worker, reason):
             if any(task.source == suspect for task in lease.shard.tasks):
                 self._book.lose(lease, WorkerCrashError.code, reason, [suspect])
             else:
                 self._book.excuse(lease, error)
+
+    def _taken_from(self, worker: ActorHandle, reason: str) -> list[Lease]:
+        """Make sure that the worker is dead; the leases that it had, of which the log says that they came back."""
+        self._pool.lost(worker, reason)
+        leases = self._book.held_by(worker.name)
+        self._pool.report(*(returned_event(lease, reason) for lease in leases))
+        return leases
 
     def release(self, worker: ActorHandle) -> None:
         """End a worker that has to leave; its leases go to others, and nothing counts against anybody."""

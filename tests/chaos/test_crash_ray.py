@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import hdrfleet
+from commands import hdrfleet, wait_for_workers
 from forked import forked
 from independent_checker import Bucket, Durable, Folder, Reader, Row, comparable, require_whole
 from photographs import write_library
@@ -44,23 +44,38 @@ def require_undisturbed(tmp_path: Path, rows: list[Row]) -> None:
 DRIVER_STEPS = ["plan.committed", "shard.leased", "shard.settled", "job.finished"]
 
 
-@pytest.mark.long
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("step", DRIVER_STEPS)
-def test_a_job_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, step: str) -> None:
-    photos, dst = tmp_path / "photos", tmp_path / "out"
+def die_above_workers(tmp_path: Path, dst: str, reader: Reader, step: str, num_leftovers: int) -> None:
+    photos = tmp_path / "photos"
     expected = write_library(photos, num_photos=6, size=(24, 32))
     inputs = {name: (photos / name).read_bytes() for name in expected}
     env = {"HDRFLEET_FAULTS": f"{step}=kill:{2 if step.startswith('shard.') else 1}"}
     first = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=150)
     assert first.returncode == -9, f"the step was not reached: {first.stderr}"
-    before = Durable.of(Folder(dst))
+    wait_for_workers(tmp_path / "home")
+    before = Durable.of(reader)
     again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=150)
     assert again.returncode == 3, again.stderr
-    rows = require_whole(Folder(dst), inputs, num_leftovers=4)
+    rows = require_whole(reader, inputs, num_leftovers=num_leftovers)
     assert {row["source"]: row["error_code"] for row in rows} == expected
-    before.require_kept(Folder(dst), rows)
+    before.require_kept(reader, rows)
     require_undisturbed(tmp_path, rows)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", DRIVER_STEPS)
+def test_a_job_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, step: str) -> None:
+    dst = tmp_path / "out"
+    die_above_workers(tmp_path, str(dst), Folder(dst), step, num_leftovers=4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("step", DRIVER_STEPS)
+def test_a_job_on_s3_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, s3_bucket: Any, step: str) -> None:
+    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    die_above_workers(tmp_path, f"{s3_bucket.url}/out", reader, step, num_leftovers=0)
 
 
 def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: str, num_leftovers: int) -> list[Row]:
