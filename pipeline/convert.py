@@ -48,8 +48,8 @@ class _Attempt:
     images: OpenImages
     counts: ConversionCounts
     adopt: bool
-    is_first: bool
     is_last: bool
+    is_suspect: bool
     known: frozenset[str]
 
     def draft(self, task: ImageTask) -> Draft:
@@ -114,6 +114,7 @@ class ShardConverter:
         adopt: bool = False,
         known: Sequence[ImageResult] = (),
         is_last: bool = False,
+        is_suspect: bool = False,
     ) -> ShardResult:
         """Convert every image of the shard and commit its manifest part.
 
@@ -122,14 +123,14 @@ class ShardConverter:
         `is_last`, after which the shard is not tried again. Any other StorageError and SystemicError end the attempt:
         nothing is committed, and what was stored is adopted by the next one. A probe stores its outputs and commits
         nothing. Images with `known` rows are not touched. A part, and a shard of which images were ceded meanwhile, are
-        not committed: the result has the rows. After the first `attempt`, a DeviceLostError names its suspect where
+        not committed: the result has the rows. With `is_suspect`, a DeviceLostError names the image that did it, where
         that can be told (`Witness`).
         """
         self._output.refresh()
         images = OpenImages(shard, known)
         with self._tally.attempt(is_kept=not shard.is_probe) as counts:
             sources = frozenset(row.task.source for row in known)
-            work = _Attempt(shard, images, counts, adopt=adopt, is_first=attempt == 1, is_last=is_last, known=sources)
+            work = _Attempt(shard, images, counts, adopt=adopt, is_last=is_last, is_suspect=is_suspect, known=sources)
             with ExitStack() as stack:
                 if not shard.is_probe:  # it looks for what kills workers: one at a time is enough
                     stack.enter_context(self._lending.at_work(images))
@@ -273,8 +274,10 @@ class ShardConverter:
         output_bytes = self._output_budget.acquire(info.width * info.height * _OUTPUT_BYTES_PER_PIXEL)
         try:
             with self._device_lock, self._watch.stage(draft.task.source, info.width * info.height):
+                if work.is_suspect:
+                    self._witness.check()
                 start = perf_counter()
-                inference = self._witness.infer(draft.ldr.pixels, draft.task.source, is_wary=not work.is_first)
+                inference = self._witness.infer(draft.ldr.pixels, draft.task.source)
             draft.clock("infer", start)
             fault_point("image.inferred", draft.task.source)
             finish = partial(self._output.finish, draft, draft.ldr, inference)

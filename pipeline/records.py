@@ -64,6 +64,11 @@ class Shard:
         """Which shard, or part of one, of which plan."""
         return self.plan, self.shard, self.part
 
+    @property
+    def whole_key(self) -> ShardKey:
+        """The same of the shard that this is a part of, or is itself."""
+        return self.plan, self.shard, 0
+
 
 ShardKey = tuple[int, int, int]
 """Plan, shard, and part: 0 for the whole."""

@@ -30,8 +30,7 @@ class Bisection:
         open_tasks = tuple(task for task in shard.tasks if task.source not in self._quarantined)
         known = tuple(task for task in open_tasks if task.source in suspects)
         for task in known:
-            self._strikes[task.source] = _STRIKES - 1
-            self._struck_on[task.source].add(node)
+            self._strike(task.source, node)
             self._waiting.append((task,))
         rest = tuple(task for task in open_tasks if task.source not in suspects)
         self._waiting.extend((rest,) if known and rest else _halves(rest))
@@ -49,16 +48,22 @@ class Bisection:
     def lost(self, probe: Shard, code: str, reason: str, suspects: Collection[str] = (), node: str = "") -> None:
         """Take note that the probe took its worker on `node` down; `code` is that of a QuarantinedError."""
         if len(probe.tasks) > 1:
+            for task in probe.tasks:
+                if task.source in suspects:
+                    self._strike(task.source, node)
             # The halves wait behind other probes: if the surroundings are sound, something passes in between.
             self._waiting.extend(_parted(probe.tasks, suspects))
             return
         (task,) = probe.tasks
-        self._strikes[task.source] += 1
-        self._struck_on[task.source].add(node)
+        self._strike(task.source, node)
         if self._strikes[task.source] < _STRIKES:
             self._waiting.append(probe.tasks)
         else:
             self._quarantined[task.source] = Quarantine(task.source, code, reason)
+
+    def _strike(self, source: str, node: str) -> None:
+        self._strikes[source] += 1
+        self._struck_on[source].add(node)
 
     def final(self) -> Shard:
         """The whole shard with what was found: the images in quarantine get their rows untouched."""

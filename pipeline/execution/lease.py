@@ -14,7 +14,7 @@ class Lease:
 
     `attempt` counts from 1 in one run of the driver. With `rows`, the images were done in parts, and the shard is to be
     committed with these. `is_excused`: it came back for the devices of its holders alone, and endangers nobody.
-    `is_last`: if its store fails it once more, it is given up.
+    `is_last`: if its store fails it once more, it is given up. `is_suspect`: a holder, or its device, was lost with it.
     """
 
     shard: Shard
@@ -24,6 +24,7 @@ class Lease:
     place: Place = NOWHERE
     is_excused: bool = False
     is_last: bool = False
+    is_suspect: bool = False
 
     @property
     def is_alone(self) -> bool:

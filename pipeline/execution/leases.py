@@ -122,7 +122,7 @@ class LeaseBook:
         """
         if not self._end(lease):
             return None
-        key = _whole(lease)
+        key = lease.shard.whole_key
         if lease.shard.part and key not in self._splits:
             # Given up for another part of it: what is ceded is for the next run.
             return self._begin(replace(lease, shard=without(lease.shard, ceded)))
@@ -136,7 +136,7 @@ class LeaseBook:
         for part in (kept, *parts):
             self._elsewhere.inherit(lease.shard.key, part.key)
         for part in parts:
-            self._returned.put(self._clock(), Lease(part, lease.attempt, ""))
+            self._returned.put(self._clock(), Lease(part, lease.attempt, "", is_suspect=lease.is_suspect))
         return self._begin(replace(lease, shard=kept))
 
     def complete(self, lease: Lease, rows: Sequence[ImageResult] | None = None) -> bool:
@@ -167,13 +167,13 @@ class LeaseBook:
         return True
 
     def _collect(self, lease: Lease, rows: Sequence[ImageResult]) -> None:
-        split = self._splits.get(_whole(lease))
+        split = self._splits.get(lease.shard.whole_key)
         if split is None:
             return  # the shard was given up for another part of it
         split.add(rows, lease.attempt)
         whole = split.whole()
         if whole is not None:
-            del self._splits[_whole(lease)]
+            del self._splits[lease.shard.whole_key]
             self._returned.put(self._clock(), Lease(whole[0], split.attempt, "", whole[1]))
 
     def give_back(self, lease: Lease, error: StorageError, *, delay_s: float = 0.0) -> None:
@@ -195,18 +195,25 @@ class LeaseBook:
         else:
             self._give_up(lease, error)
 
-    def lose(self, lease: Lease, code: str, reason: str, suspects: Collection[str] = ()) -> None:
+    def lose(
+        self, lease: Lease, code: str, reason: str, suspects: Collection[str] = (), *, is_proven: bool = False
+    ) -> None:
         """Return a lease whose worker went down with it; `code` is that of the QuarantinedError that it would be.
 
         `suspects` are sources that the worker did not come to an end with. The shard is tried again, then bisected.
-        Raises WorkerLostError when so many were lost in a row that it cannot be the images.
+        Raises WorkerLostError when so many were lost in a row that it cannot be the images; what `is_proven` to be a
+        suspect's doing does not count there.
         """
         if not self._end(lease):
             return
         self.num_given_back += 1
         key = lease.shard.key
+        lease = replace(lease, is_suspect=True)
         self._elsewhere.lost(key, lease.holder, lease.place)
-        self._patience.lost(reason, is_first=lease.attempt == 1)
+        if is_proven:
+            self._patience.proven()
+        else:
+            self._patience.lost(reason, is_first=lease.attempt == 1)
         if lease.shard.is_probe:
             self._bisections[key].lost(lease.shard, code, reason, suspects, lease.place.node)
             self._return(lease, self._next_step(key))
@@ -230,9 +237,12 @@ class LeaseBook:
             return
         self.num_given_back += 1
         key = lease.shard.key
+        lease = replace(lease, is_suspect=True)
         self._elsewhere.lost(key, lease.holder, lease.place, is_excused=True)
         self._excuses[key] += 1
+        # Time and again it may have lain beside what did it: from then on it is alone.
         is_excused = not (self._losses[key] or self._failures[key] or key in self._bisections)
+        is_excused &= self._excuses[key] < _MAX_EXCUSES // 2
         if self._excuses[key] < _MAX_EXCUSES:
             self._return(lease, lease.shard, is_excused=is_excused)
         else:
@@ -287,17 +297,13 @@ class LeaseBook:
 
     def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""
-        key = _whole(lease)
+        key = lease.shard.whole_key
         self._forget(lease.shard.key)
         self._splits.pop(key, None)
-        self._returned.drop(lambda other: _whole(other) == key)
+        self._returned.drop(lambda other: other.shard.whole_key == key)
         self._patience.gave_up(key, cause)
 
     def _forget(self, key: ShardKey) -> None:
         for known in (self._failures, self._losses, self._excuses, self._bisections):
             known.pop(key, None)
         self._elsewhere.forget(key)
-
-
-def _whole(lease: Lease) -> ShardKey:
-    return lease.shard.plan, lease.shard.shard, 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.errors import SystemicError, WorkerLostError
 from pipeline.execution.patience import HOPELESS_LOSSES, KEPT
+from pipeline.records import ShardKey
 
 # So many workers in a row with nothing done in between: a card may recover from a single fault, a broken one does not.
 _MAX_IN_A_ROW = 3
@@ -34,17 +36,21 @@ class NodeHealth:
     def __init__(self, *, num_workers: int) -> None:
         self._hopeless = HOPELESS_LOSSES + 2 * num_workers
         self._failed_starts: Counter[str] = Counter()
-        self._lost_devices: Counter[Place] = Counter()
+        # Of losses in a row at one place, the shards that its worker held.
+        self._lost_devices: defaultdict[Place, list[frozenset[ShardKey]]] = defaultdict(list)
         self._doubted: defaultdict[str, set[str]] = defaultdict(set)
         self._num_done: Counter[str] = Counter()
         self._num_in_vain = 0
+        self._num_losses = 0
+        self._last_loss: dict[Place, int] = {}
         self._news: list[tuple[str, str]] = []
         self.barred: dict[str, str] = {}
         self.error: SystemicError | None = None
 
-    def started(self, place: Place) -> None:
-        """A worker is ready there."""
+    def started(self, place: Place) -> int:
+        """A worker is ready there. Returns the time of that, for `lost_device`."""
         self._failed_starts.pop(place.node, None)
+        return self._num_losses
 
     def converted(self, place: Place) -> None:
         """A worker has done a shard, or a part of one, there."""
@@ -58,14 +64,30 @@ class NodeHealth:
         self._failed_starts[node] += 1
         return self._count(node, self._failed_starts[node], "could not start there", error)
 
-    def lost_device(self, place: Place, error: SystemicError) -> bool:
-        """A worker cannot work there any more. True where the node is barred now.
+    def explained(self, place: Place, shard: ShardKey) -> None:
+        """A device there worked, right before it was lost through an image of the shard, as others before it were."""
+        self._lost_devices.pop(place, None)
+        for losses in self._lost_devices.values():
+            losses[:] = [held for held in losses if shard not in held]
+        self._num_in_vain = 0
 
-        Raises the error where so many workers failed, and not one has done anything anywhere since, that the nodes that
-        come are no better.
+    def lost_device(
+        self, place: Place, error: SystemicError, started: int | None = None, held: Iterable[ShardKey] = ()
+    ) -> bool:
+        """A worker that `started` then cannot work there any more. True where the node is barred now.
+
+        `held` are the whole shards that it had, or had parts of. Workers that share a device lose it at once: those
+        that had started by the last time are no loss more. Raises the error where so many workers failed, and not one
+        has done anything anywhere since, that the nodes that come are no better.
         """
-        self._lost_devices[place] += 1
-        return self._count(place.node, self._lost_devices[place], "failed there with nothing done in between", error)
+        if started is not None and started < self._last_loss.get(place, 0):
+            return False
+        self._num_losses += 1
+        self._last_loss[place] = self._num_losses
+        self._lost_devices[place].append(frozenset(held))
+        return self._count(
+            place.node, len(self._lost_devices[place]), "failed there with nothing done in between", error
+        )
 
     def num_done(self, node: str) -> int:
         """What was done on the node so far, to be kept with a loss there until it is known who is to blame."""

@@ -45,6 +45,10 @@ class Patience:
         """Something was converted."""
         self._num_lost_in_a_row = self._num_given_up_in_a_row = self._num_failed_in_a_row = 0
 
+    def proven(self) -> None:
+        """A worker was lost through a known image, right after its device had converted something."""
+        self._num_lost_in_a_row = 0
+
     def failed(self, error: StorageError) -> None:
         """An attempt failed for its store. Raises the error, saying how often, where it is gone."""
         self._num_failed_in_a_row += 1

@@ -33,9 +33,9 @@ _ASK_NODE_TIMEOUT_S = 10.0
 class ActorHandle:
     """One actor and what the driver knows of it. `running` has the lease and its deadline by reference.
 
-    `resources` is what it asked for. `is_draining`: its node is being taken away; it finishes what it can and gets
-    nothing new. `cede_ref` is there while it is asked to cede images of the lease `ceding`; what its last sign said of
-    them is not `has_fresh_sign` then.
+    `resources` is what it asked for, `started` what `NodeHealth.started` said. `is_draining`: its node is being taken
+    away; it finishes what it can and gets nothing new. `cede_ref` is there while it is asked to cede images of the
+    lease `ceding`; what its last sign said of them is not `has_fresh_sign` then.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ActorHandle:
     resources: WorkerResources
     asked_at: float = field(default_factory=monotonic)
     is_ready: bool = False
+    started: int = 0
     is_draining: bool = False
     running: dict[Any, tuple[Lease, float]] = field(default_factory=dict)
     last_sign: SignOfLife = field(default_factory=SignOfLife)

@@ -66,16 +66,19 @@ class Losses:
         Raises the error where too many nodes do that.
         """
         reason = f"{error.code}: {first_line(error)}"
-        for lease in self._taken_from(worker, reason):
+        leases = self._taken_from(worker, reason)
+        for lease in leases:
             self._book.excuse(lease, error)
-        self._pool.health.lost_device(worker.place, error)
+        held = (lease.shard.whole_key for lease in leases)
+        self._pool.health.lost_device(worker.place, error, worker.started, held)
 
     def blame(self, worker: ActorHandle, error: DeviceLostError, suspect: str) -> None:
         """Put back the leases of a worker whose sound device an image took along; other leases are excused."""
         reason = f"{error.code}: {first_line(error)}"
         for lease in self._taken_from(worker, reason):
             if any(task.source == suspect for task in lease.shard.tasks):
-                self._book.lose(lease, WorkerCrashError.code, reason, [suspect])
+                self._pool.health.explained(worker.place, lease.shard.whole_key)
+                self._book.lose(lease, WorkerCrashError.code, reason, [suspect], is_proven=True)
             else:
                 self._book.excuse(lease, error)
 

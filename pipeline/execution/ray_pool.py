@@ -196,7 +196,7 @@ class WorkerPool:
         """It can hold leases from now on."""
         worker.last_sign = sign
         worker.is_ready = True
-        self.health.started(worker.place)
+        worker.started = self.health.started(worker.place)
         self.report(worker_event("worker_ready", worker.name))
         self.was_ever_ready = True
         self._failed_starts.forget()

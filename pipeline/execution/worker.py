@@ -65,7 +65,14 @@ class Worker:
 
     def convert(self, lease: Lease, adopt: bool) -> ShardResult:
         """Convert and commit one shard, or convert a part of one; images whose rows the lease has are not touched."""
-        return self._converter.run(lease.shard, lease.attempt, adopt=adopt, known=lease.rows, is_last=lease.is_last)
+        return self._converter.run(
+            lease.shard,
+            lease.attempt,
+            adopt=adopt,
+            known=lease.rows,
+            is_last=lease.is_last,
+            is_suspect=lease.is_suspect,
+        )
 
     def open_work(self) -> tuple[OpenWork, ...]:
         """What is not begun of the shards that are at work."""

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
-from pipeline.errors import DeviceLostError
+from pipeline.errors import DeviceLostError, ImageError
 from pipeline.inference.base import Engine, Inference, LdrPixels
 
 # A broken device may still do with the few pixels of a warm-up; a megapixel takes a tenth of a second on a GPU.
 _CONTROL_SIDE_PX = 1024
+# What a kernel can do to its context (CUDA Runtime API, cudaError_t): memory errors, links and drivers are no image's.
+_KERNEL_TEXTS = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "invalid program counter",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "status_execution_failed",
+)
 
 
 class Witness:
@@ -21,22 +34,34 @@ class Witness:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._suspect: str | None = None
+        self._is_sound = False
 
-    def infer(self, pixels: LdrPixels, source: str, *, is_wary: bool) -> Inference:
-        """See Engine.infer. If `is_wary`, a GPU converts a megapixel of its own first.
-
-        Raises DeviceLostError with `source` as its `suspect` where it did that and then was lost with this image.
-        """
-        is_sound = False
+    def check(self) -> None:
+        """Let a GPU convert a megapixel of its own; `infer` knows then that it was sound. Raises DeviceLostError."""
+        self._is_sound = False
+        if self._engine.device == "cpu":
+            return
         try:
-            if is_wary and self._engine.device != "cpu":
+            # Where that needs more memory than there is, nothing is known; the image may be smaller.
+            with suppress(ImageError):
                 self._engine.infer(_control())
-                is_sound = True
+                self._is_sound = True
+        except DeviceLostError as error:
+            raise DeviceLostError(str(error), suspect=self._suspect) from error
+
+    def infer(self, pixels: LdrPixels, source: str) -> Inference:
+        """See Engine.infer.
+
+        Raises DeviceLostError with `source` as its `suspect` where a kernel failed after a `check` that passed.
+        """
+        was_sound, self._is_sound = self._is_sound, False
+        try:
             return self._engine.infer(pixels)
         except DeviceLostError as error:
-            if is_sound and self._suspect is None:
+            is_of_a_kernel = any(text in str(error).lower() for text in _KERNEL_TEXTS)
+            if was_sound and is_of_a_kernel and self._suspect is None:
                 self._suspect = source
-            raise DeviceLostError(str(error), suspect=self._suspect) from error
+            raise DeviceLostError(f"{error}; at work on {source}", suspect=self._suspect) from error
 
 
 def _control() -> LdrPixels:

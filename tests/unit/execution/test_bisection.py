@@ -162,3 +162,24 @@ def test_an_image_that_is_known_is_not_probed_again() -> None:
         probed += [task.source for task in probe.tasks]
     assert sorted(probed) == ["0/0", "0/2"]
     assert bisection.final().quarantined == (known,)
+
+
+def test_an_image_that_a_sound_device_is_lost_with_costs_two_workers_and_ends_no_job() -> None:
+    """Half of a shard, and each time the image is known: after the first of them nothing needs to be halved."""
+    book, poison, workers = LeaseBook(iter([shard(64)]), 4), {f"0/{index}" for index in range(0, 64, 2)}, 0
+    done: list[Shard] = []
+    while not book.is_finished:
+        lease = book.take(f"worker-{workers}")
+        if lease is None:
+            continue
+        settled = {entry.source for entry in lease.shard.quarantined}
+        bad = [task.source for task in lease.shard.tasks if task.source in poison - settled]
+        if bad:
+            assert lease.attempt == 1 or lease.is_suspect
+            book.lose(lease, "worker_crash", "died", bad[:1], is_proven=True)
+            workers += 1
+        else:
+            done += [] if lease.shard.is_probe else [lease.shard]
+            book.complete(lease)
+    assert {entry.source for entry in done[0].quarantined} == poison
+    assert workers == 2 * len(poison)

@@ -34,8 +34,9 @@ NO_PROGRESS_S = 3000.0
 @dataclass
 class Worker:
     name: str
-    node: str
+    place: Place
     ready_at: float
+    started: int = -1  # what NodeHealth said when it was ready
     at_work: list[tuple[Lease, float, str]] = field(default_factory=list)
 
 
@@ -48,14 +49,17 @@ class Job:
         self.nodes = [f"n{index}" for index in range(r.randint(1, 3))]
         self.num_leases = r.choice([1, 2, 2])
         self.is_elastic = r.random() < 0.4
-        num_images = r.randint(1, 6)
+        num_images = r.choice([1, 2, 3, 4, 5, 6, 30])
         self.shards = [
             Shard(1, shard, tuple(ImageTask(f"{shard}/{i}", f"{shard}/{i}", 1000, "e") for i in range(num_images)))
             for shard in range(r.randint(1, 12))
         ]
         sources = [task.source for shard in self.shards for task in shard.tasks]
         self.poison = set(r.sample(sources, r.choice([0, 0, 1, 2]) if len(sources) > 2 else 0))
-        self.device_poison = set(r.sample(sources, r.choice([0, 0, 1, 2]) if len(sources) > 2 else 0)) - self.poison
+        share = r.choice([0, 0, 0, 0.05, 0.3, 1.0])
+        self.device_poison = {source for source in sources if r.random() < share} - self.poison
+        self.share_poisonous = len(self.device_poison) / len(sources)
+        self.num_cards = r.choice([1, 2, 4])  # of a node; several workers may share one
         self.strikes: Counter[str] = Counter()
         self.chances = {
             "refused": r.choice([0, 0, 0.01]),
@@ -85,8 +89,9 @@ class Job:
 
     @property
     def is_fair(self) -> bool:
-        """Whether nothing is wrong but for images, and one node's devices."""
-        return not (any(self.chances.values()) or self.no_store or self.node_dies or self.node_drains)
+        """Whether nothing is wrong but for images, and one node's devices where these are few."""
+        is_blurred = self.no_device and self.share_poisonous > 0.1
+        return not (is_blurred or any(self.chances.values()) or self.no_store or self.node_dies or self.node_drains)
 
     def run(self) -> bool:
         """Whether it came to its end by itself; False where no node was left, or it gave up as a whole."""
@@ -97,7 +102,11 @@ class Job:
                 self._start()
                 if not self.workers and set(self.nodes) <= self.health.barred.keys():
                     return False
-                self.book.see({worker.node for worker in self.workers.values() if worker.ready_at <= self.now})
+                ready = [worker for worker in self.workers.values() if worker.ready_at <= self.now]
+                for worker in ready:
+                    if worker.started < 0:
+                        worker.started = self.health.started(worker.place)
+                self.book.see({worker.place.node for worker in ready})
                 self._lease()
                 self._split()
                 for worker in list(self.workers.values()):
@@ -115,12 +124,13 @@ class Job:
             self.num_started += 1
             name = f"w{self.num_started}"
             ready_at = self.now + self.random.choice([1, 5, 20])
-            self.workers[name] = Worker(name, self.random.choice(nodes), ready_at)
+            card = str(self.random.randrange(self.num_cards))
+            self.workers[name] = Worker(name, Place(self.random.choice(nodes), card), ready_at)
 
     def _lease(self) -> None:
         for worker in self.workers.values():
             while worker.ready_at <= self.now and len(worker.at_work) < self.num_leases:
-                lease = self.book.take(worker.name, Place(worker.node))
+                lease = self.book.take(worker.name, worker.place)
                 if lease is None:
                     break
                 ends = self.now + self.random.randint(1, 30)
@@ -131,12 +141,12 @@ class Job:
         computes = {task.source for task in lease.shard.tasks} - settled
         if computes & self.poison:
             return "crash"
-        if computes and worker.node == self.no_device:
+        if computes and worker.place.node == self.no_device:
             return "device"
         if bad := sorted(computes & self.device_poison):
             # The second time, the device is seen to be sound before.
-            return "device" if lease.attempt == 1 else f"suspect {self.random.choice(bad)}"
-        if worker.node == self.no_store:
+            return f"suspect {self.random.choice(bad)}" if lease.is_suspect else "device"
+        if worker.place.node == self.no_store:
             return "store"
         drawn = self.random.random()
         for fate, chance in self.chances.items():
@@ -149,7 +159,7 @@ class Job:
         """By chance: with an image or, as often, with what is converted before it."""
         if not computes:
             return "ok"
-        if lease.attempt == 1 or self.random.random() < 0.5:
+        if not lease.is_suspect or self.random.random() < 0.5:
             return "device"
         suspect = self.random.choice(sorted(computes))
         self.strikes[suspect] += 1
@@ -200,13 +210,15 @@ class Job:
         """As `Losses.excuse` and `Losses.blame` do."""
         del self.workers[worker.name]
         error = DeviceLostError("an ECC error")
-        for each in self.book.held_by(worker.name):
+        held = self.book.held_by(worker.name)
+        for each in held:
             if suspect in {task.source for task in each.shard.tasks}:
-                self.book.lose(each, "worker_crash", "gone", [suspect])
+                self.health.explained(worker.place, each.shard.whole_key)
+                self.book.lose(each, "worker_crash", "gone", [suspect], is_proven=True)
             else:
                 self.book.excuse(each, error)
         if suspect == "device":
-            self.health.lost_device(Place(worker.node), error)
+            self.health.lost_device(worker.place, error, worker.started, (each.shard.whole_key for each in held))
 
     def _lose(self, worker: Worker) -> None:
         del self.workers[worker.name]

@@ -33,6 +33,32 @@ def test_work_on_the_same_card_counts_as_recovery_and_on_another_card_does_not()
     assert health.lost_device(Place("a", "1"), LOST)
 
 
+def test_workers_that_share_a_device_lose_it_at_once() -> None:
+    health, place = NodeHealth(num_workers=4), Place("a", "0")
+    for is_last in (False, False, True):
+        started = [health.started(place) for _ in range(4)]
+        found = [health.lost_device(place, LOST, since) for since in started]
+        assert found == [is_last, False, False, False]
+    assert set(health.barred) == {"a"}
+
+
+def test_losses_that_an_image_explains_count_against_no_device() -> None:
+    health, place, shard, other = NodeHealth(num_workers=4), Place("a", "0"), (1, 7, 0), (1, 8, 0)
+    for held in ([shard], [shard, other]):
+        health.lost_device(place, LOST, held=held)
+    health.explained(Place("a", "1"), shard)
+    assert [health.lost_device(place, LOST, held=[other]) for _ in range(3)] == [False, False, True]
+
+
+def test_a_device_that_was_lost_through_an_image_was_sound() -> None:
+    health, place = NodeHealth(num_workers=1), Place("a", "0")
+    for _ in range(20):
+        assert not health.lost_device(place, LOST)
+        assert not health.lost_device(place, LOST)
+        health.explained(place, (1, 7, 0))
+    assert not health.barred
+
+
 def test_three_starts_in_a_row_bar_a_node_and_a_success_between_them_does_not() -> None:
     health = NodeHealth(num_workers=4)
     for _ in range(5):
