@@ -46,6 +46,9 @@ for command in (submit, logs, stop, verify, retry, repair, compact, gc):
     app.command()(command)
 
 
+_QUERY_TIMEOUT_S = 600.0
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"hdrfleet {pipeline.__version__}")
@@ -71,7 +74,9 @@ def query(
         ),
     ] = None,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",  # noqa: A002
-    timeout: Annotated[float, typer.Option(min=0.001, max=86_400, help="Seconds that the SQL may take.")] = 600.0,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, max=86_400, help="Seconds that the SQL may take (by default 600).")
+    ] = None,
     json: opt.Json = False,
     endpoint_url: opt.Endpoint = None,
     profile: opt.Profile = None,
@@ -90,12 +95,14 @@ def query(
         raise ConfigError(f"--json and --format {format} contradict each other; drop one of the two")
     if style not in {"table", "csv", "json"}:
         raise ConfigError("--format must be table, csv or json")
-    store, _ = open_destination(dst, endpoint_url, profile, region)
-    if sql is not None:
-        print_arrow(run_query(open_manifest(store), sql, timeout_s=timeout), style)
-        return
-    if style == "csv":
+    if sql is None and style == "csv":
         raise ConfigError('--format csv needs SQL, for example "select * from manifest"')
+    if sql is None and timeout is not None:
+        raise ConfigError("--timeout is for SQL; give some, or drop it")
+    store, _ = open_destination(dst, opt.storage(endpoint_url, profile, region))
+    if sql is not None:
+        print_arrow(run_query(open_manifest(store), sql, timeout_s=timeout or _QUERY_TIMEOUT_S), style)
+        return
     summary = summarise(open_manifest(store, columns=SUMMARY_COLUMNS))
     if style == "json":
         print_json(summary.to_json())
@@ -105,6 +112,7 @@ def query(
 
 @app.command()
 def status(
+    context: typer.Context,
     dst: Annotated[str, typer.Argument(metavar="DST|ID", help="Destination of a conversion, or a submitted job's id.")],
     json: opt.Json = False,
     address: Annotated[
@@ -117,10 +125,15 @@ def status(
 ) -> None:
     """Say how far a job is, from what its destination records; needs no cluster where DST is given."""
     from jobs.status import job_status, print_status
-    from jobs.submission import destination_of
+    from jobs.submission import destination_of, is_job_id
     from jobs.tables import print_json
+    from pipeline.errors import ConfigError
 
-    store, record = open_destination(destination_of(dst, address), endpoint_url, profile, region)
+    # In the environment it is there for other commands.
+    source = context.get_parameter_source("address")
+    if not is_job_id(dst) and source is not None and source.name == "COMMANDLINE":
+        raise ConfigError("--address says where to look up a job's id, and DST is none; drop one of the two")
+    store, record = open_destination(destination_of(dst, address), opt.storage(endpoint_url, profile, region))
     report = job_status(store, record, last_decisions=None if json else 1)
     if json:
         print_json(report.to_json())

@@ -162,9 +162,14 @@ class ConversionOptions:
     shard_timeout: opt.ShardTimeout = None
     lease_timeout: opt.LeaseTimeout = 180.0
 
+    @property
+    def needs_price(self) -> bool:
+        """Whether there is a budget without the price that it is reckoned with."""
+        return self.budget is not None and self.price_per_worker_hour is None
+
     def priced(self, cost: CostOptions) -> ConversionOptions:
         """With the price that `budget` reckons with: the one given, or that of the machine. Raises ConfigError."""
-        if self.budget is None or self.price_per_worker_hour is not None:
+        if not self.needs_price:
             return self
         return replace(self, price_per_worker_hour=cost.price_per_worker_hour(self.workers_per_gpu))
 
@@ -177,6 +182,10 @@ class ConversionOptions:
         **how: object,
     ) -> ConversionConfig:
         """The configuration; `how` are fields of its ExecutionConfig. Raises ConfigError, in words of the options."""
+        from jobs.store_options import require_heeded, require_heeded_by_source
+
+        require_heeded_by_source(src, source_storage.as_fields())
+        require_heeded(dst, destination_storage.as_fields(), "--dst-")
         return opt.build(
             source={
                 "url": src,

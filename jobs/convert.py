@@ -42,7 +42,14 @@ if TYPE_CHECKING:
     from pipeline.store_verdict import StoreVerdict
 
 
-__all__ = ["ConversionOutcome", "Extend", "own_destination", "require_few_failures", "run_conversion"]
+__all__ = [
+    "ConversionOutcome",
+    "Extend",
+    "check_inference",
+    "own_destination",
+    "require_few_failures",
+    "run_conversion",
+]
 
 Extend = Callable[[Job, SourceListing], PlannedWork | None]
 """Decides what is planned once earlier plans are finished."""
@@ -74,7 +81,7 @@ def run_conversion(
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
 
     name, data = read_weights(config.model.weights)
-    _check_inference(config)
+    check_inference(config)
     with _nothing_started("destination", DestinationError):
         job = _open(config, load_weights(name, data), listing, reporter)
     reporter.job(job.record.job_id)
@@ -312,7 +319,7 @@ def _check_source_options(source: SourceConfig, listing: SourceListing) -> None:
         raise ConfigError(f"--src-…: {error}") from error
 
 
-def _check_inference(config: ConversionConfig) -> None:
+def check_inference(config: ConversionConfig) -> None:
     """Raise ConfigError for a device, precision or budget that cannot work, where this machine does the work."""
     from pipeline.inference.engine import region_pixels_within
     from pipeline.inference.precision import resolve_device, resolve_precision

@@ -43,7 +43,7 @@ def convert(
     """
     with reporting(log_format, quiet=quiet) as reporter:
         cost.require_sensible()
-        cost.require_limit(has_budget=options.budget is not None)
+        cost.require_limit(has_budget=options.needs_price)
         config = options.priced(cost).config(
             src, dst, source_storage, destination_storage, executor=executor, address=address
         )

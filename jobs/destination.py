@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -16,19 +17,23 @@ if TYPE_CHECKING:
     from pipeline.storage import ObjectStore
 
 
-def open_destination(
-    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
-) -> tuple[ObjectStore, JobRecord]:
-    """Open a destination that holds a job, and read its job.json. Raises DestinationError when it holds none."""
+def open_destination(dst: str, storage: Mapping[str, object], *, prefix: str = "--") -> tuple[ObjectStore, JobRecord]:
+    """Open a destination that holds a job, and read its job.json. `storage` are the fields that the user gave.
+
+    Raises ConfigError for one that means nothing there, its option's name begun by `prefix`, and DestinationError where
+    no job is.
+    """
     from pydantic import ValidationError
 
+    from jobs.store_options import require_heeded
     from pipeline.config import first_fault
     from pipeline.errors import ConfigError, DestinationError
     from pipeline.job import read_job
     from pipeline.storage import open_store
 
+    require_heeded(dst, storage, prefix)
     try:
-        config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+        config = StorageConfig.model_validate(storage)
     except ValidationError as error:
         raise ConfigError(first_fault(error)[1]) from error
     try:
@@ -41,32 +46,22 @@ def open_destination(
     return store, job
 
 
-def open_whole(
-    dst: str, endpoint_url: str | None, profile: str | None, region: str | None
-) -> tuple[ObjectStore, JobRecord]:
+def open_whole(dst: str, storage: Mapping[str, object]) -> tuple[ObjectStore, JobRecord]:
     """`open_destination`, for commands that make outputs: DestinationError where job.json contradicts itself, too."""
     from pipeline.job_record import require_whole
 
-    store, record = open_destination(dst, endpoint_url, profile, region)
+    store, record = open_destination(dst, storage)
     require_whole(record, store.url)
     return store, record
 
 
-def reopen_for_writing(
-    store: ObjectStore,
-    record: JobRecord,
-    dst: str,
-    endpoint_url: str | None,
-    profile: str | None,
-    region: str | None,
-) -> ObjectStore:
+def reopen_for_writing(store: ObjectStore, record: JobRecord, dst: str, storage: Mapping[str, object]) -> ObjectStore:
     """The destination as its job writes to it: looked at before each write where its store ignores the condition."""
     if record.has_conditional_create:
         return store
     from pipeline.storage import open_store
 
-    config = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
-    return open_store(opt.absolute(dst), config, atomic_create=False)
+    return open_store(opt.absolute(dst), StorageConfig.model_validate(storage), atomic_create=False)
 
 
 def finish(outcome: ConversionOutcome, *, json: bool) -> NoReturn:

@@ -36,12 +36,19 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="all, fast (eight quick ones), or metric names with commas between.")
     ] = "all",
-    views_per_scene: Annotated[int, typer.Option(help="Views of each scene.", rich_help_panel=_VIEWS)] = 4,
-    view_px: Annotated[int, typer.Option(help="Side of a view, a multiple of 4.", rich_help_panel=_VIEWS)] = 256,
-    seed: Annotated[int, typer.Option(help="Decides views and camera settings.", rich_help_panel=_VIEWS)] = 0,
+    views_per_scene: Annotated[
+        int | None, typer.Option(help="Views of each scene (by default 4).", rich_help_panel=_VIEWS)
+    ] = None,
+    view_px: Annotated[
+        int | None, typer.Option(help="Side of a view, a multiple of 4 (by default 256).", rich_help_panel=_VIEWS)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides views and camera settings (by default 0).", rich_help_panel=_VIEWS)
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="holdout, train or all: which scenes of HDR_FOLDER.", rich_help_panel=_VIEWS)
-    ] = "all",
+        str | None,
+        typer.Option(help="holdout, train or all (the default): which scenes of HDR_FOLDER.", rich_help_panel=_VIEWS),
+    ] = None,
     holdout: Annotated[
         Path | None,
         typer.Option(
@@ -107,10 +114,10 @@ def evaluate(
 def _source(
     hdr_folder: Path | None,
     pairs: Path | None,
-    views_per_scene: int,
-    view_px: int,
-    seed: int,
-    split: str,
+    views_per_scene: int | None,
+    view_px: int | None,
+    seed: int | None,
+    split: str | None,
     holdout: Path | None,
 ) -> ViewSource:
     from jobs.evaluation_views import PairedFiles, SimulatedViews
@@ -119,7 +126,12 @@ def _source(
     if (hdr_folder is None) == (pairs is None):
         raise ConfigError("give either HDR_FOLDER or --pairs FOLDER")
     if pairs is not None:
+        of_views = {"views-per-scene": views_per_scene, "view-px": view_px, "seed": seed, "split": split}
+        for flag, value in (of_views | {"holdout": holdout}).items():
+            if value is not None:
+                raise ConfigError(f"--{flag} is about photographs of HDR_FOLDER, and --pairs brings its own; drop one")
         return PairedFiles(pairs)
+    split = split or "all"
     if split not in _SUBSETS:
         raise ConfigError(f"--split must be holdout, train or all, not {split!r}")
     if holdout is not None and split == "all":
@@ -127,9 +139,9 @@ def _source(
     assert hdr_folder is not None
     return SimulatedViews(
         hdr_folder,
-        views_per_scene=views_per_scene,
-        view_px=view_px,
-        seed=seed,
+        views_per_scene=4 if views_per_scene is None else views_per_scene,
+        view_px=256 if view_px is None else view_px,
+        seed=seed or 0,
         subset=cast("Subset", split),
         holdout=None if holdout is None else read_names(holdout, "--holdout"),
     )

@@ -13,11 +13,13 @@ from jobs.option_groups import RecordedOptions, SourceStorage, grouped
 from jobs.reporting import LogFormat, report_findings, reporting
 from jobs.signals import stopping_on_signals
 from pipeline.config import StorageConfig
+from pipeline.errors import ConfigError
 
 _RUNNING = "Running"
+_SAMPLE = "1%"
 
 Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")]
-Sample = Annotated[str, typer.Option(help="Share of the outputs to read, hash and decode as well, such as 1% or 0.01.")]
+_SAMPLE_HELP = "Share of the outputs to read, hash and decode as well, such as 1% or 0.01"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")]
 ShowAll = Annotated[bool, typer.Option("--all", help="Print every finding, not the first 20.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_help_panel=_RUNNING)]
@@ -25,7 +27,7 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster to use.", rich_he
 
 def verify(
     dst: Destination,
-    sample: Sample = "1%",
+    sample: Annotated[str | None, typer.Option(help=f"{_SAMPLE_HELP} (by default {_SAMPLE}).")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read, hash and decode all of them.")] = False,
     show_all: ShowAll = False,
     executor: Annotated[
@@ -48,13 +50,16 @@ def verify(
 
     started_s = monotonic()
     with reporting(log_format, quiet=quiet) as reporter:
-        share = 1.0 if deep else opt.parse_share(sample)
+        if deep and sample is not None:
+            raise ConfigError("--deep reads all outputs, --sample a share of them; drop one of the two")
+        share = 1.0 if deep else opt.parse_share(sample or _SAMPLE)
         on_ray = opt.verify_execution(executor, address)
-        store, record = open_destination(dst, endpoint_url, profile, region)
+        storage = opt.storage(endpoint_url, profile, region)
+        store, record = open_destination(dst, storage)
         reporter.job(record.job_id)
-        storage = StorageConfig.model_validate(opt.storage(endpoint_url, profile, region))
+        reach = StorageConfig.model_validate(storage)
         with stopping_on_signals():
-            report = run_verify(store, record, share, quiet=quiet, on_ray=on_ray, storage=storage)
+            report = run_verify(store, record, share, quiet=quiet, on_ray=on_ray, storage=reach)
         report_findings(reporter, report)
         reporter.finished(0 if report.is_sound else EXIT_UNSOUND, monotonic() - started_s)
     if json:
@@ -88,11 +93,10 @@ def retry(
     from jobs.retry import check_codes, recorded_config, run_retry
 
     with reporting(log_format, quiet=quiet) as reporter:
-        store, record = open_whole(dst, endpoint_url, profile, region)
+        storage = opt.storage(endpoint_url, profile, region)
+        store, record = open_whole(dst, storage)
         check_codes(store, code or ())
-        config = recorded_config(
-            record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
-        )
+        config = recorded_config(record, dst, storage, source_storage.as_fields(), **recorded.changes())
         with stopping_on_signals():
             outcome = run_retry(config, code or (), reporter)
         reporter.finished(outcome.exit_code, outcome.seconds)
@@ -102,7 +106,7 @@ def retry(
 @grouped
 def repair(
     dst: Destination,
-    sample: Sample = "100%",
+    sample: Annotated[str, typer.Option(help=f"{_SAMPLE_HELP}.")] = "100%",
     delete_orphans: Annotated[
         bool, typer.Option("--delete-orphans", help="Delete objects that no row names, and unfinished writes.")
     ] = False,
@@ -131,16 +135,16 @@ def repair(
     started_s = monotonic()
     with reporting(log_format, quiet=quiet) as reporter:
         share = opt.parse_share(sample)
-        store, record = open_whole(dst, endpoint_url, profile, region)
+        storage = opt.storage(endpoint_url, profile, region)
+        store, record = open_whole(dst, storage)
         reporter.job(record.job_id)
-        record = check_if_moved(store, record, reporter)
-        store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
-        config = recorded_config(
-            record, dst, opt.storage(endpoint_url, profile, region), source_storage.as_fields(), **recorded.changes()
-        )
+        config = recorded_config(record, dst, storage, source_storage.as_fields(), **recorded.changes())
         with stopping_on_signals():
-            from jobs.repair import hint, run_repair
+            from jobs.repair import hint, require_usable, run_repair
 
+            require_usable(config, record, recorded, store.url)
+            record = check_if_moved(store, record, reporter)
+            store = reopen_for_writing(store, record, dst, storage)
             outcome = run_repair(
                 store,
                 record,

@@ -150,7 +150,10 @@ class CostOptions:
             raise ConfigError(f"--max-cost: {self.max_cost:g} is no limit; give an amount from 0 on")
 
     def require_limit(self, *, has_budget: bool = False) -> None:
-        """Raise ConfigError where a machine or prices were given and no limit, or a limit without a machine."""
+        """Raise ConfigError where a machine or prices were given and no limit, or a limit without a machine.
+
+        `has_budget` where a budget is reckoned by them, too: one without a price of its own.
+        """
         if self.max_cost is not None and self.node_type is None:
             raise ConfigError(
                 "--max-cost needs --node-type, the machine whose price counts; `hdrfleet plan SRC` lists them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.config import ConversionConfig
 
 _EXIT_ABOVE_COST = 3
-_MAX_HEADERS = 100_000
+_NUM_HEADERS, _MAX_HEADERS = 200, 100_000
 # Nothing is written by a plan; a configuration has a destination.
 _NOWHERE = "memory://plan"
 
@@ -35,8 +36,10 @@ def plan(
     weights: Annotated[str, typer.Option(help="As for convert: their width decides the network's work.")] = "default",
     sample_headers: Annotated[
         int, typer.Option(help="Headers to read for the pixels, 256 KiB of each at most; 0 guesses from bytes.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(help="Of the sample: the same seed draws the same images.")] = 0,
+    ] = _NUM_HEADERS,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the sample: the same seed draws the same images (by default 0).")
+    ] = None,
     workers: Annotated[str, typer.Option(help="Numbers of workers to reckon for.")] = "1,4,16,64",
     pixel_type: Annotated[str, typer.Option(help="half or float.")] = "half",
     compression: Annotated[str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.")] = "zip",
@@ -54,10 +57,20 @@ def plan(
     been measured yet, so convert a small part first and give its DST to --throughput-from. Exit codes: 0, 3 when every
     machine costs more than --max-cost, 2 bad usage.
     """
+    from jobs.store_options import require_heeded_by_source
+
     counts = _worker_counts(workers)
     cost.require_sensible()
     if not 0 <= sample_headers <= _MAX_HEADERS:
         raise ConfigError(f"--sample-headers: give a number from 0 to {_MAX_HEADERS:,}")
+    if seed is not None and not sample_headers:
+        raise ConfigError("--seed: without headers nothing is drawn; drop it, or --sample-headers 0")
+    if cost.spot and cost.max_cost is None:
+        raise ConfigError("--spot says by which price --max-cost is reckoned; give that, too")
+    storage = destination_storage.as_fields()
+    if storage and cost.throughput_from is None:
+        raise ConfigError("--dst-…: of plan they reach the DST of --throughput-from; give that, or drop them")
+    require_heeded_by_source(src, source_storage.as_fields())
     config = opt.build(
         source={
             "url": src,
@@ -75,7 +88,7 @@ def plan(
     from jobs.plan_print import print_plan
     from jobs.tables import print_json
 
-    found = make_plan(config, _request(cost, destination_storage, counts, num_headers=sample_headers, seed=seed))
+    found = make_plan(config, _request(cost, storage, counts, num_headers=sample_headers, seed=seed or 0))
     cheapest = found.cheapest(on_spot=cost.spot)
     above = False
     if cost.max_cost is not None:
@@ -102,22 +115,25 @@ def require_within_cost(
     """One line that says what the conversion is reckoned to cost. Raises ConfigError when that is above `max_cost`."""
     from jobs.plan import cost_of, require_affordable
     from jobs.plan_prices import choose, load_node_types
+    from jobs.store_options import heeded
 
     default = choose(load_node_types(cost.prices), cost.node_type)[0].num_workers
     execution = config.execution
     most = execution.scaling.max_workers if execution.scaling else execution.num_workers
     counts = (most or default,)
-    prediction = require_affordable(config, _request(cost, destination_storage, counts), max_cost, on_spot=cost.spot)
+    # They were given for DST; the earlier job's may be another kind of store.
+    storage = heeded(cost.throughput_from or "", destination_storage.as_fields())
+    prediction = require_affordable(config, _request(cost, storage, counts), max_cost, on_spot=cost.spot)
     amount = cost_of(prediction, on_spot=cost.spot)
     return f"about {amount:,.2f} {prediction.currency} on {prediction.node_type}, of {max_cost:,.2f} allowed"
 
 
 def _request(
     cost: CostOptions,
-    destination_storage: DestinationStorage,
+    storage: Mapping[str, object],
     counts: tuple[int, ...],
     *,
-    num_headers: int = 200,
+    num_headers: int = _NUM_HEADERS,
     seed: int = 0,
 ) -> PlanRequest:
     from jobs.plan import PlanRequest
@@ -125,10 +141,7 @@ def _request(
 
     measured = None
     if cost.throughput_from is not None:
-        reach = destination_storage
-        store, record = open_destination(
-            cost.throughput_from, reach.dst_endpoint_url, reach.dst_profile, reach.dst_region
-        )
+        store, record = open_destination(cost.throughput_from, storage, prefix="--dst-")
         measured = measure_job(store, record)
     return PlanRequest(num_headers, seed, cost.prices, cost.node_type, measured, counts)
 

@@ -10,13 +10,16 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.convert import ConversionOutcome, own_destination, run_conversion
+from jobs.convert import ConversionOutcome, check_inference, own_destination, run_conversion
+from jobs.option_groups import RecordedOptions
 from jobs.progress import Reporter, plural
 from jobs.reporting import report_findings
 from jobs.verify import run_verify
+from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
 from pipeline.execution.address import check_address, ray_address
 from pipeline.job import Job, JobRecord, PlannedWork
+from pipeline.job_record import require_same
 from pipeline.manifest import open_manifest
 from pipeline.manifest.distrusted import record_distrust
 from pipeline.sharding import SourceListing
@@ -55,6 +58,22 @@ class RepairOutcome:
         counts = {"num_replaced": self.num_replaced, "num_deleted": self.num_deleted}
         run = self.run.to_json() if self.run else None
         return {**counts, "before": self.before.to_json(), "after": self.after.to_json(), "run": run}
+
+
+def require_usable(config: ConversionConfig, record: JobRecord, given: RecordedOptions, url: str) -> None:
+    """Look at what was `given` for computing images anew, which no verification needs, before one starts.
+
+    Raises WeightsError, DestinationError for weights of another job, and ConfigError for a device that is not here.
+    """
+    if given.weights is not None:
+        from pipeline.models.checkpoint import load_weights
+
+        name, data = read_weights(config.model.weights)
+        weights = load_weights(name, data)
+        wanted = record.model_copy(update={"weights_name": name, "weights_sha256": weights.sha256})
+        require_same(record, wanted, url)
+    if given.device or given.precision or given.memory_budget:
+        check_inference(config)
 
 
 def run_repair(

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from jobs.convert import ConversionOutcome, run_conversion
 from jobs.options import absolute, build
 from jobs.progress import Reporter, plural
+from jobs.store_options import heeded, require_heeded, require_heeded_by_source
 from pipeline.config import ConversionConfig
 from pipeline.errors import ConfigError
 from pipeline.job import Job, JobRecord, PlannedWork
@@ -32,20 +33,23 @@ def recorded_config(
 
     `source_storage` replaces fields of how the source was reached. Raises ConfigError.
     """
+    require_heeded(dst, storage)
+    require_heeded_by_source(record.config.source.url, source_storage)
     parts = record.config.model_dump()
     # Plans say what belongs to the job; the first run's filters are not those of later ones.
     parts["source"] |= {"limit": None, "include": (), "exclude": ()}
     parts["source"]["storage"] |= source_storage
-    bounds = {name: parts["destination"]["storage"][name] for name in _STORE_BOUNDS}
+    recorded = {name: parts["destination"]["storage"][name] for name in _STORE_BOUNDS}
+    bounds = heeded(dst, recorded)  # a copy in a folder has no time-outs
     parts["destination"] = {"url": absolute(dst), "storage": bounds | dict(storage)}
     # What failed before may well fail again: that is no sign of a wrong set-up.
     parts["execution"]["max_failure_rate"] = 1.0
     for part, fields in changes.items():
         for name, value in fields.items():
-            recorded = parts[part].get(name)
+            before = parts[part].get(name)
             # Another maximum of workers keeps the budget and the deadline that stand beside it.
-            is_merged = name == "scaling" and isinstance(recorded, dict) and isinstance(value, dict)
-            parts[part][name] = recorded | value if is_merged else value
+            is_merged = name == "scaling" and isinstance(before, dict) and isinstance(value, dict)
+            parts[part][name] = before | value if is_merged else value
     return build(**parts)
 
 

@@ -66,7 +66,7 @@ def submit(
     if json and follow:
         raise ConfigError("--json and --follow contradict each other; drop one of the two")
     check_log_format(log_format)
-    priced, prices = _with_prices(cost, has_budget=options.budget is not None)
+    priced, prices = _with_prices(cost, has_budget=options.needs_price)
     options = options.priced(cost)
     config = options.config(src, dst, source_storage, destination_storage, executor="ray", address="auto")
     _require_sendable(src, dst, options.weights, cost.throughput_from)

@@ -110,8 +110,9 @@ def train(
         str | None, typer.Option(help="Ray cluster to use (by default Ray is started here).", rich_help_panel=_RUNNING)
     ] = None,
     max_failures: Annotated[
-        int, typer.Option(help="How often lost workers are replaced (ray).", rich_help_panel=_RUNNING)
-    ] = 3,
+        int | None,
+        typer.Option(help="How often lost workers are replaced, with ray (by default 3).", rich_help_panel=_RUNNING),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_RUNNING)] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 where it is native.", rich_help_panel=_RUNNING)

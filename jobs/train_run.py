@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from jobs.assignments import assigned
 from jobs.signals import noting_signals
+from jobs.store_options import require_heeded
 from jobs.train_progress import TrainingReporter
 from jobs.weights import read_weights
 from pipeline.config import ExecutionConfig, StorageConfig, first_fault
@@ -37,6 +38,7 @@ from pipeline.training.record import open_record
 from pipeline.training.run import SceneFiles, TrainingJob, list_scenes
 from pipeline.training.start import BUILT_IN_STARTS, starting_network
 
+_MAX_FAILURES = 3
 # How a user spells each field of the configuration, where the flag is not the field with dashes.
 _FLAGS = {
     "time_budget_s": "--time-budget",
@@ -68,7 +70,7 @@ class TrainingRequest:
     executor: str = "local"
     num_workers: int = 1
     address: str | None = None
-    max_failures: int = 3
+    max_failures: int | None = None
     tensorboard: bool = True
     plot: bool = True
 
@@ -130,7 +132,7 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
                 job,
                 num_workers=request.num_workers,
                 address=request.address,
-                max_failures=request.max_failures,
+                max_failures=_MAX_FAILURES if request.max_failures is None else request.max_failures,
                 observe=observe,
                 stop_message=message,
             )
@@ -150,7 +152,9 @@ def _check(request: TrainingRequest) -> TrainingJob:
         raise ConfigError("--workers: the local executor is one process; use the ray executor for more")
     if request.executor == "local" and request.address:
         raise ConfigError("--address needs the ray executor; drop one of the two")
-    if request.num_workers < 1 or request.max_failures < 0:
+    if request.executor == "local" and request.max_failures is not None:
+        raise ConfigError("--max-failures: the local executor replaces no workers; drop it, or use the ray executor")
+    if request.num_workers < 1 or (request.max_failures or 0) < 0:
         raise ConfigError("--workers must be at least 1, --max-failures at least 0")
     _check_divides(config, request.num_workers)
     if request.executor == "local" or ray_address(ExecutionConfig(address=request.address)) is None:
@@ -206,14 +210,11 @@ def _loss(request: TrainingRequest) -> LossConfig:
 
 
 def _storage(values: dict[str, object], url: str) -> StorageConfig:
+    require_heeded(url, values)
     try:
-        config = StorageConfig.model_validate(values)
-        config.require_fitting(url)
+        return StorageConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(first_fault(error)[1]) from error
-    except ValueError as error:
-        raise ConfigError(f"OUT: {error}") from error
-    return config
 
 
 def _check_divides(config: TrainingConfig, num_workers: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from time import monotonic
@@ -41,7 +41,10 @@ def compact(
 
     started_s = monotonic()
     with reporting(log_format) as reporter:
-        with stopping_on_signals(), _opened(dst, endpoint_url, profile, region, reporter) as (store, confirm):
+        with (
+            stopping_on_signals(),
+            _opened(dst, opt.storage(endpoint_url, profile, region), reporter) as (store, confirm),
+        ):
             done = compact_manifest(store, before_commit=confirm)
         reporter.event("info", "compacted", asdict(done))
         reporter.finished(0, monotonic() - started_s)
@@ -83,9 +86,10 @@ def gc(
                 f"--keep-revisions must be at least 1, not {keep_revisions}: current outputs are always kept"
             )
         grace = opt.parse_duration(older_than, "--older-than")
+        storage = opt.storage(endpoint_url, profile, region)
         with (
             stopping_on_signals(),
-            _opened(dst, endpoint_url, profile, region, reporter, writes=not dry_run) as (store, confirm),
+            _opened(dst, storage, reporter, writes=not dry_run) as (store, confirm),
         ):
             done = collect(store, keep_revisions=keep_revisions, older_than=grace, dry_run=dry_run, before_step=confirm)
         reporter.event("info", "collected", {"num_deleted": done.num_deleted, **asdict(done)})
@@ -100,26 +104,20 @@ def gc(
 
 @contextmanager
 def _opened(
-    dst: str,
-    endpoint_url: str | None,
-    profile: str | None,
-    region: str | None,
-    reporter: Reporter,
-    *,
-    writes: bool = True,
+    dst: str, storage: Mapping[str, object], reporter: Reporter, *, writes: bool = True
 ) -> Iterator[tuple[ObjectStore, Callable[[], None]]]:
     """Open the destination as its job writes to it; own it meanwhile where its store does not decide races.
 
     What comes with it raises LeaseLostError where another driver has taken over since: to be asked ahead of each step
     that cannot be undone. Raises DestinationInUseError where it does not and another driver is at work.
     """
-    store, record = open_destination(dst, endpoint_url, profile, region)
+    store, record = open_destination(dst, storage)
     reporter.job(record.job_id)
     if writes:
         from jobs.store_check import check_if_moved
 
         record = check_if_moved(store, record, reporter)
-    store = reopen_for_writing(store, record, dst, endpoint_url, profile, region)
+    store = reopen_for_writing(store, record, dst, storage)
     if record.store_weakness is None:
         yield store, lambda: None
         return

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jobs.preemption.metadata import NoticeSource
 
 _CLOUDS = ("auto", "aws", "gcp", "none")
+_INTERVAL = "5s"
 _METADATA_URL = "http://169.254.169.254"
 
 
@@ -27,7 +28,9 @@ class _ToldToLeaveError(Exception):
 
 
 def node_agent(
-    cloud: Annotated[str, typer.Option(help="Whose notices to ask for: auto, aws, gcp or none.")] = "auto",
+    cloud: Annotated[
+        str | None, typer.Option(help="Whose notices to ask for: auto (the default), aws, gcp or none.")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Ray's head; by default the cluster that this machine has joined."),
@@ -38,7 +41,7 @@ def node_agent(
             metavar="IP", help="The address under which the node joined; by default every address of this machine."
         ),
     ] = None,
-    interval: Annotated[str, typer.Option(help="How often to ask, such as 5s.")] = "5s",
+    interval: Annotated[str | None, typer.Option(help="How often to ask (by default 5s).")] = None,
     grace: Annotated[
         str, typer.Option(help="On SIGTERM and with --now, how long the node may take to finish, such as 25s.")
     ] = "25s",
@@ -49,8 +52,8 @@ def node_agent(
         bool, typer.Option("--rebalance", help="On AWS, heed recommendations to rebalance as well.")
     ] = False,
     metadata_url: Annotated[
-        str, typer.Option(metavar="URL", help="The metadata server, where it is another one.")
-    ] = _METADATA_URL,
+        str | None, typer.Option(metavar="URL", help=f"The metadata server, where it is not {_METADATA_URL}.")
+    ] = None,
 ) -> None:
     """Drain the Ray node of this machine when its cloud, or Kubernetes, takes it away.
 
@@ -60,14 +63,23 @@ def node_agent(
     """
     from jobs.preemption.metadata import MetadataServer
 
+    if now:
+        asked = {"cloud": cloud, "interval": interval, "metadata-url": metadata_url, "rebalance": rebalance or None}
+        for flag in (flag for flag, value in asked.items() if value is not None):
+            raise ConfigError(f"--{flag} is about notices, for which --now does not ask; drop one of the two")
+    cloud = cloud or "auto"
     if cloud not in _CLOUDS:
         raise ConfigError(f"--cloud must be one of {', '.join(_CLOUDS)}, not {cloud!r}")
-    MetadataServer(metadata_url)  # a bad URL is said at once
-    interval_s, grace_s = _seconds(interval, "--interval"), _seconds(grace, "--grace")
+    if rebalance and cloud not in {"auto", "aws"}:
+        raise ConfigError(f"--rebalance is about AWS, --cloud {cloud} is not; drop one of the two")
+    if metadata_url and cloud == "none":
+        raise ConfigError("--metadata-url: --cloud none asks nobody; drop one of the two")
+    MetadataServer(metadata_url or _METADATA_URL)  # a bad URL is said at once
+    interval_s, grace_s = _seconds(interval or _INTERVAL, "--interval"), _seconds(grace, "--grace")
     _require_address(address, node_ip)
     _run(
         cloud,
-        metadata_url,
+        metadata_url or _METADATA_URL,
         address=address,
         node_ip=node_ip,
         interval_s=interval_s,

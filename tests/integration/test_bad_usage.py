@@ -79,7 +79,7 @@ def photos(tmp_path: Path) -> Path:
         (["{root}/photos", "{root}/out", "--memory-budget", "70M"], "a tile of 64 px needs"),
         (["{root}/photos", "{root}/out", "--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
         (["{root}/photos", "{root}/out", "--precision", "half"], "--precision: "),
-        (["{root}/photos", "{root}/out", "--src-anonymous"], "--src-…: these options are for object stores"),
+        (["{root}/photos", "{root}/out", "--src-anonymous"], "--src-anonymous: these options are for object stores"),
         (["{root}/photos", "{root}/out", "--dst-region", "eu-west-1"], "are for s3:// URLs"),
         (["{root}/photos", "{root}/out", "--dst-timeout", "5"], "these options are for object stores"),
         (["{root}/photos", "s3://b/out", "--dst-timeout", "0"], "--dst-timeout: "),

@@ -209,6 +209,20 @@ def test_findings_name_their_image_or_shard_and_a_repair_what_it_did(
     assert events(logged_by(capfd, "verify", converted), "finding") == []
 
 
+@pytest.mark.parametrize(("command", "code"), [("verify", 3), ("repair", 0)])
+def test_what_the_exr_library_says_of_damage_is_json_too(
+    command: str, code: int, converted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for output in converted.glob("images/*.exr"):
+        output.write_bytes(output.read_bytes()[: output.stat().st_size // 2])
+    said = [
+        line["message"]
+        for line in events(logged_by(capfd, command, converted, "--sample", "100%", code=code), "output")
+    ]
+    assert sum("EXR_ERR_BAD_CHUNK_LEADER" in message for message in said) == 2
+    assert sum(message.startswith("Warning: Exception raised reading pixel data") for message in said) == 2
+
+
 def test_upkeep_says_what_it_did(converted: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (compacted,) = events(logged_by(capfd, "compact", converted), "compacted")
     assert (compacted["generation"], compacted["num_merged"], compacted["num_rows"]) == (1, 3, 3)
