@@ -24,6 +24,7 @@ from pipeline.evaluation import FAST_METRICS, METRICS, Metric
 from pipeline.evaluation.areas import clipped_area
 from pipeline.evaluation.pair import Pair, build_pair
 from pipeline.evaluation.statistics import Difference, ViewValues, compare, mean_over_scenes, scene_means
+from pipeline.simulation.split import learnt_among
 
 ALL_METRICS: dict[str, Metric] = {**METRICS, **TEXTURE_METRICS}
 _RECORD_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
@@ -40,6 +41,7 @@ class Evaluation:
     """What was measured. `views` holds one entry per view and method; `clipped_fractions` are by view.
 
     `methods` are the networks, `baselines` what they are compared with; a network is compared with those before it too.
+    `learnt` holds, by network, which of the scenes it is known to have learnt from.
     """
 
     settings: dict[str, object]
@@ -48,6 +50,7 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     views: tuple[ViewValues, ...]
     clipped_fractions: dict[str, float]
+    learnt: dict[str, list[str]]
 
     @property
     def num_scenes(self) -> int:
@@ -83,6 +86,7 @@ class Evaluation:
             "settings": self.settings,
             "num_scenes": self.num_scenes,
             "num_views": len(self.clipped_fractions),
+            "learnt_scenes": self.learnt,
             "means": {name: {metric.name: self.mean(name, metric) for metric in self.metrics} for name in everyone},
             "differences": [asdict(difference) for difference in self.differences()],
             "scenes": by_scene,
@@ -157,6 +161,7 @@ def evaluate(
         metrics=shown,
         views=tuple(found),
         clipped_fractions=clipped,
+        learnt={method.name: learnt_among(source.scenes, method.learnt_from) for method in networks},
     )
 
 

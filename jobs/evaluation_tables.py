@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +44,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
         console.print(table)
         for line in _worst(evaluation, method, found):
             console.print(line, markup=False)
+        if evaluation.learnt[method]:
+            console.print(learnt_text(method, evaluation.learnt[method], evaluation.num_scenes), markup=False)
         console.print()
     views, scenes = plural(len(evaluation.clipped_fractions), "view"), plural(evaluation.num_scenes, "scene")
     console.print(
@@ -50,6 +53,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
         "baseline over the scenes where both are defined, with paired bootstrap intervals.",
         markup=False,
     )
+
+
+def learnt_text(method: str, learnt: Sequence[str], num_scenes: int) -> str:
+    """One line that says how many of the scenes a network has learnt from."""
+    return f"{method} learnt from {len(learnt)} of these {plural(num_scenes, 'scene')}: its figures flatter it"
 
 
 def _worst(evaluation: Evaluation, method: str, found: dict[tuple[str, str, str], Difference]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config import StorageConfig
 from pipeline.inference.precision import resolve_device
+from pipeline.models.origin import learnt_scenes
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene, find_scenes, load_scene
 from pipeline.simulation.split import split_names
@@ -149,7 +150,12 @@ def train(
         )
 
     store = open_store(job.out, job.storage, atomic_create=job.atomic_create)
-    checkpoints = Checkpoints(store, config_digest=config.digest(), keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        store,
+        config_digest=config.digest(),
+        keep=config.keep_checkpoints,
+        scenes={*files.train, *learnt_scenes(job.init_data)},
+    )
     init = (IDENTITY, None) if checkpoints.steps() else (job.init_name, job.init_data)
     network = starting_network(*init, width=config.width, seed=config.seed)
     with ExitStack() as stack:

@@ -19,10 +19,11 @@ import pytest
 import torch
 from commands import environment, hdrfleet_here
 from torch import distributed
-from training_runs import HELD_OUT, NumberedPatches, write_scenes
+from training_runs import HELD_OUT, SCENES, NumberedPatches, write_scenes
 
 from pipeline.config import StorageConfig
 from pipeline.models.checkpoint import load_weights
+from pipeline.models.origin import learnt_scenes
 from pipeline.storage import ObjectStore, open_store
 from pipeline.training.batches import LoadedBatches, Share
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
@@ -34,6 +35,7 @@ SMALL = (
     *("--checkpoint-every", "4", "--validate-every", "4", "--log-every", "2", "--precision", "fp32", "--device", "cpu"),
     *("--lr", "2e-3", "--quiet"),
 )
+LEARNT = frozenset(SCENES) - {HELD_OUT}
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +74,7 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert list(store.list("tensorboard"))
     record = json.loads(store.read("training.json"))
     assert (record["data.num_train_scenes"], record["data.num_holdout_scenes"]) == (3, 1)
+    assert all(learnt_scenes(store.read(key)) == LEARNT for key in (FINAL_WEIGHTS, BEST_WEIGHTS))
 
     before = store.read(FINAL_WEIGHTS)
     assert hdrfleet_here("train", scenes, out, *arguments) == 0
@@ -85,6 +88,26 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert hdrfleet_here("train", scenes, out, *longer, "--lr", "1e-3", "--loss", "log_weight=1") == 2
     message = capsys.readouterr().err
     assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.0, not 1.0" in message
+
+
+def test_weights_name_the_scenes_of_the_runs_before_theirs(scenes: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = [
+        *SMALL,
+        "--executor",
+        "local",
+        "--steps",
+        "1",
+        "--no-tensorboard",
+        "--no-plot",
+        "--validate-every",
+        "0",
+    ]
+    assert hdrfleet_here("train", scenes, first, *arguments, "--holdout", scenes / "holdout.txt") == 0
+    (tmp_path / "other.txt").write_text("desk")
+    arguments += ["--init", first / FINAL_WEIGHTS, "--holdout", tmp_path / "other.txt"]
+    assert hdrfleet_here("train", scenes, second, *arguments) == 0
+    assert learnt_scenes(at(second).read(FINAL_WEIGHTS)) == {*LEARNT, HELD_OUT}
 
 
 @pytest.mark.long

@@ -35,6 +35,7 @@ class FixedViews:
     """Two scenes of two views each: noise, of which one scene is not clipped."""
 
     num_views = 4
+    scenes = ("sub/bright", "dim")
 
     def describe(self) -> dict[str, object]:
         return {"source": "fixed"}
@@ -61,7 +62,10 @@ class Oracle:
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    networks = [Method("good", Oracle(1.05), {"sha256": "0"}), Method("bad", Oracle(3.0), {})]
+    networks = [
+        Method("good", Oracle(1.05), {"sha256": "0"}),
+        Method("bad", Oracle(3.0), {}, frozenset({"bright", "desk"})),
+    ]
     return evaluate(FixedViews(), networks, baseline_methods(), choose_metrics("fast"))
 
 
@@ -91,6 +95,7 @@ def test_json_holds_everything_and_is_json(evaluation: Evaluation) -> None:
     assert set(report["scenes"]) == {"sub/bright", "dim"}
     assert "clipped_error_stops" not in report["scenes"]["dim"]["good"]
     assert report["settings"]["methods"]["good"] == {"sha256": "0"}
+    assert report["learnt_scenes"] == {"good": [], "bad": ["sub/bright"]}
     assert {d["metric"] for d in report["differences"]} == set(FAST_METRICS)
 
 
@@ -157,6 +162,8 @@ def test_the_table_names_methods_metrics_and_worst_views(
     assert clipped.count(" of 1 scene") == 4, "one of the two scenes is clipped nowhere"
     assert "worst mu-PSNR against srgb: " in printed
     assert "4 views of 2 scenes" in printed
+    assert "bad learnt from 1 of these 2 scenes: its figures flatter it" in printed
+    assert "good learnt from" not in printed
 
 
 @pytest.mark.parametrize(
