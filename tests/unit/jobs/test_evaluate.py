@@ -160,7 +160,21 @@ def test_the_table_names_methods_metrics_and_worst_views(
         assert wanted in printed
     clipped = next(line for line in printed.splitlines() if line.startswith("error, clipped area"))
     assert clipped.count(" of 1 scene") == 4, "one of the two scenes is clipped nowhere"
-    assert "worst mu-PSNR against srgb: " in printed
+    lines = printed.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("good, by view")) + 2
+    rows = [line.split() for line in lines[first : first + 4 * len(FAST_METRICS)]]
+    assert all(row[-1] in {"dim#0", "dim#1", "sub/bright#0", "sub/bright#1"} for row in rows), "where it does worst"
+    start = next(number for number, row in enumerate(rows) if row[:3] == ["error,", "clipped", "area"])
+    for row, baseline in zip(rows[start : start + 4], ("identity", "srgb", "srgb_blur", "rempel2007"), strict=True):
+        _, better, word, views, cut, _, _ = row[row.index(baseline) + 1 :]
+        assert (better, word, views) == ("2", "of", "2"), "two views are clipped nowhere"
+        difference = next(
+            d
+            for d in evaluation.differences()
+            if (d.method, d.baseline, d.metric) == ("good", baseline, "clipped_error_stops")
+        )
+        assert cut == f"{difference.share_cut:.0%}"
+        assert difference.share_cut > 0.5
     assert "4 views of 2 scenes" in printed
     assert "bad learnt from 1 of these 2 scenes: its figures flatter it" in printed
     assert "good learnt from" not in printed
