@@ -38,7 +38,7 @@ def evaluate(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="all, fast (eight quick ones), or metric names with commas between.")
+        str, typer.Option(help="all, fast (ten quick ones), or metric names with commas between.")
     ] = "all",
     views_per_scene: Annotated[int, typer.Option(help="Views of each scene.", rich_help_panel=_VIEWS)] = 4,
     view_px: Annotated[int, typer.Option(help="Side of a view, a multiple of 4.", rich_help_panel=_VIEWS)] = 256,

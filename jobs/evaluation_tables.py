@@ -75,6 +75,8 @@ def _views(evaluation: Evaluation, method: str, found: dict[tuple[str, str, str]
     for metric in shown:
         for number, reference in enumerate(evaluation.references(method)):
             difference = found[method, reference, metric.name]
+            if not difference.num_views:
+                continue
             median = _number(evaluation.median(method, metric), metric)
             is_cut = not metric.higher_is_better and not math.isnan(difference.share_cut)
             table.add_row(
@@ -82,7 +84,7 @@ def _views(evaluation: Evaluation, method: str, found: dict[tuple[str, str, str]
                 escape(reference),
                 _number(evaluation.median(reference, metric), metric),
                 f"{difference.num_better} of {difference.num_views}",
-                f"{difference.share_cut:.0%}" if is_cut else "-",
+                f"{difference.share_cut:z.0%}" if is_cut else "-",
                 "-" if math.isnan(difference.worst) else f"{difference.worst:+.{metric.num_digits}f}",
                 escape(difference.worst_view or ""),
             )
