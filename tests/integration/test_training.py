@@ -81,6 +81,11 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert json.loads(capsys.readouterr().out)["num_steps_now"] == 0
     assert store.read(FINAL_WEIGHTS) == before
     longer = options(scenes, "--executor", "local", "--steps", "13", "--json", "--checkpoint-every", "3")
+    kept = sorted(info.key for info in store.list())
+    assert hdrfleet_here("train", scenes, out, *longer, "--dry-run") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["step"], plan["num_patches"]) == (10, 3 * 4)
+    assert sorted(info.key for info in store.list()) == kept
     assert hdrfleet_here("train", scenes, out, *longer) == 0
     assert json.loads(capsys.readouterr().out)["num_steps_now"] == 3
     assert [row["step"] for row in curve(store)] == [2, 4, 6, 8, 10, 12, 13]
@@ -246,11 +251,36 @@ def test_bad_usage_is_exit_2_and_says_what_is_wrong(
     filled = [argument.format(s=scenes, f=faults, out=tmp_path / "out") for argument in arguments]
     local = () if "--executor" in arguments else ("--executor", "local")
     holdout = () if "--holdout" in arguments else ("--holdout", scenes / "holdout.txt")
-    assert hdrfleet_here("train", *filled[:2], *SMALL, *local, *holdout, *filled[2:]) == 2
-    message = capsys.readouterr().err
-    assert says in " ".join(message.split())
-    assert len(message.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+    for dry_run in ((), ("--dry-run",)):
+        assert hdrfleet_here("train", *filled[:2], *SMALL, *local, *holdout, *filled[2:], *dry_run) == 2
+        message = capsys.readouterr().err
+        assert says in " ".join(message.split())
+        assert len(message.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = options(scenes, "--executor", "local", "--view-px", "64", "--steps", "100", "--dry-run")
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for wanted in (
+        "from identity; nothing was written",
+        "scenes 3 to learn from and 1 held out: 2 panoramas",
+        "patches 400 of 16 px, 4 a step",
+        "photographs 100 of 64 px, 4 patches from each",
+        "network width 8, ",
+        "runs on cpu, fp32, 1 worker",
+        "memory about 0.0 GB",
+    ):
+        assert wanted in said
+    assert not (tmp_path / "out").exists()
+    pooled = ["--pool-views", "5000", "--json"]
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments, *pooled) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_photographs"] == 5000
+    assert plan["memory"]["pool_bytes"] == 9 * 5000 * 64**2
 
 
 @pytest.mark.parametrize(
