@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from rich.progress import Progress
 
 from jobs.colorvideovdp import LABEL, NAME, UNIT, ColorVideoVdp
 from jobs.evaluation_methods import Method
+from jobs.evaluation_result import Evaluation
 from jobs.evaluation_sheet import SheetImage, SheetView, render_evaluation_sheet
 from jobs.evaluation_texture import TEXTURE_METRICS
 from jobs.evaluation_views import View, ViewSource
@@ -23,7 +23,8 @@ from pipeline.errors import ConfigError, DestinationError
 from pipeline.evaluation import FAST_METRICS, METRICS, Metric
 from pipeline.evaluation.areas import clipped_area
 from pipeline.evaluation.pair import Pair, build_pair
-from pipeline.evaluation.statistics import Difference, ViewValues, compare, mean_over_scenes, scene_means
+from pipeline.evaluation.statistics import ViewValues
+from pipeline.simulation.split import learnt_among
 
 ALL_METRICS: dict[str, Metric] = {**METRICS, **TEXTURE_METRICS}
 _RECORD_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
@@ -33,73 +34,6 @@ _RECORD_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 _CVVDP = Metric(NAME, LABEL, UNIT, True, False, 3, lambda _: float("nan"))  # measured for all methods at once
 _MAX_SHEET_VIEWS = 4
 _NOTED = ("mu_psnr_db", "pu21_psnr_db", "clipped_error_stops")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What was measured. `views` holds one entry per view and method; `clipped_fractions` are by view.
-
-    `methods` are the networks, `baselines` what they are compared with; a network is compared with those before it too.
-    """
-
-    settings: dict[str, object]
-    methods: tuple[str, ...]
-    baselines: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    views: tuple[ViewValues, ...]
-    clipped_fractions: dict[str, float]
-
-    @property
-    def num_scenes(self) -> int:
-        """How many scenes the views come from."""
-        return len({view.scene for view in self.views})
-
-    def references(self, method: str) -> tuple[str, ...]:
-        """What a network is compared with: every baseline, and the networks given before it."""
-        return (*self.baselines, *self.methods[: self.methods.index(method)])
-
-    def mean(self, method: str, metric: Metric) -> float:
-        """The mean over scenes of the scenes' means; NaN where it is defined nowhere."""
-        return mean_over_scenes(self.views, method, metric.name)
-
-    def differences(self) -> list[Difference]:
-        """Every network against each of its references, in every metric."""
-        return [
-            compare(self.views, metric.name, method, reference, higher_is_better=metric.higher_is_better)
-            for method in self.methods
-            for reference in self.references(method)
-            for metric in self.metrics
-        ]
-
-    def to_json(self) -> dict[str, object]:
-        """Values that `json.dumps` takes, NaN as it is."""
-        everyone = (*self.methods, *self.baselines)
-        by_scene: dict[str, dict[str, dict[str, float]]] = {}
-        for name in everyone:
-            for metric in self.metrics:
-                for scene, mean in scene_means(self.views, name, metric.name).items():
-                    by_scene.setdefault(scene, {}).setdefault(name, {})[metric.name] = mean
-        return {
-            "settings": self.settings,
-            "num_scenes": self.num_scenes,
-            "num_views": len(self.clipped_fractions),
-            "means": {name: {metric.name: self.mean(name, metric) for metric in self.metrics} for name in everyone},
-            "differences": [asdict(difference) for difference in self.differences()],
-            "scenes": by_scene,
-        }
-
-    def to_table(self) -> pa.Table:
-        """One row per view and method: scene, view, method, clipped_fraction, and a column per metric, null for NaN."""
-        columns: dict[str, pa.Array] = {
-            "scene": pa.array([view.scene for view in self.views], pa.string()),
-            "view": pa.array([view.view for view in self.views], pa.string()),
-            "method": pa.array([view.method for view in self.views], pa.string()),
-            "clipped_fraction": pa.array([self.clipped_fractions[view.view] for view in self.views], pa.float64()),
-        }
-        for metric in self.metrics:
-            values = np.array([view.values[metric.name] for view in self.views], np.float64)
-            columns[metric.name] = pa.array(values, pa.float64(), mask=np.isnan(values))
-        return pa.table(columns)
 
 
 def choose_metrics(text: str) -> tuple[Metric, ...]:
@@ -157,6 +91,7 @@ def evaluate(
         metrics=shown,
         views=tuple(found),
         clipped_fractions=clipped,
+        learnt={method.name: learnt_among(source.scenes, method.learnt_from) for method in networks},
     )
 
 

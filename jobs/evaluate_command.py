@@ -14,7 +14,11 @@ from jobs.signals import stopping_on_signals
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobs.evaluation_methods import Method
     from jobs.evaluation_views import Subset, ViewSource
+    from jobs.progress import ConsoleReporter
 
 _VIEWS = "Simulated views"
 _SUBSETS = ("holdout", "train", "all")
@@ -34,7 +38,7 @@ def evaluate(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="all, fast (eight quick ones), or metric names with commas between.")
+        str, typer.Option(help="all, fast (ten quick ones), or metric names with commas between.")
     ] = "all",
     views_per_scene: Annotated[
         int | None, typer.Option(help="Views of each scene (by default 4).", rich_help_panel=_VIEWS)
@@ -96,7 +100,9 @@ def evaluate(
 
         default_weights: str = ModelConfig.model_fields["weights"].default
         networks = network_methods(weights or [default_weights], device, precision)
-        ConsoleReporter(quiet=quiet).note(f"evaluating {plural(source.num_views, 'view')}")
+        reporter = ConsoleReporter(quiet=quiet)
+        _warn_of_learnt_scenes(source, networks, reporter)
+        reporter.note(f"evaluating {plural(source.num_views, 'view')}")
         with progress(source.num_views, quiet=quiet) as on_view:
             evaluation = run(source, networks, baseline_methods(), chosen, sheets=sheets, vdp=vdp, on_view=on_view)
     if records is not None:
@@ -109,6 +115,16 @@ def evaluate(
         from jobs.evaluation_tables import print_evaluation
 
         print_evaluation(evaluation)
+
+
+def _warn_of_learnt_scenes(source: ViewSource, networks: Sequence[Method], reporter: ConsoleReporter) -> None:
+    from jobs.evaluation_tables import learnt_text
+    from pipeline.simulation.split import learnt_among
+
+    for method in networks:
+        if learnt := learnt_among(source.scenes, method.learnt_from):
+            text = learnt_text(method.name, learnt, len(source.scenes))
+            reporter.warn(f"{text}; give --split holdout with --holdout FILE, or scenes that it has not seen")
 
 
 def _source(

@@ -15,6 +15,7 @@ from pipeline.config import InferenceConfig, first_fault
 from pipeline.errors import ConfigError
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.models.builtin import BUILT_IN_WEIGHTS
+from pipeline.models.origin import learnt_scenes
 
 LdrArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -23,12 +24,14 @@ LdrArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 class Method:
     """A way from LDR codes, (H, W, 3) uint8 or uint16, to linear float32 (H, W, 3) with 1.0 = the clipping level.
 
-    `details` say what it is, for records; baselines have none.
+    `details` say what it is, for records; baselines have none. `learnt_from` names scenes that it is known to have
+    learnt from.
     """
 
     name: str
     run: Callable[[LdrArray], npt.NDArray[np.float32]]
     details: dict[str, object]
+    learnt_from: frozenset[str] = frozenset()
 
 
 def baseline_methods() -> list[Method]:
@@ -64,7 +67,8 @@ def _network(name: str, source: str, config: InferenceConfig) -> Method:
     from pipeline.inference.engine import InferenceEngine
     from pipeline.models.checkpoint import build_network, load_weights
 
-    loaded = load_weights(*read_weights(source))
+    file, data = read_weights(source)
+    loaded = load_weights(file, data)
     engine = InferenceEngine(build_network(loaded), config)
     details = {
         "weights": loaded.name,
@@ -73,4 +77,4 @@ def _network(name: str, source: str, config: InferenceConfig) -> Method:
         "device": engine.device,
         "precision": engine.precision,
     }
-    return Method(name, lambda ldr: engine.infer(ldr).linear, details)
+    return Method(name, lambda ldr: engine.infer(ldr).linear, details, learnt_scenes(data))

@@ -45,6 +45,11 @@ class ViewSource(Protocol):
         """How many views there are."""
         ...
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The names of the scenes that they are of."""
+        ...
+
     def describe(self) -> dict[str, object]:
         """What defines the views, for records."""
         ...
@@ -87,6 +92,11 @@ class SimulatedViews:
         """Scenes times views per scene."""
         return len(self._paths) * self._views_per_scene
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The chosen files, by name."""
+        return tuple(self._paths)
+
     def describe(self) -> dict[str, object]:
         """The folder's name, what was drawn from it, and the scenes."""
         return {
@@ -95,7 +105,7 @@ class SimulatedViews:
             "views_per_scene": self._views_per_scene,
             "view_px": self._view_px,
             "seed": self._seed,
-            "scenes": list(self._paths),
+            "scenes": list(self.scenes),
         }
 
     def __iter__(self) -> Iterator[View]:
@@ -134,9 +144,14 @@ class PairedFiles:
         """How many pairs there are."""
         return len(self._pictures)
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The pairs, by name."""
+        return tuple(self._pictures)
+
     def describe(self) -> dict[str, object]:
         """The folder's name and the pairs'."""
-        return {"source": self._folder.name, "scenes": list(self._pictures)}
+        return {"source": self._folder.name, "scenes": list(self.scenes)}
 
     def __iter__(self) -> Iterator[View]:
         """Raises SceneError at a file that cannot be read, and where the two differ in size."""

@@ -6,13 +6,17 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs import options as opt
 from jobs.signals import stopping_on_signals
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jobs.train_plan import TrainingPlan
+    from jobs.train_run import RunOutcome
 
 _RECIPE = "Recipe"
 _DATA = "Data"
@@ -127,6 +131,9 @@ def train(
     log_every: Annotated[int, typer.Option(help="Steps per row of metrics.", rich_help_panel=_RUNNING)] = 10,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events.", rich_help_panel=_RUNNING)] = True,
     plot: Annotated[bool, typer.Option(help="Draw the curves at the end.", rich_help_panel=_RUNNING)] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check options and data, say what would be trained, and write nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or warnings.")] = False,
     json: opt.Json = False,
     endpoint_url: Annotated[str | None, typer.Option(help="S3 endpoint of OUT.")] = None,
@@ -137,7 +144,7 @@ def train(
 
     Run the same command again to carry on after a stop; a larger --steps or --time-budget goes on after the end. The
     weights are OUT/hdrunet.safetensors, those of the best validation OUT/weights/best.safetensors. Exit codes: 0
-    trained, 2 bad usage, 1 the run stopped and can be resumed.
+    trained (or checked, with --dry-run), 2 bad usage, 1 the run stopped and can be resumed.
     """
     for name, value in THREADS_ENV.items():
         os.environ.setdefault(name, value)
@@ -187,13 +194,20 @@ def train(
             tensorboard=tensorboard,
             plot=plot,
         )
-        outcome = run_training(request, TrainingReporter(quiet=quiet))
+        reporter = TrainingReporter(quiet=quiet)
+        result: RunOutcome | TrainingPlan
+        if dry_run:
+            from jobs.train_plan import plan_training
+
+            result = plan_training(request, reporter)
+        else:
+            result = run_training(request, reporter)
     if json:
         from json import dumps
 
-        typer.echo(dumps(outcome.to_json(), indent=2))
+        typer.echo(dumps(result.to_json(), indent=2))
     else:
-        typer.echo(outcome.headline())
+        typer.echo(result.text())
 
 
 def parse_duration(text: str | None, flag: str) -> float | None:

@@ -17,6 +17,7 @@ from pipeline.training.events import (
     StepDone,
     TrainingEvent,
     Validated,
+    ViewsTaken,
 )
 
 _PLAIN_EVERY_S = 10.0
@@ -51,7 +52,7 @@ class _Watch:
     def __init__(self, reporter: TrainingReporter, bar: Progress | None) -> None:
         self._reporter, self._bar = reporter, bar
         self._task = bar.add_task("", total=1.0, text="starting") if bar else None
-        self._next_line = monotonic()
+        self._began = self._next_line = monotonic()
         self._first_s = 0.0
         self._first_done = 0.0
         self._loss = self._rate = 0.0
@@ -70,8 +71,20 @@ class _Watch:
                 self._reporter.note(f"step {event.step:,}: held-out {metrics}{best}")
             case CheckpointDamaged():
                 self._reporter.warn(f"checkpoint of step {event.step:,} left aside: {event.reason}")
+            case ViewsTaken():
+                self._show_views(event)
             case CheckpointSaved():
                 pass  # durable every few minutes: no news
+
+    def _show_views(self, event: ViewsTaken) -> None:
+        elapsed_s = monotonic() - self._began
+        left_s = elapsed_s * (event.num_wanted / event.num_views - 1)
+        left = f", about {_time(left_s)} left" if left_s else ""
+        self._show(
+            event.num_views / event.num_wanted,
+            f"photographs of the pool {event.num_views:,}/{event.num_wanted:,}{left}",
+            is_last=event.num_views == event.num_wanted,
+        )
 
     def _show_step(self, event: StepDone) -> None:
         if not event.is_skipped:
@@ -79,11 +92,15 @@ class _Watch:
         self._rate = _smooth(self._rate, event.num_patches / max(event.seconds, 1e-9))
         if not self._first_done:
             self._first_done, self._first_s = event.done, event.elapsed_s
+        self._show(event.done, self._describe(event))
+
+    def _show(self, done: float, text: str, *, is_last: bool = False) -> None:
+        """Move the bar to a share of the work; without one, print the line where it is time or `is_last`."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=event.done, text=self._describe(event))
-        elif monotonic() >= self._next_line:
+            self._bar.update(self._task, completed=done, text=text)
+        elif is_last or monotonic() >= self._next_line:
             self._next_line = monotonic() + _PLAIN_EVERY_S
-            self._reporter.note(self._describe(event))
+            self._reporter.note(text)
 
     def _describe(self, event: StepDone) -> str:
         gained = event.done - self._first_done

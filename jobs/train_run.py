@@ -20,7 +20,6 @@ from pipeline.errors import (
     DestinationError,
     StorageError,
     SystemicError,
-    UsageError,
 )
 from pipeline.execution.address import check_address, ray_address
 from pipeline.inference.memory import retain_freed_memory
@@ -82,7 +81,7 @@ class RunOutcome:
     out: str
     training: TrainingOutcome
 
-    def headline(self) -> str:
+    def text(self) -> str:
         """One line for a person."""
         trained, place = self.training, f"{self.out}/{FINAL_WEIGHTS}"
         if not trained.num_steps_now:
@@ -112,13 +111,15 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
     Raises UsageError before any work starts, SystemicError when the run has to stop; checkpoints are kept.
     """
     retain_freed_memory()
-    job = _check(request)
+    job = check_request(request)
     files = list_scenes(request.data, job.holdout)
     keep_scenes = request.executor == "local"
-    scenes = _check_scenes(files, reporter, keep=keep_scenes)
-    store = _open(job, files)
+    scenes = read_scenes(files, reporter, keep=keep_scenes)
+    with unusable_out():
+        store = open_out(job)
+        open_record(store, job.config, job.describe_data(files))
     with reporter.watch() as observe:
-        message = "stopping after this step, with a checkpoint; once more stops at once"
+        message = "stopping after this step, with a checkpoint, or before the first one; once more stops at once"
         if request.executor == "local":
             from pipeline.training.peers import Peers
             from pipeline.training.run import train
@@ -143,7 +144,7 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
     return RunOutcome(store.url, outcome)
 
 
-def _check(request: TrainingRequest) -> TrainingJob:
+def check_request(request: TrainingRequest) -> TrainingJob:
     """Raise UsageError for what cannot work, before anything is read at length or written."""
     config = _config({**request.config, "loss": _loss(request)})
     if request.executor not in {"ray", "local"}:
@@ -230,7 +231,7 @@ def _check_device(config: TrainingConfig) -> None:
     resolve_training_precision(config.precision, resolve_device(config.device))
 
 
-def _check_scenes(files: SceneFiles, reporter: TrainingReporter, *, keep: bool) -> dict[str, HdrScene]:
+def read_scenes(files: SceneFiles, reporter: TrainingReporter, *, keep: bool) -> dict[str, HdrScene]:
     """Read every scene once, so that a bad one is refused by name before work starts; return them if `keep`."""
     reporter.note(f"reading {len(files.train)} scenes to learn from and {len(files.holdout)} held out")
     scenes = {}
@@ -241,20 +242,17 @@ def _check_scenes(files: SceneFiles, reporter: TrainingReporter, *, keep: bool) 
     return scenes
 
 
-def _open(job: TrainingJob, files: SceneFiles) -> ObjectStore:
-    """Open OUT and its record. Raises DestinationError where it cannot be written or holds something else."""
+def open_out(job: TrainingJob) -> ObjectStore:
+    """Return the store at OUT, not contacted yet. Raises DestinationError where it is DATA."""
     if "://" not in job.out and Path(job.out).resolve() == Path(job.data).resolve():
         raise DestinationError(f"OUT and DATA are the same folder, {job.out}")
-    with _nothing_started(DestinationError):
-        store = open_store(job.out, job.storage)
-        open_record(store, job.config, job.describe_data(files))
-    return store
+    return open_store(job.out, job.storage)
 
 
 @contextmanager
-def _nothing_started(wrap: type[UsageError]) -> Iterator[None]:
-    """Before work starts, a store that cannot be used is bad usage (exit 2), not a run that died."""
+def unusable_out() -> Iterator[None]:
+    """Before work starts, a store that cannot be used is bad usage (DestinationError), not a run that died."""
     try:
         yield
     except (StorageError, SystemicError) as error:
-        raise wrap(f"cannot use OUT: {error}") from error
+        raise DestinationError(f"cannot use OUT: {error}") from error

@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from jobs.camera import CameraSettings, photograph
 from jobs.demo_scene import render_scene
@@ -23,10 +23,10 @@ from jobs.weights import read_weights
 from pipeline.codecs.color import luminance
 from pipeline.config import InferenceConfig
 from pipeline.evaluation import evaluate_pair
-from pipeline.evaluation.areas import clipped_area, find_highlights, robust_peak
+from pipeline.evaluation.areas import CLIPPED_FROM, clipped_area, find_highlights, robust_peak
 from pipeline.evaluation.baselines import srgb_decode
 from pipeline.evaluation.pair import build_pair
-from pipeline.evaluation.stops import log_ratio
+from pipeline.evaluation.stops import FLOOR, log_ratio
 from pipeline.inference.engine import InferenceEngine
 from pipeline.models.checkpoint import build_network, load_weights
 
@@ -60,7 +60,8 @@ class GateValues:
     `worst_mu_psnr_gain_db` and `exposure_error_ev` are of the worst scene. `noise_left` is the share of its noise that
     a noisy picture keeps, `banding` that of a quantised gradient's output. `halo_stops` is the mean error on the flat
     wall around lamps, `seam_stops` the largest difference between tiled and untiled output, `dimmest_highlight` the
-    lowest peak of a highlight over the brightest unclipped pixel.
+    lowest peak of a highlight over the brightest unclipped pixel. `white_tint_stops` is how far a large,
+    neutral, clipped sky is from neutral in the output.
     """
 
     mu_psnr_gain_db: float
@@ -76,6 +77,7 @@ class GateValues:
     halo_stops: float
     seam_stops: float
     dimmest_highlight: float
+    white_tint_stops: float
 
 
 @cache
@@ -119,6 +121,24 @@ def _lamps() -> FloatArray:
         distance = np.hypot(rows - row, columns - column)
         image += np.array(colour, np.float32) * (peak * np.exp(-((distance / radius) ** 4)))[..., None]
     return image
+
+
+@cache
+def white_sky() -> Scene:
+    """A neutral overcast sky that clips all over, by up to 2.2 stops, above ground in three colours that could tint it.
+
+    Apart from `scenes()`, whose means it would move; larger than them, so that the middle of the sky sees white alone.
+    """
+    height, width = 192, 256
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    clouds, grain = (gaussian_filter(rng.standard_normal((height, width)), sigma) for sigma in (12, 1))
+    sky = 1.8 * np.exp2(0.4 * clouds / clouds.std())
+    colours = np.array([[0.5, 0.8, 0.3], [1.0, 0.6, 0.4], [0.4, 0.6, 1.0]])
+    ground = (0.25 * np.exp2(0.3 * grain / grain.std()))[..., None] * colours[(columns * 3 / width).astype(int)]
+    is_ground = rows > 0.7 * height + 8 * np.sin(columns / 30)
+    truth = np.where(is_ground[..., None], ground, sky[..., None]).astype(np.float32)
+    return Scene("white sky", truth, photograph(truth, _CAMERA, np.random.default_rng(5)).astype(np.uint8))
 
 
 def measure_weights(weights: str) -> GateValues:
@@ -166,6 +186,7 @@ def measure_method(run: Run, run_tiled: Run) -> GateValues:
         halo_stops=halo_stops(scenes()["lamps"], outputs["lamps"]),
         seam_stops=seam_stops(run_tiled(scenes()["scene 0 EV"].ldr), outputs["scene 0 EV"]),
         dimmest_highlight=dimmest_highlight(scenes()["lamps"], outputs["lamps"]),
+        white_tint_stops=white_tint_stops(white_sky(), run(white_sky().ldr)),
     )
 
 
@@ -186,6 +207,14 @@ def dimmest_highlight(scene: Scene, output: FloatArray) -> float:
     highlights = find_highlights(clipped)
     assert len(highlights) == 6
     return min(robust_peak(light.reshape(-1)[pixels]) for pixels in highlights) / float(light[~clipped].max())
+
+
+def white_tint_stops(scene: Scene, output: FloatArray) -> float:
+    """Mean of the larger of |log2(red / green)| and |log2(blue / green)| where all channels of the input clip."""
+    is_white = scene.ldr.min(axis=2) >= round(CLIPPED_FROM * 255)
+    assert is_white.mean() > 0.6
+    white = np.maximum(output[is_white], np.float32(FLOOR))
+    return float(np.abs(np.log2(white[:, (0, 2)] / white[:, (1,)])).max(axis=1).mean())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.evaluation import color, flip, psnr, pu21, stops
+from pipeline.evaluation import color, detail, flip, psnr, pu21, stops
 from pipeline.evaluation.areas import FloatArray, LdrArray
 from pipeline.evaluation.pair import Pair, build_pair
 
@@ -126,6 +126,8 @@ _OTHERS = (
         4,
         lambda p: color.chroma_shift(p.output, p.truth, p.clipped),
     ),
+    Metric("flat_noise_left", "noise left, flat areas", "of the decode's", False, True, 3, detail.flat_noise_left),
+    Metric("detail_kept", "detail kept", "of the truth's", True, True, 3, detail.detail_kept),
 )
 
 METRICS: dict[str, Metric] = {
@@ -142,6 +144,8 @@ FAST_METRICS: tuple[str, ...] = (
     "peak_error_stops",
     "exposure_error_ev",
     "hue_shift_deg",
+    "flat_noise_left",
+    "detail_kept",
 )
 """The quick ones, `--metrics fast`: a few milliseconds for a view of 256 px."""
 

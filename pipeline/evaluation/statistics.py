@@ -37,7 +37,9 @@ class Difference:
     """`method` minus `baseline` in one metric, per scene.
 
     `mean` is over the `num_scenes` scenes in which both are defined; `low` and `high` bound it with 95 % confidence,
-    NaN with fewer than two scenes. `worst_view` is where the difference is worst for the method, and `worst` its value.
+    NaN with fewer than two scenes. `share_cut` is how much smaller the method's mean is, as a share of the baseline's
+    over the same scenes: 0.29 where an error falls by 29 %. `num_better` of `num_views` views are better than the
+    baseline's; `worst_view` is where the difference is worst for the method, and `worst` its value.
     """
 
     metric: str
@@ -47,6 +49,9 @@ class Difference:
     low: float
     high: float
     num_scenes: int
+    share_cut: float
+    num_views: int
+    num_better: int
     worst_view: str | None
     worst: float
 
@@ -71,6 +76,12 @@ def mean_over_scenes(views: Sequence[ViewValues], method: str, metric: str) -> f
     return float(np.mean(means)) if means else float("nan")
 
 
+def median_over_views(views: Sequence[ViewValues], method: str, metric: str) -> float:
+    """Return the median of a metric over all views in which it is defined, NaN where there is none."""
+    found = [view.values[metric] for view in views if view.method == method and np.isfinite(view.values[metric])]
+    return float(np.median(found)) if found else float("nan")
+
+
 def compare(
     views: Sequence[ViewValues], metric: str, method: str, baseline: str, *, higher_is_better: bool, seed: int = 0
 ) -> Difference:
@@ -83,10 +94,11 @@ def compare(
         raise ValueError(f"{method} and {baseline} were not measured on the same views")
     by_view = {name: ours[name].values[metric] - theirs[name].values[metric] for name in ours}
     by_view = {name: value for name, value in by_view.items() if np.isfinite(value)}
-    by_scene: dict[str, list[float]] = {}
-    for name, value in by_view.items():
-        by_scene.setdefault(ours[name].scene, []).append(value)
-    differences = np.array([np.mean(values) for values in by_scene.values()], np.float64)
+    differences = _mean_by_scene([ours[name] for name in by_view], by_view)
+    baselines = _mean_by_scene(
+        [theirs[name] for name in by_view], {name: theirs[name].values[metric] for name in by_view}
+    )
+    mean = float(differences.mean()) if differences.size else float("nan")
     low, high = bootstrap_interval(differences, seed)
     sign = 1 if higher_is_better else -1
     worst_view = min(by_view, key=lambda name: sign * by_view[name]) if by_view else None
@@ -94,13 +106,24 @@ def compare(
         metric=metric,
         method=method,
         baseline=baseline,
-        mean=float(differences.mean()) if differences.size else float("nan"),
+        mean=mean,
         low=low,
         high=high,
         num_scenes=differences.size,
+        share_cut=-mean / float(baselines.mean()) if baselines.any() else float("nan"),
+        num_views=len(by_view),
+        num_better=sum(sign * value > 0 for value in by_view.values()),
         worst_view=worst_view,
         worst=by_view[worst_view] if worst_view is not None else float("nan"),
     )
+
+
+def _mean_by_scene(views: Sequence[ViewValues], values: Mapping[str, float]) -> DoubleArray:
+    """Average values by view's name over the views of each scene; (scenes,)."""
+    by_scene: dict[str, list[float]] = {}
+    for view in views:
+        by_scene.setdefault(view.scene, []).append(values[view.view])
+    return np.array([np.mean(found) for found in by_scene.values()], np.float64)
 
 
 def bootstrap_interval(differences: DoubleArray, seed: int = 0) -> tuple[float, float]:

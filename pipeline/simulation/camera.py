@@ -17,7 +17,7 @@ from pipeline.codecs.color import luminance
 from pipeline.simulation.response import ResponseCurve, draw_curve
 from pipeline.simulation.scenes import FloatArray, HdrScene
 from pipeline.simulation.sensor import Sensor
-from pipeline.simulation.views import box_downscale, sample_view
+from pipeline.simulation.views import MAX_ENLARGEMENT, box_downscale, sample_view
 
 Subsampling = Literal["444", "422", "420"]
 _SUBSAMPLINGS: tuple[Subsampling, ...] = ("444", "422", "420")
@@ -50,6 +50,9 @@ class CameraRanges:
     - `correlated_noise_probability`: noise that demosaicing has smoothed; see `Sensor`.
     - `resample_probability`: taken at twice the size, averaged after the response curve as web scalers do.
     - `jpeg_probability`, `jpeg_quality`: otherwise lossless; quality uniform, chroma subsampling 4:4:4, 4:2:2 or 4:2:0.
+    - `max_enlargement`: of the scene in the view, see `sample_view`. `max_resampled_enlargement`: the same where a shot
+      is resampled, of the view as it was taken, at twice the size: 4 gives such shots the fields of view that others
+      have at 2.
 
     Raises ValueError, naming the field, where a value makes no camera.
     """
@@ -65,6 +68,8 @@ class CameraRanges:
     resample_probability: float = 0.3
     jpeg_probability: float = 0.8
     jpeg_quality: tuple[int, int] = (70, 98)
+    max_enlargement: float = MAX_ENLARGEMENT
+    max_resampled_enlargement: float = MAX_ENLARGEMENT
 
     def __post_init__(self) -> None:
         shares = ("max_clipped_fraction", "unclipped_probability", "correlated_noise_probability")
@@ -76,6 +81,10 @@ class CameraRanges:
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
                 msg = f"{name} must be a range within {lowest:g} to {highest:g}, not {(low, high)}"
+                raise ValueError(msg)
+        for name in ("max_enlargement", "max_resampled_enlargement"):
+            if not 0 < getattr(self, name) < np.inf:
+                msg = f"{name} must be more than 0, not {getattr(self, name)}"
                 raise ValueError(msg)
         if not 0 <= self.cast_sigma < np.inf:
             msg = f"cast_sigma must be 0 or more, not {self.cast_sigma}"
@@ -147,8 +156,10 @@ def draw_settings(ranges: CameraRanges, rng: np.random.Generator) -> CameraSetti
 def photograph_scene(scene: HdrScene, size_px: int, rng: np.random.Generator, ranges: CameraRanges) -> Photograph:
     """Point the camera at a random view of the scene: a picture of `size_px` x `size_px`."""
     settings = draw_settings(ranges, rng)
-    taken_px = size_px * _RESAMPLE_FACTOR if settings.is_resampled else size_px
-    return photograph_view(sample_view(scene, taken_px, rng), settings, rng)
+    taken_px, enlargement = size_px, ranges.max_enlargement
+    if settings.is_resampled:
+        taken_px, enlargement = size_px * _RESAMPLE_FACTOR, ranges.max_resampled_enlargement
+    return photograph_view(sample_view(scene, taken_px, rng, enlargement), settings, rng)
 
 
 def photograph_view(view: FloatArray, settings: CameraSettings, rng: np.random.Generator) -> Photograph:

@@ -20,6 +20,10 @@ HDR_EXTENSIONS = frozenset({".exr", ".hdr", ".pic"})
 _MIN_SIDE_PX = 64
 _MIN_RANGE_STOPS = 6.0  # 8-bit codes decoded by sRGB span about 11.7 stops from code 1, but in 255 distinct values
 _MAX_LDR_VALUES = 256
+# A picture that was clipped has a plateau at its maximum, which resampling and a colour matrix leave there and which
+# distinct values and stops do not show. A sun or lamp has a single brightest point.
+_PLATEAU = 0.998
+_MAX_PLATEAU_SHARE = 0.005
 _PANORAMA_ASPECT = 2.0
 _ASPECT_TOLERANCE = 0.01
 _PRIMARIES_TOLERANCE = 0.005  # of CIE xy: roundings of D65 pass, the primaries of other spaces do not
@@ -69,9 +73,10 @@ def load_scene(path: Path, name: str) -> HdrScene:
     """Read one file. An image twice as wide as high is taken as a panorama.
 
     Raises SceneError, naming the file, for what cannot be read, states other primaries than Rec.709, is smaller than
-    64 px, holds NaN or infinity, or is LDR in an HDR container (no more than 256 distinct values of green, or under 6
-    stops between the 0.1th percentile and the maximum of luminance). Alpha is left out. Negative samples, which
-    wide-gamut sources leave, count as 0.
+    64 px, holds NaN or infinity, or is LDR in an HDR container (no more than 256 distinct values of green, under 6
+    stops between the 0.1th percentile and the maximum of luminance, or more than 0.5 % of the pixels with a channel
+    within 0.2 % of the largest sample: clipped). Alpha is left out. Negative samples, which wide-gamut sources leave,
+    count as 0.
     """
     pixels = read_linear(path)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < _MIN_SIDE_PX:
@@ -116,3 +121,7 @@ def _refuse_ldr(path: Path, pixels: FloatArray) -> None:
     floor = max(float(np.percentile(light, 0.1)), top * 2.0**-40)
     if top <= 0 or np.log2(top / floor) < _MIN_RANGE_STOPS:
         raise SceneError(f"{path}: under {_MIN_RANGE_STOPS:g} stops of dynamic range: not an HDR scene")
+    largest = pixels.max(axis=2)
+    share = float((largest >= largest.max() * np.float32(_PLATEAU)).mean())
+    if share > _MAX_PLATEAU_SHARE:
+        raise SceneError(f"{path}: {share:.1%} of the pixels are as bright as its maximum: clipped, not an HDR scene")

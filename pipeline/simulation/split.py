@@ -50,6 +50,19 @@ def read_names(path: Path, flag: str) -> tuple[str, ...]:
     return names
 
 
+def learnt_among(names: Iterable[str], learnt: Iterable[str]) -> list[str]:
+    """Return those of `names` that are scenes which were `learnt`, in their order.
+
+    A scene is known by its file, without folder and resolution: `sky/venice_sunset_2k` is `venice_sunset`.
+    """
+    known = {_scene_of(name) for name in learnt}
+    return [name for name in names if _scene_of(name) in known]
+
+
+def _scene_of(name: str) -> str:
+    return re.sub(r"_\d+k$", "", name.rsplit("/", 1)[-1].lower())
+
+
 def _is_held_out(name: str) -> bool:
     place = re.sub(r"[\W_]*\d+$", "", name) or name
     return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8], "big") < _HOLDOUT_SHARE * 2**64

@@ -18,16 +18,23 @@ MAX_PITCH_DEG = 30.0
 """Half the range of pitch: beyond it panoramas show patched nadirs and empty zeniths more often than not."""
 MIN_FOV_DEG, MAX_FOV_DEG = 30.0, 90.0
 """The horizontal field of view: from a short telephoto lens (67 mm) to a wide one (18 mm) on a 36 mm sensor."""
-_MAX_SOURCE_SCALE = 2.0  # a view is enlarged at most twice, so that it still holds detail to learn from
+MAX_ENLARGEMENT = 2.0
+"""A view is enlarged at most this much, so that it still holds detail to learn from."""
 _MAX_SUPERSAMPLING = 8
 
 
-def sample_view(scene: HdrScene, size_px: int, rng: np.random.Generator) -> FloatArray:
-    """Draw one square view, float32 (size_px, size_px, 3), in the scene's units; half of all views are mirrored."""
+def sample_view(
+    scene: HdrScene, size_px: int, rng: np.random.Generator, max_enlargement: float = MAX_ENLARGEMENT
+) -> FloatArray:
+    """Draw one square view, float32 (size_px, size_px, 3), in the scene's units; half of all views are mirrored.
+
+    `max_enlargement` is how many pixels of the view may be drawn from one of the source, along a line. It decides how
+    narrow the view of a panorama may be: 256 px of one of 1,024 columns are at least 45 degrees wide at 2, 90 at 1.
+    """
     if scene.is_panorama:
-        view = _random_perspective(scene.pixels, size_px, rng)
+        view = _random_perspective(scene.pixels, size_px, rng, max_enlargement)
     else:
-        view = _random_crop(scene.pixels, size_px, rng)
+        view = _random_crop(scene.pixels, size_px, rng, max_enlargement)
     return np.ascontiguousarray(view[:, ::-1] if rng.random() < 0.5 else view)
 
 
@@ -64,10 +71,12 @@ def box_downscale(image: npt.NDArray[np.floating], factor: int) -> FloatArray:
     return averaged
 
 
-def _random_perspective(panorama: FloatArray, size_px: int, rng: np.random.Generator) -> FloatArray:
+def _random_perspective(
+    panorama: FloatArray, size_px: int, rng: np.random.Generator, max_enlargement: float
+) -> FloatArray:
     # The widest view that is not enlarged too much decides how narrow a view may be.
     source_px_per_deg = panorama.shape[1] / 360
-    narrowest = min(MAX_FOV_DEG, max(MIN_FOV_DEG, size_px / (source_px_per_deg * _MAX_SOURCE_SCALE)))
+    narrowest = min(MAX_FOV_DEG, max(MIN_FOV_DEG, size_px / (source_px_per_deg * max_enlargement)))
     return perspective(
         panorama,
         size_px,
@@ -77,10 +86,10 @@ def _random_perspective(panorama: FloatArray, size_px: int, rng: np.random.Gener
     )
 
 
-def _random_crop(photo: FloatArray, size_px: int, rng: np.random.Generator) -> FloatArray:
+def _random_crop(photo: FloatArray, size_px: int, rng: np.random.Generator, max_enlargement: float) -> FloatArray:
     height, width = photo.shape[:2]
     largest = min(height, width)
-    smallest = min(largest, ceil(size_px / _MAX_SOURCE_SCALE))
+    smallest = min(largest, ceil(size_px / max_enlargement))
     side = min(largest, float(np.exp(rng.uniform(np.log(smallest), np.log(largest)))))  # exp(log(n)) may exceed n
     top, left = rng.uniform(0, height - side), rng.uniform(0, width - side)
     fine = min(_MAX_SUPERSAMPLING, max(1, ceil(side / size_px)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,15 +78,20 @@ class LoadedBatches:
         )
         batches = iter(loader)
         while True:
-            try:
+            with naming_lost_processes():
                 ldr, truth = next(batches)
-            except RuntimeError as error:
-                if "DataLoader worker" in str(error):
-                    raise WorkerLostError(
-                        f"a data process died (out of memory?): {str(error).splitlines()[0]}"
-                    ) from error
-                raise
             yield ldr, truth
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Raise WorkerLostError where a DataLoader finds that one of its processes died."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise WorkerLostError(f"a data process died (out of memory?): {str(error).splitlines()[0]}") from error
+        raise
 
 
 class _StepSampler(Sampler[list[int]]):

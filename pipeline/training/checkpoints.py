@@ -12,7 +12,7 @@ import io
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pipeline.errors import DestinationError, ObjectExistsError, ObjectMissingError
+from pipeline.models.origin import training_metadata
 from pipeline.storage import ObjectStore
 from pipeline.training.config import SCHEMA_VERSION
 
@@ -80,12 +81,16 @@ class DamagedCheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints and exported weights of one run. One process writes them; any may read."""
+    """The checkpoints and exported weights of one run. One process writes them; any may read.
 
-    def __init__(self, store: ObjectStore, *, config_digest: str, keep: int) -> None:
+    `scenes` names what the weights learn from, and have learnt from before: the exported files say so.
+    """
+
+    def __init__(self, store: ObjectStore, *, config_digest: str, keep: int, scenes: Iterable[str] = ()) -> None:
         self._store = store
         self._config_digest = config_digest
         self._keep = keep
+        self._scenes = tuple(scenes)
 
     def save(self, state: TrainingState) -> int:
         """Write a checkpoint and the averaged weights of its step; return the bytes. Then remove what is too old.
@@ -104,7 +109,7 @@ class Checkpoints:
         }
         for name, data in parts.items():
             self._write(_part_key(state.step, name), data)
-        self._write(f"{WEIGHTS_FOLDER}/{_stem(state.step)}.safetensors", export_weights(state))
+        self._write(f"{WEIGHTS_FOLDER}/{_stem(state.step)}.safetensors", self._export(state))
         commit = _Commit(
             step=state.step,
             elapsed_s=state.elapsed_s,
@@ -120,11 +125,15 @@ class Checkpoints:
 
     def save_best(self, state: TrainingState) -> None:
         """Make this step's averaged weights `weights/best.safetensors`."""
-        self._store.replace(BEST_WEIGHTS, export_weights(state))
+        self._store.replace(BEST_WEIGHTS, self._export(state))
 
     def save_final(self, state: TrainingState) -> None:
         """Make this step's averaged weights `hdrunet.safetensors`, the result of the run."""
-        self._store.replace(FINAL_WEIGHTS, export_weights(state))
+        self._store.replace(FINAL_WEIGHTS, self._export(state))
+
+    def _export(self, state: TrainingState) -> bytes:
+        """The averaged weights as a .safetensors file, float32, that `load_weights` reads."""
+        return save_safetensors(_plain(state.average), metadata=training_metadata(state.step, self._scenes))
 
     def steps(self) -> list[int]:
         """The steps of the committed checkpoints, ascending."""
@@ -223,14 +232,6 @@ class Checkpoints:
                 match = _OF_A_STEP.fullmatch(key)
                 if match and int(match[1]) not in kept:
                     self._store.delete(key)
-
-
-def export_weights(state: TrainingState) -> bytes:
-    """The averaged weights as a .safetensors file, float32, that `load_weights` reads.
-
-    Equal weights give equal bytes, for which the metadata may have one entry only: safetensors does not order them.
-    """
-    return save_safetensors(_plain(state.average), metadata={"step": str(state.step)})
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

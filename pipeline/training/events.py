@@ -66,5 +66,13 @@ class CheckpointDamaged:
     reason: str
 
 
-TrainingEvent = StepDone | Validated | CheckpointSaved | Started | CheckpointDamaged
+@dataclass(frozen=True, slots=True)
+class ViewsTaken:
+    """Before the first step: `num_views` of the `num_wanted` photographs of the pool are taken."""
+
+    num_views: int
+    num_wanted: int
+
+
+TrainingEvent = StepDone | Validated | CheckpointSaved | Started | CheckpointDamaged | ViewsTaken
 Observer = Callable[[TrainingEvent], None]

@@ -20,21 +20,34 @@ def open_record(store: ObjectStore, config: TrainingConfig, data: Mapping[str, o
     `data` describes what is learnt from. Raises DestinationError, naming the fields, when the recorded run differs in
     anything but its length and where it runs, or when the place belongs to something else.
     """
-    fields = {**config.bound_fields(), **{f"data.{name}": value for name, value in data.items()}}
-    fields = json.loads(json.dumps(fields))  # as it will be read back: tuples become lists
-    recorded = _read(store)
+    if not check_record(store, config, data):
+        text = json.dumps(_fields(config, data), indent=1, sort_keys=True)
+        try:
+            store.create(RECORD_KEY, text.encode())
+        except ObjectExistsError:
+            check_record(store, config, data)
+
+
+def check_record(store: ObjectStore, config: TrainingConfig, data: Mapping[str, object]) -> bool:
+    """Return whether the place holds the record of this run, and write nothing. Raises as `open_record` does."""
+    fields, recorded = _fields(config, data), _read(store)
     if recorded is None:
         if _holds(store, _CONVERSION_KEY):
             raise DestinationError(f"{store.url} holds a conversion; give training a folder of its own")
-        try:
-            store.create(RECORD_KEY, json.dumps(fields, indent=1, sort_keys=True).encode())
-        except ObjectExistsError:
-            recorded = _read(store)
-    if recorded is not None and recorded != fields:
+        return False
+    if recorded != fields:
         raise DestinationError(
             f"{store.url} holds a training run with other settings: {_differences(recorded, fields)}; "
             "give those settings, or another OUT"
         )
+    return True
+
+
+def _fields(config: TrainingConfig, data: Mapping[str, object]) -> dict[str, object]:
+    """The record as it will be read back: tuples become lists."""
+    fields = {**config.bound_fields(), **{f"data.{name}": value for name, value in data.items()}}
+    read_back: dict[str, object] = json.loads(json.dumps(fields))
+    return read_back
 
 
 def _read(store: ObjectStore) -> dict[str, object] | None:

@@ -12,15 +12,17 @@ from pathlib import Path
 import torch
 
 from pipeline.config import StorageConfig
+from pipeline.errors import InterruptedJobError
 from pipeline.inference.precision import resolve_device
+from pipeline.models.origin import learnt_scenes
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene, find_scenes, load_scene
 from pipeline.simulation.split import split_names
 from pipeline.storage import open_store
-from pipeline.training.batches import Batches, LoadedBatches
+from pipeline.training.batches import Batches, LoadedBatches, Share
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig
-from pipeline.training.events import Observer, TrainingEvent
+from pipeline.training.events import Observer, TrainingEvent, ViewsTaken
 from pipeline.training.learner import Learner
 from pipeline.training.loop import Trainer, TrainingOutcome
 from pipeline.training.metrics import MetricsWriter
@@ -125,8 +127,17 @@ def train(
             crops_per_view=config.crops_per_view,
         )
 
+    def views_taken(num_views: int) -> None:
+        if peers.is_first:
+            observe(ViewsTaken(num_views, config.pool_views))
+        if peers.agree(0.0, should_stop())[1]:
+            raise InterruptedJobError(
+                f"stopped after {num_views:,} of the pool's {config.pool_views:,} photographs, which are not kept, "
+                "before the first step"
+            )
+
     def batches() -> Batches:
-        workers = num_data_workers(config, device, peers)
+        workers = num_data_workers(config, device, peers.share)
         if not config.pool_views:
             return LoadedBatches(
                 dataset(files.train, _ENDLESS, config.seed),
@@ -143,13 +154,19 @@ def train(
             ranges=job.camera,
             num_processes=workers,
             device=device,
+            on_views=views_taken,
         )
         return PooledBatches(
             pool, patch_px=config.patch_px, batch_size=config.batch_size, share=peers.share, seed=config.seed
         )
 
     store = open_store(job.out, job.storage, atomic_create=job.atomic_create)
-    checkpoints = Checkpoints(store, config_digest=config.digest(), keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        store,
+        config_digest=config.digest(),
+        keep=config.keep_checkpoints,
+        scenes={*files.train, *learnt_scenes(job.init_data)},
+    )
     init = (IDENTITY, None) if checkpoints.steps() else (job.init_name, job.init_data)
     network = starting_network(*init, width=config.width, seed=config.seed)
     with ExitStack() as stack:
@@ -180,7 +197,7 @@ def train(
         return trainer.run()
 
 
-def num_data_workers(config: TrainingConfig, device: torch.device, peers: Peers) -> int:
+def num_data_workers(config: TrainingConfig, device: torch.device, share: Share) -> int:
     """Return how many processes prepare patches for one worker.
 
     By default those cores that the network leaves idle: none on a CPU, all but one beside a GPU (shared by the
@@ -190,7 +207,7 @@ def num_data_workers(config: TrainingConfig, device: torch.device, peers: Peers)
         return config.num_data_workers
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) // peers.share.world_size
+    cores = len(os.sched_getaffinity(0)) // share.world_size
     return min(_MAX_DATA_WORKERS, max(1, cores - 1))
 
 

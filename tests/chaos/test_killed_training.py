@@ -89,6 +89,26 @@ def test_a_stopped_run_goes_on_and_ends_as_an_uninterrupted_one(
     assert curve(out)["loss"] == curve(uninterrupted)["loss"]
 
 
+@pytest.mark.timeout(120)
+def test_a_pool_that_is_being_photographed_can_be_stopped(scenes: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    pool = ("--view-px", "64", "--pool-views", "100000", "--data-workers", "1")
+    arguments = ("train", scenes, out, *OPTIONS, *pool, "--executor", "local", "--holdout", scenes / "holdout.txt")
+    process = start_hdrfleet(*arguments, home=tmp_path / "home", log=log, env=ONE_THREAD)
+    try:
+        wait_until(lambda: "photographs of the pool" in log.read_text() or process.poll() is not None, "the first ones")
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+    finally:
+        process.kill()
+        process.wait(20)
+    said = log.read_text()
+    assert code == 1, said
+    assert "of the pool's 100,000 photographs, which are not kept, before the first step" in said
+    assert "Traceback" not in said
+    assert not saved_steps(out)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_two_workers_on_ray_train_as_one_process_does_even_when_one_is_killed(

@@ -15,6 +15,7 @@ from photographs import png
 from safetensors.torch import save_file
 
 from pipeline.codecs.color import linear_to_srgb
+from pipeline.models.origin import training_metadata
 
 SMALL = ["--view-px", "64", "--views-per-scene", "2", "--device", "cpu"]
 
@@ -58,6 +59,24 @@ def test_all_metrics_as_json_with_records_and_sheets(
     assert table.num_rows == 6 * 6
     assert {"hdr_flip", "pu21_ssim", "banding", "noise_left"} <= set(table.column_names)
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 3
+
+
+def test_scenes_that_weights_have_learnt_from_are_warned_of(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    save_file(tiny_network().state_dict(), weights, metadata=training_metadata(3, ["c_place", "a_place", "desk"]))
+    (tmp_path / "kept.txt").write_text("b_place")
+    arguments = ["evaluate", scenes, *SMALL, "--metrics", "fast", "--weights", weights]
+    assert hdrfleet_here(*arguments) == 0
+    printed = capsys.readouterr()
+    warnings = [line for line in printed.err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "tiny learnt from 2 of these 3 scenes" in warnings[0]
+    assert "--holdout FILE" in warnings[0]
+    assert "tiny learnt from 2 of these 3 scenes" in printed.out
+    assert hdrfleet_here(*arguments, "--split", "holdout", "--holdout", tmp_path / "kept.txt") == 0
+    assert "learnt from" not in "".join(capsys.readouterr())
 
 
 def test_the_same_seed_gives_the_same_numbers(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,19 @@ from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
-from quality_scenes import Codes, FloatArray, GateValues, Run, measure_method, measure_weights
+from quality_scenes import (
+    Codes,
+    FloatArray,
+    GateValues,
+    Run,
+    measure_method,
+    measure_weights,
+    white_sky,
+    white_tint_stops,
+)
 from scipy.ndimage import gaussian_filter
 
+from pipeline.codecs.color import luminance
 from pipeline.config import ModelConfig
 from pipeline.evaluation.areas import clipped_area
 from pipeline.evaluation.baselines import identity, srgb_decode
@@ -27,6 +37,7 @@ AT_LEAST = {
     "dimmest_highlight",
 }
 SEAM_STOPS = 0.01  # under one 8-bit code anywhere: tiles are exact up to rounding
+MAX_TINT_STOPS = 0.05  # of red or blue: 0.0023 in u'v' at most, where 0.004 is about the smallest visible shift
 
 BOUNDS: Mapping[str, Mapping[str, float]] = {
     "identity": {
@@ -43,6 +54,7 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
         "halo_stops": 0.015,
         "seam_stops": SEAM_STOPS,
         "dimmest_highlight": 1.05,
+        "white_tint_stops": 0.001,
     },
     "default": {
         "mu_psnr_gain_db": 2.05,
@@ -58,6 +70,7 @@ BOUNDS: Mapping[str, Mapping[str, float]] = {
         "halo_stops": 0.01,
         "seam_stops": SEAM_STOPS,
         "dimmest_highlight": 2.05,
+        "white_tint_stops": 0.005,
     },
 }
 DEFAULT_WEIGHTS = str(ModelConfig.model_fields["weights"].default)
@@ -84,6 +97,7 @@ def test_weights_keep_their_recorded_quality(weights: str) -> None:
 def test_every_field_has_a_bound(weights: str) -> None:
     assert set(BOUNDS[weights]) == {field.name for field in fields(GateValues)}
     assert BOUNDS[weights]["seam_stops"] <= SEAM_STOPS
+    assert BOUNDS[weights]["white_tint_stops"] <= MAX_TINT_STOPS, "no quality makes up for pink clouds"
 
 
 def brighter(output: FloatArray, _: Codes) -> FloatArray:
@@ -106,6 +120,10 @@ def tinted(output: FloatArray, _: Codes) -> FloatArray:
     return output * np.float32([1.15, 1.0, 0.85])
 
 
+def pink_where_clipped(output: FloatArray, ldr: Codes) -> FloatArray:
+    return np.where(clipped_area(ldr)[..., None], output * np.float32([1.1, 1.0, 1.0]), output)
+
+
 def noisier(output: FloatArray, _: Codes) -> FloatArray:
     noise = np.random.default_rng(0).standard_normal(output.shape).astype(np.float32)
     return output * np.exp(np.float32(0.03) * noise)
@@ -123,7 +141,8 @@ def posterised(output: FloatArray, _: Codes) -> FloatArray:
         (overshooting, {"clipped_error_ratio", "peak_error_ratio", "mu_psnr_gain_db", "pu21_psnr_gain_db"}),
         (flattened, {"dimmest_highlight", "clipped_error_ratio"}),
         (glowing, {"halo_stops", "unclipped_pu21_psnr_gain_db"}),
-        (tinted, {"hue_shift_deg", "unclipped_pu21_psnr_gain_db"}),
+        (tinted, {"hue_shift_deg", "unclipped_pu21_psnr_gain_db", "white_tint_stops"}),
+        (pink_where_clipped, {"white_tint_stops"}),
         (noisier, {"noise_left"}),
         (posterised, {"unclipped_pu21_psnr_gain_db"}),
     ],
@@ -140,6 +159,14 @@ def test_the_gate_sees_harm(harm: object, expected: set[str]) -> None:
 
     assert not broken_bounds(good, bounds)
     assert expected <= set(broken_bounds(measure_method(run, run), bounds))
+
+
+@pytest.mark.parametrize("colour", [(1.06, 1.0, 1.0), (1.0, 1.0, 1.06), (0.94, 1.0, 1.0), (1.0, 1.06, 1.0)])
+def test_no_tint_of_clipped_white_is_within_any_bound(colour: tuple[float, float, float]) -> None:
+    sky = white_sky()
+    neutral = luminance(sky.truth)[..., None].repeat(3, axis=2)
+    assert white_tint_stops(sky, neutral) == 0
+    assert white_tint_stops(sky, neutral * np.float32(colour)) > MAX_TINT_STOPS
 
 
 def with_seam(run: Run) -> Run:

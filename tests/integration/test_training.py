@@ -19,10 +19,11 @@ import pytest
 import torch
 from commands import environment, hdrfleet_here
 from torch import distributed
-from training_runs import HELD_OUT, NumberedPatches, write_scenes
+from training_runs import HELD_OUT, SCENES, NumberedPatches, write_scenes
 
 from pipeline.config import StorageConfig
 from pipeline.models.checkpoint import load_weights
+from pipeline.models.origin import learnt_scenes
 from pipeline.storage import ObjectStore, open_store
 from pipeline.training.batches import LoadedBatches, Share
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
@@ -34,6 +35,7 @@ SMALL = (
     *("--checkpoint-every", "4", "--validate-every", "4", "--log-every", "2", "--precision", "fp32", "--device", "cpu"),
     *("--lr", "2e-3", "--quiet"),
 )
+LEARNT = frozenset(SCENES) - {HELD_OUT}
 
 
 @pytest.fixture(scope="session")
@@ -72,12 +74,18 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert list(store.list("tensorboard"))
     record = json.loads(store.read("training.json"))
     assert (record["data.num_train_scenes"], record["data.num_holdout_scenes"]) == (3, 1)
+    assert all(learnt_scenes(store.read(key)) == LEARNT for key in (FINAL_WEIGHTS, BEST_WEIGHTS))
 
     before = store.read(FINAL_WEIGHTS)
     assert hdrfleet_here("train", scenes, out, *arguments) == 0
     assert json.loads(capsys.readouterr().out)["num_steps_now"] == 0
     assert store.read(FINAL_WEIGHTS) == before
     longer = options(scenes, "--executor", "local", "--steps", "13", "--json", "--checkpoint-every", "3")
+    kept = sorted(info.key for info in store.list())
+    assert hdrfleet_here("train", scenes, out, *longer, "--dry-run") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["step"], plan["num_patches"]) == (10, 3 * 4)
+    assert sorted(info.key for info in store.list()) == kept
     assert hdrfleet_here("train", scenes, out, *longer) == 0
     assert json.loads(capsys.readouterr().out)["num_steps_now"] == 3
     assert [row["step"] for row in curve(store)] == [2, 4, 6, 8, 10, 12, 13]
@@ -85,6 +93,26 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert hdrfleet_here("train", scenes, out, *longer, "--lr", "1e-3", "--loss", "log_weight=1") == 2
     message = capsys.readouterr().err
     assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.0, not 1.0" in message
+
+
+def test_weights_name_the_scenes_of_the_runs_before_theirs(scenes: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = [
+        *SMALL,
+        "--executor",
+        "local",
+        "--steps",
+        "1",
+        "--no-tensorboard",
+        "--no-plot",
+        "--validate-every",
+        "0",
+    ]
+    assert hdrfleet_here("train", scenes, first, *arguments, "--holdout", scenes / "holdout.txt") == 0
+    (tmp_path / "other.txt").write_text("desk")
+    arguments += ["--init", first / FINAL_WEIGHTS, "--holdout", tmp_path / "other.txt"]
+    assert hdrfleet_here("train", scenes, second, *arguments) == 0
+    assert learnt_scenes(at(second).read(FINAL_WEIGHTS)) == {*LEARNT, HELD_OUT}
 
 
 @pytest.mark.long
@@ -223,11 +251,36 @@ def test_bad_usage_is_exit_2_and_says_what_is_wrong(
     filled = [argument.format(s=scenes, f=faults, out=tmp_path / "out") for argument in arguments]
     local = () if "--executor" in arguments else ("--executor", "local")
     holdout = () if "--holdout" in arguments else ("--holdout", scenes / "holdout.txt")
-    assert hdrfleet_here("train", *filled[:2], *SMALL, *local, *holdout, *filled[2:]) == 2
-    message = capsys.readouterr().err
-    assert says in " ".join(message.split())
-    assert len(message.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+    for dry_run in ((), ("--dry-run",)):
+        assert hdrfleet_here("train", *filled[:2], *SMALL, *local, *holdout, *filled[2:], *dry_run) == 2
+        message = capsys.readouterr().err
+        assert says in " ".join(message.split())
+        assert len(message.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = options(scenes, "--executor", "local", "--view-px", "64", "--steps", "100", "--dry-run")
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for wanted in (
+        "from identity; nothing was written",
+        "scenes 3 to learn from and 1 held out: 2 panoramas",
+        "patches 400 of 16 px, 4 a step",
+        "photographs 100 of 64 px, 4 patches from each",
+        "network width 8, ",
+        "runs on cpu, fp32, 1 worker",
+        "memory about 0.0 GB",
+    ):
+        assert wanted in said
+    assert not (tmp_path / "out").exists()
+    pooled = ["--pool-views", "5000", "--json"]
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments, *pooled) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_photographs"] == 5000
+    assert plan["memory"]["pool_bytes"] == 9 * 5000 * 64**2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pipeline.evaluation.statistics import (
     bootstrap_interval,
     compare,
     mean_over_scenes,
+    median_over_views,
     scene_means,
 )
 
@@ -48,6 +49,27 @@ def test_differences_are_paired_and_name_the_worst_view() -> None:
     assert difference.low <= difference.mean <= difference.high
     lower = compare(found, "m", "ours", "base", higher_is_better=False)
     assert (lower.worst_view, lower.worst) == ("beach#0", 10)
+
+
+def test_views_are_counted_and_the_cut_is_that_of_the_means_over_scenes() -> None:
+    found = views("ours", {"beach": [1.0, 3.0, 2.0], "attic": [2.0, math.nan]}) + views(
+        "base", {"beach": [2.0, 2.0, 2.0], "attic": [6.0, 9.0]}
+    )
+    difference = compare(found, "m", "ours", "base", higher_is_better=False)
+    assert (difference.num_better, difference.num_views) == (2, 4), "equal is not better, undefined does not count"
+    assert difference.share_cut == pytest.approx(1 - (2 + 2) / (2 + 6))
+    assert compare(found, "m", "ours", "base", higher_is_better=True).num_better == 1
+
+
+def test_nothing_is_cut_from_nothing() -> None:
+    found = views("ours", {"beach": [1.0]}) + views("base", {"beach": [0.0]})
+    assert math.isnan(compare(found, "m", "ours", "base", higher_is_better=False).share_cut)
+
+
+def test_medians_are_over_views() -> None:
+    found = views("a", {"beach": [1, 2, 3], "attic": [10, math.nan]})
+    assert median_over_views(found, "a", "m") == 2.5
+    assert math.isnan(median_over_views(found, "b", "m"))
 
 
 def test_a_view_that_is_undefined_for_one_is_left_out_for_both() -> None:

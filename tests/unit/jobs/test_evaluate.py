@@ -35,6 +35,7 @@ class FixedViews:
     """Two scenes of two views each: noise, of which one scene is not clipped."""
 
     num_views = 4
+    scenes = ("sub/bright", "dim")
 
     def describe(self) -> dict[str, object]:
         return {"source": "fixed"}
@@ -61,7 +62,10 @@ class Oracle:
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    networks = [Method("good", Oracle(1.05), {"sha256": "0"}), Method("bad", Oracle(3.0), {})]
+    networks = [
+        Method("good", Oracle(1.05), {"sha256": "0"}),
+        Method("bad", Oracle(3.0), {}, frozenset({"bright", "desk"})),
+    ]
     return evaluate(FixedViews(), networks, baseline_methods(), choose_metrics("fast"))
 
 
@@ -91,6 +95,7 @@ def test_json_holds_everything_and_is_json(evaluation: Evaluation) -> None:
     assert set(report["scenes"]) == {"sub/bright", "dim"}
     assert "clipped_error_stops" not in report["scenes"]["dim"]["good"]
     assert report["settings"]["methods"]["good"] == {"sha256": "0"}
+    assert report["learnt_scenes"] == {"good": [], "bad": ["sub/bright"]}
     assert {d["metric"] for d in report["differences"]} == set(FAST_METRICS)
 
 
@@ -155,8 +160,25 @@ def test_the_table_names_methods_metrics_and_worst_views(
         assert wanted in printed
     clipped = next(line for line in printed.splitlines() if line.startswith("error, clipped area"))
     assert clipped.count(" of 1 scene") == 4, "one of the two scenes is clipped nowhere"
-    assert "worst mu-PSNR against srgb: " in printed
+    lines = printed.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("good, by view")) + 2
+    rows = [line.split() for line in lines[first : first + 4 * (len(FAST_METRICS) - 2)]]
+    assert not lines[first + len(rows)].strip(), "without rows of the two metrics that these views do not define"
+    assert all(row[-1] in {"dim#0", "dim#1", "sub/bright#0", "sub/bright#1"} for row in rows), "where it does worst"
+    start = next(number for number, row in enumerate(rows) if row[:3] == ["error,", "clipped", "area"])
+    for row, baseline in zip(rows[start : start + 4], ("identity", "srgb", "srgb_blur", "rempel2007"), strict=True):
+        _, better, word, views, cut, _, _ = row[row.index(baseline) + 1 :]
+        assert (better, word, views) == ("2", "of", "2"), "two views are clipped nowhere"
+        difference = next(
+            d
+            for d in evaluation.differences()
+            if (d.method, d.baseline, d.metric) == ("good", baseline, "clipped_error_stops")
+        )
+        assert cut == f"{difference.share_cut:z.0%}"
+        assert difference.share_cut > 0.5
     assert "4 views of 2 scenes" in printed
+    assert "bad learnt from 1 of these 2 scenes: its figures flatter it" in printed
+    assert "good learnt from" not in printed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hdr_scenes import make_panorama
 from numpy.typing import NDArray
 
 from pipeline.codecs.color import linear_to_srgb, luminance, srgb_to_linear
+from pipeline.simulation import camera
 from pipeline.simulation.camera import (
     CameraRanges,
     CameraSettings,
@@ -18,7 +19,7 @@ from pipeline.simulation.camera import (
 )
 from pipeline.simulation.response import ResponseCurve
 from pipeline.simulation.scenes import HdrScene
-from pipeline.simulation.views import box_downscale
+from pipeline.simulation.views import box_downscale, sample_view
 
 FloatArray = NDArray[np.float32]
 
@@ -208,6 +209,21 @@ def test_every_shot_of_a_scene_has_the_stated_form() -> None:
         assert shot.truth.min() >= 0
 
 
+def test_resampled_shots_have_an_enlargement_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(scene: HdrScene, size_px: int, rng: np.random.Generator, max_enlargement: float) -> FloatArray:
+        seen.append((size_px, max_enlargement))
+        return sample_view(scene, size_px, rng, max_enlargement)
+
+    monkeypatch.setattr(camera, "sample_view", spy)
+    scene = HdrScene("place", make_panorama(width=256), is_panorama=True)
+    for share in (0.0, 1.0):
+        for ranges in (CameraRanges(), CameraRanges(max_enlargement=1.5, max_resampled_enlargement=3.0)):
+            photograph_scene(scene, 48, np.random.default_rng(0), replace(ranges, resample_probability=share))
+    assert seen == [(48, 2.0), (48, 1.5), (96, 2.0), (96, 3.0)]
+
+
 def test_a_shot_depends_on_the_generator_alone() -> None:
     scene = HdrScene("place", make_panorama(width=256), is_panorama=True)
     one, same, other = (photograph_scene(scene, 48, np.random.default_rng(seed), CameraRanges()) for seed in (1, 1, 2))
@@ -273,6 +289,8 @@ def test_clipped_fractions_stay_within_their_maximum(maximum: float) -> None:
         {"read_noise_e": (-1.0, 2.0)},
         {"read_noise_e": (1.0, np.inf)},
         {"white_balance_gain": (0.8, 2.0)},
+        {"max_enlargement": 0},
+        {"max_resampled_enlargement": np.inf},
         {"cast_sigma": -0.1},
         {"cast_sigma": np.nan},
         {"jpeg_quality": (0, 90)},

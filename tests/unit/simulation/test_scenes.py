@@ -9,9 +9,10 @@ import pytest
 from hdr_scenes import make_panorama, write_exr
 from numpy.typing import NDArray
 
-from pipeline.codecs.color import REC709_CHROMATICITIES, srgb_to_linear
+from pipeline.codecs.color import REC709_CHROMATICITIES, linear_to_srgb, luminance, srgb_to_linear
 from pipeline.errors import SceneError
 from pipeline.simulation.scenes import find_scenes, load_scene
+from pipeline.simulation.views import box_downscale
 
 ACES_AP0 = (0.7347, 0.2653, 0.0, 1.0, 0.0001, -0.077, 0.32168, 0.33767)
 
@@ -43,11 +44,23 @@ def flat_and_noisy() -> NDArray[np.float32]:
     return np.exp2(np.random.default_rng(0).uniform(-2.9, 2.9, (72, 96, 1)) + np.zeros(3)).astype(np.float32)
 
 
+def linearised_photograph(fine: int) -> NDArray[np.float32]:
+    """An 8-bit picture of a bright sky, decoded, then averaged over blocks: thousands of values, 9 stops, clipped."""
+    rng = np.random.default_rng(3)
+    height, width = 96 * fine, 192 * fine
+    sky = np.linspace(1.15, -8, height)[:, None, None] + rng.normal(0, 0.05, (height, width, 3))
+    codes = np.rint(np.clip(linear_to_srgb(np.exp2(sky).astype(np.float32)), 0, 1) * 255)
+    return box_downscale(srgb_to_linear(codes.astype(np.float32) / 255), fine)
+
+
 REFUSED = {
     "nan": (spoilt(np.nan), "1 NaN or infinite"),
     "inf": (spoilt(np.inf), "1 NaN or infinite"),
     "ldr": (ldr_codes(), "LDR image in an HDR container"),
     "low range": (flat_and_noisy(), "under 6 stops"),
+    "clipped": (linearised_photograph(2), r"1\d\.\d% of the pixels are as bright as its maximum"),
+    "clipped, four times as fine": (linearised_photograph(4), "of the pixels are as bright as its maximum"),
+    "clipped and scaled": (linearised_photograph(2) * np.float32(37.0), "of the pixels are as bright as its maximum"),
     "black": (np.zeros((72, 96, 3), np.float32), "LDR image in an HDR container"),
     "flat height": (photograph(63, 200), "at least 64 x 64"),
     "narrow": (photograph(200, 63), "at least 64 x 64"),
@@ -63,6 +76,35 @@ def test_bad_pixels_are_refused_by_name(fault: str, tmp_path: Path) -> None:
         load_scene(path, "scene")
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_clipped_picture_passes_every_other_test() -> None:
+    pixels = linearised_photograph(2)
+    assert np.unique(pixels[..., 1]).size > 1000
+    light = luminance(pixels)
+    assert np.log2(light.max() / np.percentile(light, 0.1)) > 8
+
+
+@pytest.mark.parametrize("radius_px", [1, 2, 3])
+def test_a_small_sun_is_no_clipping(radius_px: int, tmp_path: Path) -> None:
+    """A disc of one value: 29 pixels at most of 8,192, 0.35 %. The sun itself is 0.0005 % of a panorama."""
+    pixels = make_panorama(width=128)
+    rows, columns = np.mgrid[:64, :128]
+    pixels[np.hypot(rows - 20, columns - 40) <= radius_px] = 50_000
+    write_exr(tmp_path / "sun.exr", pixels)
+    assert load_scene(tmp_path / "sun.exr", "sun").pixels.max() == 50_000
+
+
+@pytest.mark.parametrize(("num_px", "is_clipped"), [(34, False), (35, True)])
+def test_half_a_percent_at_the_maximum_decides(num_px: int, is_clipped: bool, tmp_path: Path) -> None:
+    pixels = photograph(72, 96)  # 6,912 pixels
+    pixels[0, :num_px, 0] = 1000 * np.linspace(0.9985, 1, num_px)
+    write_exr(tmp_path / "scene.exr", pixels)
+    if is_clipped:
+        with pytest.raises(SceneError, match="as bright as its maximum"):
+            load_scene(tmp_path / "scene.exr", "scene")
+    else:
+        load_scene(tmp_path / "scene.exr", "scene")
 
 
 @pytest.mark.parametrize("stops", [5.9, 6.2])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, SceneError
-from pipeline.simulation.split import read_names, split_names
+from pipeline.simulation.split import learnt_among, read_names, split_names
 
 NAMES = [f"place_{chr(97 + k // 26)}{chr(97 + k % 26)}" for k in range(600)]
 
@@ -62,6 +62,17 @@ def test_a_held_out_scene_that_is_not_there_is_refused() -> None:
 def test_an_empty_side_is_refused(holdout: list[str], side: str) -> None:
     with pytest.raises(SceneError, match=f"no scene is left for {side}"):
         split_names(["a", "b"], holdout=holdout)
+
+
+@pytest.mark.parametrize("name", ["venice_sunset", "hdri/venice_sunset", "venice_sunset_4k", "old/Venice_Sunset_1k"])
+def test_a_scene_is_known_in_any_folder_and_resolution(name: str) -> None:
+    assert learnt_among(["desk", name, "sunset"], {"venice_sunset", "lake"}) == [name]
+    assert learnt_among(["venice_sunset"], [name]) == ["venice_sunset"]
+
+
+def test_other_scenes_are_not_known() -> None:
+    assert learnt_among(["studio_02", "venice", "venice_sunset_b"], {"studio_01", "venice_sunset"}) == []
+    assert learnt_among(["studio_02"], frozenset()) == []
 
 
 def test_names_are_read_without_remarks(tmp_path: Path) -> None:

@@ -160,6 +160,32 @@ def test_a_panorama_is_enlarged_at_most_about_twice() -> None:
         assert min(fovs) < narrowest + 15
 
 
+@pytest.mark.parametrize(
+    ("max_enlargement", "narrowest", "widest"), [(1.0, 90.0, 90.0), (1.5, 60.0, 90.0), (4.0, 30.0, 90.0)]
+)
+def test_the_allowed_enlargement_decides_how_narrow_a_view_may_be(
+    max_enlargement: float, narrowest: float, widest: float
+) -> None:
+    # 1.42 columns a degree: 128 px at an enlargement of 1 are 90 degrees.
+    fovs = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        view = sample_view(HdrScene("rays", RAYS, is_panorama=True), 128, rng, max_enlargement)
+        fovs.append(angle_deg(view[64, 0], view[64, -1]))
+    assert narrowest - 1 < min(fovs) < narrowest + 8
+    assert widest - 8 < max(fovs) < widest
+
+
+def test_a_photograph_is_enlarged_no_more_than_allowed() -> None:
+    for max_enlargement in (0.8, 1.0, 3.0):
+        sides = []
+        for seed in range(60):
+            view = sample_view(ramp(100, 100), 60, np.random.default_rng(seed), max_enlargement)
+            sides.append(np.ptp(view[1:-1, 1:-1, 0]) * 60 / 57)
+        assert min(sides) > 60 / max_enlargement - 1.5
+        assert min(sides) < 60 / max_enlargement + 6
+
+
 def ramp(height: int, width: int) -> HdrScene:
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     return HdrScene("ramp", np.dstack([rows, columns, rows + columns]), is_panorama=False)

@@ -11,7 +11,7 @@ from hdr_scenes import make_panorama
 from torch import Tensor
 
 from pipeline.codecs.color import network_to_linear
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InterruptedJobError
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene
 from pipeline.training.batches import Share
@@ -46,6 +46,26 @@ def test_a_pool_depends_on_the_seed_alone(pool: ViewPool) -> None:
     assert not torch.equal(other.ldr, few.ldr)
     with pytest.raises(ConfigError, match="no scenes"):
         photograph_pool([], num_views=3, view_px=48, seed=1, ranges=CameraRanges(), num_processes=0, device=CPU)
+
+
+def test_who_asked_hears_of_every_sixteen_views_and_may_end_it() -> None:
+    heard: list[int] = []
+
+    def hear(num_views: int) -> None:
+        heard.append(num_views)
+        if num_views == 32:
+            raise InterruptedJobError("enough")
+
+    with pytest.raises(InterruptedJobError, match="enough"):
+        photograph_pool(
+            SCENES, num_views=50, view_px=48, seed=0, ranges=CameraRanges(), num_processes=0, device=CPU, on_views=hear
+        )
+    assert heard == [16, 32]
+    heard.clear()
+    photograph_pool(
+        SCENES, num_views=20, view_px=48, seed=0, ranges=CameraRanges(), num_processes=0, device=CPU, on_views=hear
+    )
+    assert heard == [16, 20]
 
 
 def find(patch: Tensor, view: Tensor) -> bool:

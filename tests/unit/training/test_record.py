@@ -8,7 +8,7 @@ import pytest
 from training_runs import memory_store, tiny_config
 
 from pipeline.errors import DestinationError
-from pipeline.training.record import RECORD_KEY, open_record
+from pipeline.training.record import RECORD_KEY, check_record, open_record
 
 DATA = {"names_sha256": "a" * 64, "camera.full_well_e": (800.0, 40_000.0)}
 
@@ -20,6 +20,16 @@ def test_a_second_start_fits_and_may_be_longer() -> None:
     open_record(store, tiny_config(steps=99, time_budget_s=5.0, checkpoint_every_steps=1), DATA)
     assert store.read(RECORD_KEY) == before
     assert json.loads(before)["data.camera.full_well_e"] == [800.0, 40_000.0]
+
+
+def test_checking_writes_nothing() -> None:
+    store = memory_store("record-checked")
+    assert not check_record(store, tiny_config(), DATA)
+    assert not list(store.list())
+    open_record(store, tiny_config(), DATA)
+    assert check_record(store, tiny_config(steps=99), DATA)
+    with pytest.raises(DestinationError, match="learning_rate is"):
+        check_record(store, tiny_config(learning_rate=0.5), DATA)
 
 
 def test_other_settings_are_named() -> None:
