@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pipeline.errors import AlreadyHdrError, UnsupportedFormatError
+from pipeline.errors import AlreadyHdrError, ImageError, TruncatedImageError, UnsupportedFormatError
 
 
 class ImageFormat(StrEnum):
@@ -65,8 +65,14 @@ def sniff_format(data: bytes) -> ImageFormat | None:
     return _sniff_heif(data)
 
 
-def unsupported(data: bytes) -> UnsupportedFormatError:
-    """The error for bytes that `sniff_format` does not know: AlreadyHdrError for the formats of HDR images."""
+def unsupported(data: bytes) -> ImageError:
+    """The error for bytes that `sniff_format` does not know: AlreadyHdrError for the formats of HDR images.
+
+    What is shorter than a signature, and begins like one, is a truncated file.
+    """
+    signatures = (b"\xff\xd8\xff", PNG_SIGNATURE, *_TIFF_MAGICS, b"RIFF")
+    if len(data) > 1 and any(signature.startswith(data) for signature in signatures):
+        return TruncatedImageError("the file ends within its signature")
     for offset, magic, text in _KNOWN_BUT_UNSUPPORTED:
         if data.startswith(magic, offset):
             return AlreadyHdrError(text) if text.endswith(_IS_HDR) else UnsupportedFormatError(text)

@@ -8,6 +8,7 @@ matter: they lose no pixel, so they are cut out or put right before decoding.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
+_PROGRESSIVE = 0xC2
+_NUM_COEFFICIENTS = 64
 
 # A hostile progressive file can hold many thousand scans over a large frame, each decoded in full.
 _MAX_SCANS = 1000
@@ -65,6 +68,8 @@ def decode_strictly(data: bytes, layout: Layout, color_space: str) -> tuple[NDAr
     Raises TruncatedImageError and CorruptImageError for everything that libjpeg would warn of.
     """
     end = _find_end(data, layout.scan)
+    if layout.frame.marker == _PROGRESSIVE:
+        _require_all_scans(data, layout, end)
     if data.count(b"\xff\xda", layout.scan.start, end) > _MAX_SCANS:
         raise CorruptImageError(f"JPEG with more than {_MAX_SCANS} scans")
     stream = _normalised(data, layout)
@@ -92,17 +97,41 @@ def _simplejpeg(stream: bytes, color_space: str) -> NDArray[np.uint8]:
 
 def _find_end(data: bytes, scan: Segment) -> int:
     """Return where the end marker of the image itself is, or the end of the data where it has none."""
+    return next((segment.start for segment in _segments_behind(data, scan) if segment.marker == _EOI), len(data))
+
+
+def _segments_behind(data: bytes, scan: Segment) -> Iterator[Segment]:
+    """Yield the segments between scans, their headers, and the end marker."""
     at = scan.end
     for _ in range(_MAX_SEGMENTS):
         match = _MARKER_IN_SCANS.search(data, at)
         if match is None:
-            break
+            return
         start, marker = match.start(), data[match.start() + 1]
-        if marker == _EOI:
-            return start
         length = 0 if marker in _STANDALONE else int.from_bytes(data[start + 2 : start + 4], "big")
         at = start + 2 + length
-    return len(data)
+        yield Segment(marker, start, min(start + 4, at), at)
+
+
+def _require_all_scans(data: bytes, layout: Layout, end: int) -> None:
+    """Raise TruncatedImageError unless every coefficient comes down to its last bit (T.81, G.1.1.1).
+
+    A download that was broken off and closed with an end marker lacks scans, and decodes to a blurred picture.
+    """
+    frame = data[layout.frame.body : layout.frame.end]
+    missing = {component: set(range(_NUM_COEFFICIENTS)) for component in frame[6 : 6 + 3 * frame[5] : 3]}
+    scans = (segment for segment in _segments_behind(data, layout.scan) if segment.marker == _SOS)
+    for scan in (layout.scan, *scans):
+        header = data[scan.body : scan.end]
+        num_components = header[0] if header else 0
+        if scan.start > end or len(header) < 4 + 2 * num_components:
+            continue
+        first, last, approximation = header[1 + 2 * num_components : 4 + 2 * num_components]
+        if not approximation & 15:
+            for component in header[1 : 1 + 2 * num_components : 2]:
+                missing.get(component, set()).difference_update(range(first, last + 1))
+    if any(missing.values()):
+        raise TruncatedImageError("JPEG: a progressive image without all of its scans")
 
 
 def _without_padding(stream: bytes, end: int, message: str) -> bytes | None:
@@ -126,7 +155,8 @@ def scan_layout(data: bytes) -> Layout:
     at, has_junk = 2, False
     while True:
         start = _next_marker(data, at)
-        has_junk |= start != at
+        # Fill bytes may stand before a marker (T.81, B.1.1.2).
+        has_junk |= data[at:start].strip(b"\xff") != b""
         marker = data[start + 1]
         if marker in _STANDALONE:
             at = start + 2

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader
 from pipeline.codecs.samples import scale_samples, unassociate
+from pipeline.codecs.tiff_directory import has_lost_metadata, require_directory
 from pipeline.codecs.tiff_segments import require_whole_segments
 from pipeline.errors import AlreadyHdrError, CorruptImageError, TruncatedImageError, UnsupportedFormatError
 
@@ -33,6 +34,8 @@ _UINTS, _FLOATS = frozenset({1, 4}), frozenset({3, 6})  # 4, undefined, is unsig
 _OLD_JPEG, _JPEG = 6, 7
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+
+_MAX_PAGES_SEEN = 32  # a pyramid has a dozen reduced copies
 
 # A tile may be larger than a small image, but a hostile one must not decide how much memory is taken.
 _MAX_SEGMENT_SAMPLES = 2**26
@@ -50,15 +53,17 @@ _PHOTOMETRICS = {
 
 def read_header(data: bytes) -> LdrHeader:
     """Read the directories. Truncated, corrupt and unsupported files raise."""
+    require_directory(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page, num_pages = _primary_page(file, data)
+        has_damage = has_lost_metadata(data, page.offset)
         tags = _tag_values(page)
         _refuse_unsupported(page, tags)
         _check_segments(data, page)
         mode, space, num_color = _PHOTOMETRICS[int(page.photometric)]
         extra = _extra_samples(page, num_color)
         has_alpha = bool(extra) and extra[0] in {_ASSOCIATED, _UNASSOCIATED}
-        warnings = []
+        warnings = ["metadata_damaged"] if has_damage else []
         if num_pages > 1:
             warnings.append("multi_page")
         if len(extra) > has_alpha:
@@ -112,7 +117,7 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
 
 
 def _primary_page(file: tifffile.TiffFile, data: bytes) -> tuple[tifffile.TiffPage, int]:
-    """Return the first page that is not a reduced copy of another, and the number of pages."""
+    """Return the first page that is no reduced copy of another, and how many there are (of many pages, all count)."""
     num_pages = len(file.pages)
     if num_pages == 0:
         raise TruncatedImageError("TIFF without an image directory")
@@ -120,11 +125,15 @@ def _primary_page(file: tifffile.TiffFile, data: bytes) -> tuple[tifffile.TiffPa
     tags = _tag_values(first)
     if _DNG_VERSION in tags or data[8:10] == b"CR" or (_is_reduced(tags) and _SUB_IFDS in tags):
         raise UnsupportedFormatError("a camera raw file is not supported; develop it first")
+    primary, num_full = None, max(0, num_pages - _MAX_PAGES_SEEN)
     for index in range(num_pages):
+        if primary is not None and index >= _MAX_PAGES_SEEN:
+            break
         page = file.pages[index]
         if isinstance(page, tifffile.TiffPage) and not _is_reduced(_tag_values(page)):
-            return page, num_pages
-    return first, num_pages
+            primary = primary or page
+            num_full += index < _MAX_PAGES_SEEN
+    return primary or first, max(1, num_full)
 
 
 def _tag_values(page: tifffile.TiffPage | tifffile.TiffFrame) -> Mapping[int, Any]:

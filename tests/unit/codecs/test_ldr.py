@@ -338,6 +338,15 @@ def test_gain_map_jpeg_is_noted(marker: int, body: bytes) -> None:
     assert decode(data).info.warnings == ()
 
 
+def test_fill_bytes_before_a_marker_are_no_junk() -> None:
+    """ITU-T T.81, B.1.1.2."""
+    data = save(picture(), "jpeg")
+    table = data.index(b"\xff\xdb")
+    image = decode(data[:table] + b"\xff\xff\xff" + data[table:])
+    assert image.info.warnings == ()
+    assert np.array_equal(image.pixels, decode(data).pixels)
+
+
 def test_gain_map_heic_is_noted() -> None:
     body = b"auxC\0\0\0\0urn:com:apple:photo:2020:aux:hdrgainmap\0"
     data = with_heif_property(HEIC_RGB, struct.pack(">I", len(body) + 4) + body)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from ldr_heic_samples import HEIC_RGB
-from ldr_samples import all_formats, picture, png_chunk, save, save_tiff
+from ldr_samples import all_formats, p3_profile, picture, png_chunk, save, save_tiff
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -78,6 +78,48 @@ def test_plain_tiff_of_one_strip_that_is_said_to_be_shorter(missing: int) -> Non
     size = {3: 2, 4: 4}[int(tag.dtype)]
     data[tag.valueoffset : tag.valueoffset + size] = (count - missing).to_bytes(size, "little")
     refuse(bytes(data))
+
+
+TIFFS = {
+    "pillow": save(NOISE, "tiff", compression="tiff_lzw"),  # its directory is at the end, long values behind it
+    "profile": save(NOISE, "tiff", compression="tiff_adobe_deflate", icc_profile=p3_profile()),
+    "plain": save(NOISE, "tiff"),
+    "jpeg": save(NOISE, "tiff", compression="jpeg"),
+    "tifffile": save_tiff(NOISE, compression="lzw"),
+    "big": save(NOISE, "tiff", big_tiff=True),
+    "motorola": save_tiff(NOISE, byteorder=">"),
+}
+
+
+@pytest.mark.parametrize("name", TIFFS)
+def test_tiff_that_lost_its_last_bytes(name: str) -> None:
+    for num_missing in (*range(1, 40), *range(40, 900, 7)):
+        refuse(TIFFS[name][:-num_missing])
+
+
+def scans_of(data: bytes) -> list[int]:
+    """Where the headers of the scans begin; those of a progressive JPEG have their tables before them."""
+    found, at = [], data.index(b"\xff\xda")
+    while at >= 0:
+        found.append(at)
+        at = data.find(b"\xff\xda", at + 2)
+    return found
+
+
+@pytest.mark.parametrize("pixels", [NOISE, NOISE[..., 0]])
+def test_progressive_jpeg_that_lacks_its_last_scans(pixels: NDArray[np.uint8]) -> None:
+    data = save(pixels, "jpeg", progressive=True, quality=90)
+    scans = scans_of(data)
+    assert len(scans) > 4
+    for scan in scans[1:]:
+        tables = data.rfind(b"\xff\xc4", 0, scan)
+        refuse(data[:tables] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("stump", [b"\xff\xd8", b"\x89PNG", b"II*", b"RIF"])
+def test_a_stump_of_a_signature_is_a_cut_file(stump: bytes) -> None:
+    with pytest.raises(TruncatedImageError):
+        decode_ldr(stump, LIMITS)
 
 
 def item_lengths(data: bytes) -> Iterator[tuple[int, int, int]]:

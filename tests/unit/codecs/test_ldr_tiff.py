@@ -161,8 +161,30 @@ def test_first_page_and_reduced_pages() -> None:
         writer.write(RGB[::-1], photometric="rgb", metadata=None)
     image = decode(buffer.getvalue())
     assert np.array_equal(image.pixels, RGB)
-    assert image.info.num_frames == 3
+    assert image.info.num_frames == 2
     assert image.info.warnings == ("multi_page",)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_thumbnail_is_no_page(is_first: bool) -> None:
+    buffer = io.BytesIO()
+    pages = [(RGB[::4, ::4], 1), (RGB, 0)]
+    with tifffile.TiffWriter(buffer) as writer:
+        for pixels, kind in pages if is_first else pages[::-1]:
+            writer.write(pixels, photometric="rgb", subfiletype=kind, metadata=None)
+    image = decode(buffer.getvalue())
+    assert np.array_equal(image.pixels, RGB)
+    assert (image.info.num_frames, image.info.warnings) == (1, ())
+
+
+def test_metadata_that_is_not_there_costs_a_warning() -> None:
+    data = bytearray(save(RGB, "tiff", description="a text that is longer than its entry"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        entry = file.pages[0].tags[270].offset
+    data[entry + 8 : entry + 12] = len(data).to_bytes(4, "little")
+    image = decode(bytes(data))
+    assert np.array_equal(image.pixels, RGB)
+    assert image.info.warnings[:1] == ("metadata_damaged",)
 
 
 def test_capture_metadata_comes_from_the_directory() -> None:
