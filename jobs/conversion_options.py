@@ -43,7 +43,10 @@ class ConversionOptions:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_INFERENCE)] = "auto"
     precision: Annotated[
         str,
-        typer.Option(help="auto, fp32, bf16 or fp16; auto is fp16 on a GPU.", rich_help_panel=_INFERENCE),
+        typer.Option(
+            help="auto, fp32, bf16 or fp16; auto is fp16 on a GPU, and bf16 on a processor that has it.",
+            rich_help_panel=_INFERENCE,
+        ),
     ] = "auto"
     tile_px: Annotated[
         int | None,
@@ -64,7 +67,7 @@ class ConversionOptions:
     ] = 256_000_000
     max_bytes: Annotated[
         str | None,
-        typer.Option(help="Refuse files with more bytes, such as 512M [default: 2G].", rich_help_panel=_INFERENCE),
+        typer.Option(help="Refuse files with more bytes, such as 512M (by default 2G).", rich_help_panel=_INFERENCE),
     ] = None
     isolate_decode: Annotated[
         bool,
@@ -84,7 +87,10 @@ class ConversionOptions:
     ] = None
     pixel_type: Annotated[str, typer.Option(help="half or float.", rich_help_panel=_OUTPUT)] = "half"
     compression: Annotated[
-        str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.", rich_help_panel=_OUTPUT)
+        str,
+        typer.Option(
+            help="none, zip, piz, htj2k256, or dwaa:LEVEL, which loses detail (45 is usual).", rich_help_panel=_OUTPUT
+        ),
     ] = "zip"
     exposure: Annotated[float, typer.Option(help="Multiply linear values by 2**EV.", rich_help_panel=_OUTPUT)] = 0.0
     keep_gps: Annotated[

@@ -53,7 +53,7 @@ def _source_lines(source: SourceEstimate) -> list[str]:
         lines.append(f"{source.num_unknown:,} of these headers did not say: guessed from bytes")
     if source.num_unreadable:
         names = ", ".join(source.unreadable_examples)
-        lines.append(f"{source.num_unreadable:,} of these are no image that can be read, for example {names}")
+        lines.append(f"{source.num_unreadable:,} of these cannot be read, for example {names}")
     if source.num_ignored:
         lines.append(f"{plural(source.num_ignored, 'file')} without the name of an image left out")
     if source.num_unusable:

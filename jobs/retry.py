@@ -11,7 +11,7 @@ from jobs.options import absolute, build
 from jobs.progress import Reporter, plural
 from jobs.store_options import heeded, require_heeded, require_heeded_by_source
 from pipeline.config import ConversionConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, image_errors_by_code
 from pipeline.job import Job, JobRecord, PlannedWork
 from pipeline.manifest import open_manifest
 from pipeline.records import ConversionStatus
@@ -54,11 +54,11 @@ def recorded_config(
 
 
 def check_codes(store: ObjectStore, codes: Sequence[str]) -> None:
-    """Raise ConfigError for a code that no current row has, naming those that there are."""
+    """Raise ConfigError for a code that no row can have, naming those that there are: it is misspelt."""
     current = open_manifest(store, columns=("source", "plan", "status", "error_code")).current
     failed = current.filter(pc.not_equal(current["status"], ConversionStatus.OK.value))
     there = sorted({code for code in failed["error_code"].to_pylist() if code})
-    unknown = [code for code in codes if code not in there]
+    unknown = sorted(set(codes) - image_errors_by_code().keys())
     if unknown:
         raise ConfigError(
             f"--code {unknown[0]}: no image failed with it; there are: {', '.join(there) or 'no failures'}"

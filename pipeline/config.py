@@ -200,7 +200,7 @@ class ExecutionConfig(FrozenModel):
             msg = "the local executor is one worker in this process, which neither scales nor moves; use ray"
             raise ValueError(msg)
         if self.scaling and self.num_workers:
-            msg = "a number of workers is fixed, a maximum lets it follow the work; drop one of the two"
+            msg = "--workers fixes their number, --max-workers lets it follow the work; drop one of the two"
             raise ValueError(msg)
         if self.executor == "local" and self.address:
             msg = "an address needs the ray executor; drop one of the two"
@@ -288,4 +288,6 @@ def _with_fitting_deadlines(config: ConversionConfig) -> ConversionConfig:
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """Return where pydantic found the first fault, as `part.field` (empty for the whole), and what it is, one line."""
     first = error.errors(include_url=False, include_input=False)[0]
-    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ").replace(
+        "Input should", "it should"
+    )

@@ -423,3 +423,9 @@ def first_line(error: BaseException, *, max_chars: int | None = None) -> str:
     """
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return text[:max_chars]
+
+
+def image_errors_by_code(root: type[ImageError] = ImageError) -> dict[str, type[ImageError]]:
+    """The classes of ImageError by what rows have in `error_code`."""
+    below = (image_errors_by_code(child) for child in root.__subclasses__())
+    return {root.code: root} | {code: kind for kinds in below for code, kind in kinds.items()}

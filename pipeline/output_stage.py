@@ -132,6 +132,7 @@ class OutputStage:
             inference=inference.info,
             num_half_overflow=_num_clamped(prepared, inference),
             capture=ldr.info.capture,
+            exposure_ev=self._options.exposure_ev,
         )
         data = encode_exr(prepared.image, self._options, identity, provenance)
         verify = self._options.verify == "all" or (

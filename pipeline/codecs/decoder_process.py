@@ -31,6 +31,7 @@ from pipeline.errors import (
     DecoderOutOfMemoryError,
     ImageError,
     QuarantinedError,
+    image_errors_by_code,
 )
 from pipeline.records import LdrInfo
 
@@ -222,12 +223,8 @@ def _environment(parent: Mapping[str, str]) -> dict[str, str]:
 
 def _image_error(reply: Message) -> ImageError:
     """The error that the child raised: of the same class, with the same text."""
-    kind = _classes(ImageError).get(str(reply["error"]), CorruptImageError)
+    kind = image_errors_by_code().get(str(reply["error"]), CorruptImageError)
     return kind(str(reply.get("message", "")))
-
-
-def _classes(root: type[ImageError]) -> dict[str, type[ImageError]]:
-    return {root.code: root} | {code: kind for child in root.__subclasses__() for code, kind in _classes(child).items()}
 
 
 _MAX_FRAMES = 2**31 - 1

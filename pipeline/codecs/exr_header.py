@@ -74,6 +74,7 @@ class ExrProvenance:
     inference: InferenceInfo
     num_half_overflow: int
     capture: CaptureMetadata
+    exposure_ev: float = 0.0
 
 
 def build_attributes(identity: OutputIdentity, provenance: ExrProvenance, *, keep_gps: bool) -> dict[str, object]:
@@ -97,6 +98,7 @@ def build_attributes(identity: OutputIdentity, provenance: ExrProvenance, *, kee
         "hdrfleet.softwareVersion": provenance.software_version,
         "hdrfleet.device": _clean(inference.device),
         "hdrfleet.precision": inference.precision,
+        "hdrfleet.exposureEv": float(provenance.exposure_ev),
         "hdrfleet.numHalfOverflow": min(provenance.num_half_overflow, _INT32_MAX),
     }
     for name, field in _COUNT_ATTRIBUTES.items():
@@ -123,6 +125,7 @@ def parse_provenance(header: Mapping[str, object]) -> ExrProvenance | None:
     if len(found_texts) != len(texts) or len(found_counts) != len(counts):
         return None
     source, software_version, weights_name, device, precision = found_texts
+    exposure_ev = header.get("hdrfleet.exposureEv")  # files of earlier releases have none
     by_field = dict(zip(_COUNT_ATTRIBUTES.values(), found_counts, strict=False))
     return ExrProvenance(
         source=source,
@@ -131,6 +134,7 @@ def parse_provenance(header: Mapping[str, object]) -> ExrProvenance | None:
         inference=InferenceInfo(device=device, precision=precision, **by_field),
         num_half_overflow=found_counts[-1],
         capture=_parse_capture(header),
+        exposure_ev=exposure_ev if isinstance(exposure_ev, float) else 0.0,
     )
 
 

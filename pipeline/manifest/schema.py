@@ -79,7 +79,12 @@ _IMAGE = (
     _optional("orientation", _INT32, "1..8", "EXIF orientation that was applied; 1 is upright."),
     _optional("icc_profile", _STRING, "", "Description of the embedded ICC profile; null where there is none."),
     _optional("has_alpha", _BOOL, "", "Whether the input has an alpha channel (it bypasses the network)."),
-    _optional("num_frames", _INT32, "count", "Pages or frames in the file; only the primary image is converted."),
+    _optional(
+        "num_frames",
+        _INT32,
+        "count",
+        "Pages (without reduced copies) or frames in the file; only the primary image is converted.",
+    ),
     _required("warnings", _STRINGS, "", "Stable codes of things worth knowing about the input; often empty."),
 )
 _OUTPUT = (

@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
         (["{root}/photos", "{root}/out", "--include", "*.png"], "left out by include or exclude"),
         (["{root}/photos", "{root}/out", "--executor", "local", "--workers", "3"], "local executor is one worker"),
         (["{root}/photos", "{root}/out", "--workers", "many"], "--workers: 'many' is neither auto nor"),
-        (["{root}/photos", "{root}/out", "--exposure", "nan"], "--exposure: Input should be a finite number"),
+        (["{root}/photos", "{root}/out", "--exposure", "nan"], "--exposure: it should be a finite number"),
         (["{root}/photos", "{root}/out", "--max-bytes", "many"], "--max-bytes: 'many' is not a size"),
         (["{root}/photos", "{root}/out", "--deadline", "6h"], "--deadline needs --max-workers"),
         (["{root}/photos", "{root}/out", "--min-workers", "1"], "--min-workers needs --max-workers"),

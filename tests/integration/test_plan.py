@@ -65,7 +65,7 @@ def test_a_plan_for_a_person(photos: Path, capsys: pytest.CaptureFixture[str]) -
     assert "12 images" in printed
     assert "no GPU has been measured" in printed
     assert "p5.48xlarge H100" in printed
-    assert "1 of these are no image that can be read, for example broken.jpg" in printed
+    assert "1 of these cannot be read, for example broken.jpg" in printed
 
 
 def test_an_earlier_job_gives_the_speed(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,7 +217,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
         (["{s}", "ftq://host/out"], "ftq"),
         (["{s}", "{out}", "--steps", "0"], "--steps: "),
         (["{s}", "{out}", "--batch-size", "0"], "--batch-size: "),
-        (["{s}", "{out}", "--patch-px", "130"], "--patch-px: Input should be a multiple of 4"),
+        (["{s}", "{out}", "--patch-px", "130"], "--patch-px: it should be a multiple of 4"),
         (["{s}", "{out}", "--lr", "-1"], "--lr: "),
         (["{s}", "{out}", "--time-budget", "soon"], "--time-budget: 'soon' is not a duration"),
         (["{s}", "{out}", "--loss", "log_weight"], "--loss: 'log_weight' is not NAME=VALUE"),

@@ -21,9 +21,9 @@ def test_fields_are_changed_and_the_others_kept() -> None:
     ("changes", "says"),
     [
         ({"log_weight": "-1"}, "--loss log_weight is -1.0; give 0 or more"),
-        ({"log_weight": "heavy"}, "--loss log_weight: Input should be a valid number, "),
+        ({"log_weight": "heavy"}, "--loss log_weight: it should be a valid number, "),
         ({"log_weight": ["1", "2"]}, "--loss log_weight: give one number, not 1,2"),
-        ({"peak_block_px": "2.5"}, "--loss peak_block_px: Input should be a valid integer, "),
+        ({"peak_block_px": "2.5"}, "--loss peak_block_px: it should be a valid integer, "),
         ({"foo": "1"}, "--loss foo: no such field; there are area_weight, clipped_weight, "),
     ],
 )
@@ -38,7 +38,7 @@ def test_bad_losses(changes: dict[str, object], says: str) -> None:
     [
         ("5", "--camera full_well_e: give LOW,HIGH, not 5"),
         (["5", "6", "7"], "--camera full_well_e: give LOW,HIGH, not 5,6,7"),
-        (["5", "x"], "--camera full_well_e: Input should be a valid number, "),
+        (["5", "x"], "--camera full_well_e: it should be a valid number, "),
         (["9", "6"], "--camera full_well_e must be a range within 1 to 1e+09, not (9.0, 6.0)"),
     ],
 )
