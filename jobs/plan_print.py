@@ -83,6 +83,9 @@ def _certainty_lines(plan: ConversionPlan) -> list[str]:
             "speeds are estimates: no GPU has been measured with hdrfleet; 30 % of a card's peak (15 to 50), codecs as "
             "measured on another processor (0.7 to 2 times). --throughput-from DST replaces them"
         )
+    num_shards = plan.source.num_shards
+    if any(prediction.num_workers >= num_shards for machine in plan.machines for prediction in machine.predictions):
+        lines.append(f"more than {plural(num_shards, 'worker')} would find no work: --shard-images makes more shards")
     lines.append("prices are the table's, examples unless it is yours (--prices); transfer and storage are not in them")
     return lines
 

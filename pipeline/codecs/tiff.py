@@ -155,16 +155,23 @@ def _refuse_unsupported(page: tifffile.TiffPage, tags: Mapping[int, Any]) -> Non
         raise UnsupportedFormatError("a camera raw file is not supported; develop it first")
     is_known = photometric in _PHOTOMETRICS and (photometric != _YCBCR or compression == _JPEG)
     if not is_known or compression == _OLD_JPEG:
-        raise UnsupportedFormatError(f"TIFF with photometric {photometric}, compression {compression} is not supported")
+        coding = f"{_named(page.photometric)} in {_named(page.compression)} compression"
+        raise UnsupportedFormatError(f"TIFF with {coding} is not supported; save it as 8- or 16-bit RGB")
     bits, num_color = page.bitspersample, _PHOTOMETRICS[photometric][2]
     if page.sampleformat not in _UINTS or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise UnsupportedFormatError(f"TIFF with {bits}-bit samples of format {page.sampleformat} is not supported")
+        kind = f"{bits}-bit samples of kind {_named(page.sampleformat)}"
+        raise UnsupportedFormatError(f"TIFF with {kind} is not supported; save it with 8 or 16 unsigned bits")
     if photometric == _PALETTE and bits > 8:
         raise UnsupportedFormatError("TIFF with a palette of more than 256 colours is not supported")
     if page.samplesperpixel < num_color or tags.get(_INK_SET, 1) != 1:
         raise UnsupportedFormatError(f"TIFF with {page.samplesperpixel} samples of photometric {photometric}")
     if page.imagedepth != 1:
         raise UnsupportedFormatError("TIFF with volumetric pixels is not supported")
+
+
+def _named(value: Any) -> str:
+    """TIFF's own name for a value that tifffile knows, and the number of another."""
+    return str(getattr(value, "name", value)).replace("_", " ")
 
 
 def _check_segments(data: bytes, page: tifffile.TiffPage) -> None:

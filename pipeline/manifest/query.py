@@ -56,9 +56,17 @@ def run_query(
             connection.execute(statement)
         return _plain_integers(_fetch(connection, sql, timeout_s))
     except duckdb.Error as error:
-        raise QueryError(first_line(error)) from error
+        raise QueryError(_explained(error)) from error
     finally:
         connection.close()
+
+
+def _explained(error: duckdb.Error) -> str:
+    """Its first line, with what there is in place of a name that there is not."""
+    if isinstance(error, duckdb.CatalogException) and "Table with name" in str(error):
+        return f"{first_line(error)} The views are manifest and manifest_history"
+    candidates = [line.strip() for line in str(error).splitlines() if line.startswith("Candidate bindings")]
+    return " ".join([first_line(error), *candidates])
 
 
 def _require_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -66,6 +66,7 @@ def test_a_plan_for_a_person(photos: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no GPU has been measured" in printed
     assert "p5.48xlarge H100" in printed
     assert "1 of these cannot be read, for example broken.jpg" in printed
+    assert "more than 1 worker would find no work: --shard-images makes more shards" in printed
 
 
 def test_an_earlier_job_gives_the_speed(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

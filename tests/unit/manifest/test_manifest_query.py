@@ -72,6 +72,11 @@ def refused(manifest: Manifest, sql: str, **options: object) -> str:
     return message
 
 
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(manifest: Manifest) -> None:
+    assert refused(manifest, "SELECT * FROM manifst").endswith("The views are manifest and manifest_history")
+    assert '"status"' in refused(manifest, "SELECT statu FROM manifest")
+
+
 @pytest.mark.parametrize(
     "sql",
     [
