@@ -201,7 +201,7 @@ class _Sheet:
     def _draw_pictures(
         self, sheet: Image.Image, canvas: ImageDraw.ImageDraw, row: SheetRow, top: int, height_px: int
     ) -> None:
-        for column in range(self._num_columns):
+        for column in range(0 if row.input_rgb is not None else 1, self._num_columns):
             left = self._left_px(column)
             canvas.rectangle((left, top, left + self._cell_px - 1, top + height_px - 1), _CELL)
         if row.input_rgb is not None:

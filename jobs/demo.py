@@ -18,6 +18,7 @@ from jobs.convert import run_conversion
 from jobs.demo_scores import Score, print_scores, score
 from jobs.progress import ConsoleReporter
 from jobs.tables import print_summary
+from pipeline.codecs.color import linear_to_srgb, srgb_to_linear
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import StorageConfig
 from pipeline.errors import DestinationError
@@ -63,7 +64,8 @@ def write_contact_sheet(source: Path, destination: Path, sheet: Path, truths: Ma
     """
     store = open_store(str(destination), StorageConfig())
     rows, scores = [], []
-    for row in open_manifest(store).current.sort_by("source").to_pylist():
+    found = open_manifest(store).current.sort_by("source").to_pylist()
+    for row in sorted(found, key=lambda row: row["output"] is None):  # failures last
         if row["output"] is None:
             rows.append(SheetRow(row["source"], None, None, f"{row['error_code']}: {row['error_message']}"))
             continue
@@ -93,7 +95,11 @@ def _view(path: Path) -> np.ndarray:
             return np.ascontiguousarray(pixels[..., :3] >> 8).astype(np.uint8)
     with Image.open(io.BytesIO(data)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB"))
+        pixels = np.asarray(upright, np.float32) / np.float32(255.0)
+    # Over black in linear light, as the output beside it, whose colours are associated.
+    light = srgb_to_linear(pixels[..., :3]) * pixels[..., 3:]
+    codes: np.ndarray = np.rint(linear_to_srgb(light) * np.float32(255.0)).astype(np.uint8)
+    return codes
 
 
 def _prepare(folder: Path) -> None:
