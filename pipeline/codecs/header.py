@@ -55,7 +55,7 @@ class LdrHeader:
     `bit_depth` is what is delivered, 8 or 16; `sample_bits` what the file stores. Where the decoder itself turns
     the pixels (HEIC), `orientation` is 1 and `decoder_orientation` says what it did. At most one of `icc`, `cicp`
     and `png_color` defines the colours, in this order; `is_icc_broken` says that a profile was there but
-    incomplete.
+    incomplete, `is_narrow_range` that black and white are the codes 16 and 235 (of 8 bits).
     """
 
     format: ImageFormat
@@ -73,6 +73,7 @@ class LdrHeader:
     is_icc_broken: bool = False
     cicp: Cicp | None = None
     png_color: PngColor | None = None
+    is_narrow_range: bool = False
     num_frames: int = 1
     warnings: tuple[str, ...] = ()
 

@@ -30,7 +30,7 @@ from pipeline.codecs.formats import ImageFormat, sniff_format, unsupported
 from pipeline.codecs.header import LdrHeader, Samples
 from pipeline.codecs.icc import ColorPlan, plan_color, to_srgb
 from pipeline.codecs.orientation import apply_orientation, swaps_sides
-from pipeline.codecs.samples import scale_samples
+from pipeline.codecs.samples import scale_samples, to_full_range
 from pipeline.config import DecodeConfig
 from pipeline.errors import (
     CorruptImageError,
@@ -110,7 +110,10 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
                     f"{plane.shape[1]}x{plane.shape[0]}"
                 )
         info = _describe(header, exif, plan, warnings)
-        pixels = to_srgb(scale_samples(color, header.sample_bits), header.color_space, plan)
+        color = scale_samples(color, header.sample_bits)
+        if header.is_narrow_range:
+            color = to_full_range(color)
+        pixels = to_srgb(color, header.color_space, plan)
         orientation = info.orientation if header.decoder_orientation == 1 else 1
         return LdrImage(
             pixels=_owned(apply_orientation(pixels, orientation)),

@@ -201,7 +201,7 @@ def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[
     """Choose the colour chunk by precedence: cICP, iCCP, sRGB, gAMA with cHRM (PNG 4.3)."""
     cicp = chunks.get(b"cICP")
     if cicp is not None and len(cicp) == 4:
-        return {"cicp": Cicp(primaries=cicp[0], transfer=cicp[1])}
+        return {"cicp": Cicp(primaries=cicp[0], transfer=cicp[1]), "is_narrow_range": cicp[3] == 0}
     if b"iCCP" in chunks:
         profile = _read_iccp(chunks[b"iCCP"])
         return {"icc": profile, "is_icc_broken": profile is None}

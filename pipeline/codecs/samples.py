@@ -21,12 +21,16 @@ def scale_samples(samples: NDArray[Any], bits: int) -> NDArray[Any]:
         return samples
     top = 2**bits - 1
     table = np.round(np.arange(top + 1) * (np.iinfo(dtype).max / top)).astype(dtype)
-    scaled = np.empty(samples.shape, dtype)
+    return _looked_up(table, samples)
+
+
+def _looked_up(table: NDArray[Any], samples: NDArray[Any]) -> NDArray[Any]:
+    found = np.empty(samples.shape, table.dtype)
     rows = max(1, _BLOCK_SAMPLES * samples.shape[0] // max(samples.size, 1))
     for start in range(0, samples.shape[0], rows):
         block = samples[start : start + rows]
-        scaled[start : start + rows] = table[np.minimum(block, top).astype(np.intp)]
-    return scaled
+        found[start : start + rows] = table[np.minimum(block, len(table) - 1).astype(np.intp)]
+    return found
 
 
 def unassociate(color: NDArray[Any], alpha: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -37,3 +41,14 @@ def unassociate(color: NDArray[Any], alpha: NDArray[Any], bits: int) -> NDArray[
         divisor = np.where(cover == 0, top, cover).astype(np.uint32)[:, np.newaxis]
         straight[row] = np.minimum((line.astype(np.uint32) * top + divisor // 2) // divisor, top)
     return straight
+
+
+def to_full_range(samples: NDArray[Any]) -> NDArray[Any]:
+    """Stretch uint8 or uint16 codes of narrow range, black 16 and white 235 of 8 bits, to all of the type.
+
+    Recommendation ITU-T H.273, 8.3, VideoFullRangeFlag equal to 0; what lies beyond black and white is clipped.
+    """
+    top = np.iinfo(samples.dtype).max
+    step = (top + 1) // 256
+    table = (np.arange(top + 1, dtype=np.float64) - 16 * step) * (top / (219 * step))
+    return _looked_up(np.rint(table.clip(0, top)).astype(samples.dtype), samples)

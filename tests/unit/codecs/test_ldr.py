@@ -372,6 +372,19 @@ def test_pq_and_hlg_are_refused() -> None:
     refuse_as_hdr(heic)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_narrow_range_is_stretched(dtype: type) -> None:
+    """ITU-T H.273, 8.3: of 8 bits, 16 is black and 235 is white."""
+    unit = (np.iinfo(dtype).max + 1) // 256
+    codes = (np.array([[0, 16, 125.5, 235, 255]]) * unit).astype(dtype)
+    plain = bytes(imagecodecs.png_encode(np.repeat(codes[..., np.newaxis], 3, axis=2)))
+    pixels = decode(insert_png_chunk(plain, b"cICP", bytes([1, 13, 0, 0]))).pixels
+    expected = np.array([[0, 0, 0.5, 1, 1]]) * np.iinfo(dtype).max
+    assert np.abs(pixels - expected[..., np.newaxis]).max() <= 0.6 * unit
+    full = decode(insert_png_chunk(plain, b"cICP", bytes([1, 13, 0, 1]))).pixels
+    assert np.array_equal(full[..., 0], codes)
+
+
 @pytest.mark.parametrize(("transfer", "gamma"), [(4, 2.2), (8, 1.0)])
 def test_the_transfer_of_gray_is_applied(transfer: int, gamma: float) -> None:
     gray = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
