@@ -12,6 +12,12 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+_ROLES = {
+    "driver": ("tab:red", "driver"),
+    "kept": ("tab:green", "worker on the node that is spared"),
+    "worker": ("tab:blue", "other workers, each until it is killed"),
+}
+
 
 def draw(samples: Path, target: Path) -> None:
     held: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
@@ -22,10 +28,9 @@ def draw(samples: Path, target: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 3.5), layout="constrained")
     for (role, _), points in sorted(held.items()):
         minutes = [(seconds - start) / 60 for seconds, _ in points]
-        color = "tab:red" if role == "driver" else "tab:blue"
-        axes.plot(minutes, [size for _, size in points], color=color, linewidth=1)
-    for role, color in (("driver", "tab:red"), ("workers, each until it is killed", "tab:blue")):
-        axes.plot([], [], color=color, label=role)
+        axes.plot(minutes, [size for _, size in points], color=_ROLES[role][0], linewidth=1)
+    for color, label in _ROLES.values():
+        axes.plot([], [], color=color, label=label)
     axes.set(xlabel="minutes", ylabel="resident MiB", ylim=(0, None))
     axes.legend(loc="lower right")
     figure.savefig(target, dpi=120)
