@@ -132,7 +132,8 @@ def test_a_node_that_loses_the_store_as_well_comes_back_and_gets_work(
     require_kept(before, reader)
     rows = require_whole(reader, library.inputs)
     assert in_any_store(rows) == in_any_store(library.rows)
-    assert {row["attempt"] for row in rows} == {1, 2}
+    # Connected again, and before Ray ends it, it may store what it had: then that is its first attempt's.
+    assert {row["attempt"] for row in rows} in ({1}, {1, 2})
     require_sound(urls[1], tmp_path / "verify-home")
 
 
