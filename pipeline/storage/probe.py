@@ -70,11 +70,13 @@ def require_writable(store: ObjectStore, key: str) -> None:
     """
     with contextlib.suppress(ObjectMissingError):
         store.stat(key)
-    with contextlib.suppress(ObjectExistsError):
-        store.create(key, b"hdrfleet tries whether outputs can be written")
-    with contextlib.suppress(ObjectMissingError):
-        store.read(key)
-    _clean_up(store, [key])
+    try:
+        with contextlib.suppress(ObjectExistsError):
+            store.create(key, b"hdrfleet tries whether outputs can be written")
+        with contextlib.suppress(ObjectMissingError):
+            store.read(key)
+    finally:  # where only the answer was lost, the object is there
+        _clean_up(store, [key])
 
 
 def _probe(store: ObjectStore, untried: Iterator[str], tried: list[str]) -> StoreProbe:

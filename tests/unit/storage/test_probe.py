@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 
 from pipeline.config import StorageConfig
-from pipeline.errors import DestinationError, ObjectExistsError
+from pipeline.errors import DestinationError, ObjectExistsError, TransientStorageError
 from pipeline.storage import ObjectInfo, open_store
 from pipeline.storage.memory import MemoryStore
-from pipeline.storage.probe import probe_store
+from pipeline.storage.probe import probe_store, require_writable
 
 
 class LosesAnswers(MemoryStore):
@@ -41,6 +41,24 @@ def test_an_answer_that_is_lost_makes_no_store_weak(num_keys: int) -> None:
     store.num_keys = num_keys
     probe = probe_store(store)
     assert probe.atomic, probe.reason
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("operation", ["create", "read"])
+def test_what_was_tried_with_an_output_leaves_nothing_behind_where_no_answer_comes(operation: str) -> None:
+    class Silent(MemoryStore):
+        def create(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None) -> ObjectInfo:
+            info = super().create(key, data, metadata=metadata)
+            if operation == "create":
+                raise TransientStorageError("the answer is lost")
+            return info
+
+        def read(self, key: str, *, if_match: str | None = None, max_bytes: int | None = None) -> bytes:
+            raise TransientStorageError("no answer")
+
+    store = Silent(f"memory://probe-silent-{operation}")
+    with pytest.raises(TransientStorageError):
+        require_writable(store, "images/.hdrfleet-probe")
     assert list(store.list()) == []
 
 
