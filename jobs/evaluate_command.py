@@ -147,7 +147,7 @@ def _source(
             if value is not None:
                 raise ConfigError(f"--{flag} is about photographs of HDR_FOLDER, and --pairs brings its own; drop one")
         return PairedFiles(pairs)
-    split = split or "all"
+    split = "all" if split is None else split
     if split not in _SUBSETS:
         raise ConfigError(f"--split must be holdout, train or all, not {split!r}")
     if holdout is not None and split == "all":

@@ -52,7 +52,7 @@ def verify(
     with reporting(log_format, quiet=quiet) as reporter:
         if deep and sample is not None:
             raise ConfigError("--deep reads all outputs, --sample a share of them; drop one of the two")
-        share = 1.0 if deep else opt.parse_share(sample or _SAMPLE)
+        share = 1.0 if deep else opt.parse_share(_SAMPLE if sample is None else sample)
         on_ray = opt.verify_execution(executor, address)
         storage = opt.storage(endpoint_url, profile, region)
         store, record = open_destination(dst, storage)

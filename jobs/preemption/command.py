@@ -67,19 +67,23 @@ def node_agent(
         asked = {"cloud": cloud, "interval": interval, "metadata-url": metadata_url, "rebalance": rebalance or None}
         for flag in (flag for flag, value in asked.items() if value is not None):
             raise ConfigError(f"--{flag} is about notices, for which --now does not ask; drop one of the two")
-    cloud = cloud or "auto"
+    cloud = "auto" if cloud is None else cloud
+    url = _METADATA_URL if metadata_url is None else metadata_url
     if cloud not in _CLOUDS:
         raise ConfigError(f"--cloud must be one of {', '.join(_CLOUDS)}, not {cloud!r}")
     if rebalance and cloud not in {"auto", "aws"}:
         raise ConfigError(f"--rebalance is about AWS, --cloud {cloud} is not; drop one of the two")
-    if metadata_url and cloud == "none":
+    if metadata_url is not None and cloud == "none":
         raise ConfigError("--metadata-url: --cloud none asks nobody; drop one of the two")
-    MetadataServer(metadata_url or _METADATA_URL)  # a bad URL is said at once
-    interval_s, grace_s = _seconds(interval or _INTERVAL, "--interval"), _seconds(grace, "--grace")
+    MetadataServer(url)  # a bad URL is said at once
+    interval_s, grace_s = (
+        _seconds(_INTERVAL if interval is None else interval, "--interval"),
+        _seconds(grace, "--grace"),
+    )
     _require_address(address, node_ip)
     _run(
         cloud,
-        metadata_url or _METADATA_URL,
+        url,
         address=address,
         node_ip=node_ip,
         interval_s=interval_s,

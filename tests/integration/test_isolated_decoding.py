@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ import imagecodecs
 import numpy as np
 import psutil
 import pytest
+import tifffile
 from commands import wait_until
 from fakes import FakeEngine
 from photographs import jpeg, picture, png, tiff
@@ -348,8 +350,20 @@ TEXT_FOR_A_SIZE = base64.b64decode(
 )
 
 
-def test_a_size_that_is_text_takes_no_memory(decoder: ImageDecoder) -> None:
-    assert error_of(decoder, TEXT_FOR_A_SIZE).code == "decode_corrupt"
+def with_width_as_text() -> bytes:
+    """The same fault in a file that is whole otherwise, for that one lacks values that its directory points to."""
+    data = bytearray(save_tiff(picture(16, 24)))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        entry = file.pages[0].tags[256].offset
+    data[entry + 2 : entry + 4] = (1).to_bytes(2, "little")  # BYTE
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [(TEXT_FOR_A_SIZE, "decode_truncated"), (with_width_as_text(), "decode_corrupt")]
+)
+def test_a_size_that_is_text_takes_no_memory(decoder: ImageDecoder, data: bytes, code: str) -> None:
+    assert error_of(decoder, data).code == code
 
 
 def peak_bytes(process: psutil.Process) -> int:
