@@ -8,7 +8,7 @@ matter: they lose no pixel, so they are cut out or put right before decoding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +67,10 @@ def decode_strictly(data: bytes, layout: Layout, color_space: str) -> tuple[NDAr
 
     Raises TruncatedImageError and CorruptImageError for everything that libjpeg would warn of.
     """
-    end = _find_end(data, layout.scan)
+    behind = tuple(_segments_behind(data, layout.scan))
+    end = behind[-1].start if behind and behind[-1].marker == _EOI else len(data)
     if layout.frame.marker == _PROGRESSIVE:
-        _require_all_scans(data, layout, end)
+        _require_all_scans(data, layout, behind)
     if data.count(b"\xff\xda", layout.scan.start, end) > _MAX_SCANS:
         raise CorruptImageError(f"JPEG with more than {_MAX_SCANS} scans")
     stream = _normalised(data, layout)
@@ -95,13 +96,8 @@ def _simplejpeg(stream: bytes, color_space: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def _find_end(data: bytes, scan: Segment) -> int:
-    """Return where the end marker of the image itself is, or the end of the data where it has none."""
-    return next((segment.start for segment in _segments_behind(data, scan) if segment.marker == _EOI), len(data))
-
-
 def _segments_behind(data: bytes, scan: Segment) -> Iterator[Segment]:
-    """Yield the segments between scans, their headers, and the end marker."""
+    """Yield the segments between scans, their headers, and at last the end marker of the image, if it has one."""
     at = scan.end
     for _ in range(_MAX_SEGMENTS):
         match = _MARKER_IN_SCANS.search(data, at)
@@ -111,20 +107,21 @@ def _segments_behind(data: bytes, scan: Segment) -> Iterator[Segment]:
         length = 0 if marker in _STANDALONE else int.from_bytes(data[start + 2 : start + 4], "big")
         at = start + 2 + length
         yield Segment(marker, start, min(start + 4, at), at)
+        if marker == _EOI:
+            return
 
 
-def _require_all_scans(data: bytes, layout: Layout, end: int) -> None:
+def _require_all_scans(data: bytes, layout: Layout, behind: Iterable[Segment]) -> None:
     """Raise TruncatedImageError unless every coefficient comes down to its last bit (T.81, G.1.1.1).
 
     A download that was broken off and closed with an end marker lacks scans, and decodes to a blurred picture.
     """
     frame = data[layout.frame.body : layout.frame.end]
     missing = {component: set(range(_NUM_COEFFICIENTS)) for component in frame[6 : 6 + 3 * frame[5] : 3]}
-    scans = (segment for segment in _segments_behind(data, layout.scan) if segment.marker == _SOS)
-    for scan in (layout.scan, *scans):
+    for scan in (layout.scan, *(segment for segment in behind if segment.marker == _SOS)):
         header = data[scan.body : scan.end]
         num_components = header[0] if header else 0
-        if scan.start > end or len(header) < 4 + 2 * num_components:
+        if len(header) < 4 + 2 * num_components:
             continue
         first, last, approximation = header[1 + 2 * num_components : 4 + 2 * num_components]
         if not approximation & 15:

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagecodecs
 from numpy.typing import NDArray
@@ -125,8 +125,16 @@ def _may_be_needed(kind: bytes) -> bool:
     return is_critical or any((code ^ int.from_bytes(needed, "big")).bit_count() <= 1 for needed in _NEEDED)
 
 
-def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, bytes | None, list[bytes]]:
-    """Return the first chunk of each kept type, the XMP packet, EXIF in text, and the types of damaged chunks."""
+class _Collected(NamedTuple):
+    """The first chunk of each kept type, the XMP packet, EXIF in a text chunk, and the types of damaged chunks."""
+
+    chunks: dict[bytes, bytes]
+    xmp: bytes | None
+    raw_exif: bytes | None
+    damaged: list[bytes]
+
+
+def _collect(data: bytes) -> _Collected:
     chunks: dict[bytes, bytes] = {}
     damaged: list[bytes] = []
     raw_exif: dict[bytes, bytes] = {}
@@ -151,7 +159,7 @@ def _collect(data: bytes) -> tuple[dict[bytes, bytes], bytes | None, bytes | Non
     if not has_pixels:
         raise CorruptImageError("PNG without image data")
     exif = next((body for word in _EXIF_KEYWORDS if (body := raw_exif.get(word, b"")).startswith(_EXIF_STARTS)), None)
-    return chunks, xmp, exif, damaged
+    return _Collected(chunks, xmp, exif, damaged)
 
 
 def _without_damaged(data: bytes, *, keeps_trns: bool) -> bytes:

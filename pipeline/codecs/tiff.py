@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import ColorSpace, LdrHeader
 from pipeline.codecs.samples import scale_samples, unassociate
-from pipeline.codecs.tiff_directory import has_lost_metadata, require_directory
+from pipeline.codecs.tiff_directory import require_directory, require_values
 from pipeline.codecs.tiff_segments import require_whole_segments
 from pipeline.errors import AlreadyHdrError, CorruptImageError, TruncatedImageError, UnsupportedFormatError
 
@@ -56,7 +56,7 @@ def read_header(data: bytes) -> LdrHeader:
     require_directory(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page, num_pages = _primary_page(file, data)
-        has_damage = has_lost_metadata(data, page.offset)
+        has_damage = require_values(data, page.offset)
         tags = _tag_values(page)
         _refuse_unsupported(page, tags)
         _check_segments(data, page)

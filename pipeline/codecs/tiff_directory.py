@@ -50,8 +50,11 @@ def require_directory(data: bytes) -> None:
         pass
 
 
-def has_lost_metadata(data: bytes, offset: int) -> bool:
-    """Whether the directory at `offset` points beyond the file for metadata. Raises TruncatedImageError for more."""
+def require_values(data: bytes, offset: int) -> bool:
+    """Raise TruncatedImageError where the directory at `offset` points beyond the file for what pixels need.
+
+    Returns whether it does so for metadata.
+    """
     lost = {entry.tag for entry in _entries(data, _form(data), offset) if entry.end > len(data)}
     if lost & _NEEDED:
         raise TruncatedImageError(f"TIFF ends before the value of its tag {min(lost & _NEEDED)}")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from commands import hdrfleet_here
+from job_records import job_record
 from photographs import jpeg, picture
 
 from jobs.option_groups import RecordedOptions
@@ -16,7 +17,6 @@ from jobs.retry import recorded_config
 from jobs.store_options import heeded, require_heeded, require_heeded_by_source
 from pipeline.config import build_config
 from pipeline.errors import ConfigError
-from pipeline.job import JOB_SCHEMA_VERSION, JobRecord
 from pipeline.models.hdrunet import HDRUNet
 
 LOCAL = "these options are for object stores, not for a local path; drop them"
@@ -127,20 +127,7 @@ def test_a_destination_that_was_copied_into_a_folder_needs_no_time_outs() -> Non
         source={"url": "s3://b/in"},
         destination={"url": "s3://b/out", "storage": {"read_timeout_s": 5.0, "max_attempts": 3}},
     )
-    record = JobRecord(
-        schema_version=JOB_SCHEMA_VERSION,
-        job_id="1",
-        created_at="",
-        software_version="",
-        source_root="s3://b/in",
-        weights_name="",
-        weights_sha256="",
-        has_conditional_create=True,
-        store_weakness=None,
-        pixel_fields={},
-        pixel_digest="",
-        config=config,
-    )
+    record = job_record(config)
     found = recorded_config(record, "/copy", {}, {}, **RecordedOptions().changes()).destination.storage
     assert (found.read_timeout_s, found.max_attempts) == (60.0, 3)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from job_records import job_record
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from jobs.options import parse_bytes
 from jobs.retry import recorded_config
 from pipeline.config import build_config
 from pipeline.errors import ConfigError
-from pipeline.job import JOB_SCHEMA_VERSION, JobRecord
+from pipeline.job import JobRecord
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,7 @@ def test_a_group_is_its_options_to_the_user_and_one_value_to_the_command() -> No
 
 def record(**storage: object) -> JobRecord:
     config = build_config(source={"url": "s3://b/in", "storage": storage}, destination={"url": "/out"})
-    return JobRecord(
-        schema_version=JOB_SCHEMA_VERSION,
-        job_id="1",
-        created_at="",
-        software_version="",
-        source_root="s3://b/in",
-        weights_name="",
-        weights_sha256="",
-        has_conditional_create=True,
-        store_weakness=None,
-        pixel_fields={},
-        pixel_digest="",
-        config=config,
-    )
+    return job_record(config)
 
 
 def test_source_options_replace_recorded_ones_and_leave_the_others() -> None:
