@@ -73,6 +73,9 @@ def query(
             metavar="[SQL]", help="A SELECT over manifest (one current row per source) or manifest_history."
         ),
     ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="List the images that failed, each with its code and message.")
+    ] = False,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",  # noqa: A002
     timeout: Annotated[
         float | None, typer.Option(min=0.001, max=86_400, help="Seconds that the SQL may take (by default 600).")
@@ -88,17 +91,20 @@ def query(
     """
     from jobs.tables import print_arrow, print_json, print_summary
     from pipeline.errors import ConfigError
-    from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, run_query, summarise
+    from pipeline.manifest import FAILED_ROWS, SUMMARY_COLUMNS, open_manifest, run_query, summarise
 
     style = "json" if json else format
     if json and format not in {"table", "json"}:
         raise ConfigError(f"--json and --format {format} contradict each other; drop one of the two")
     if style not in {"table", "csv", "json"}:
         raise ConfigError("--format must be table, csv or json")
+    if failed and sql is not None:
+        raise ConfigError("--failed is a query of its own; drop it or the SQL")
+    sql = FAILED_ROWS if failed else sql
     if sql is None and style == "csv":
-        raise ConfigError('--format csv needs SQL, for example "select * from manifest"')
+        raise ConfigError('--format csv needs SQL, for example "select * from manifest", or --failed')
     if sql is None and timeout is not None:
-        raise ConfigError("--timeout is for SQL; give some, or drop it")
+        raise ConfigError("--timeout is for SQL and --failed; give one, or drop it")
     store, _ = open_destination(dst, opt.storage(endpoint_url, profile, region))
     if sql is not None:
         print_arrow(run_query(open_manifest(store), sql, timeout_s=timeout or _QUERY_TIMEOUT_S), style)

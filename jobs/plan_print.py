@@ -11,6 +11,7 @@ from rich.table import Table
 from jobs.plan import ConversionPlan
 from jobs.plan_source import SourceEstimate
 from jobs.progress import plural
+from jobs.units import byte_size, duration, megapixel_size
 
 _PIPED_WIDTH = 200
 _COLUMNS = (
@@ -38,8 +39,10 @@ def print_plan(plan: ConversionPlan) -> None:
 
 
 def _source_lines(source: SourceEstimate) -> list[str]:
-    lines = [f"{plural(source.num_images, 'image')}, {_bytes(source.num_bytes)}, {plural(source.num_shards, 'shard')}"]
-    pixels = f"{source.megapixels:,.1f} MP"
+    lines = [
+        f"{plural(source.num_images, 'image')}, {byte_size(source.num_bytes)}, {plural(source.num_shards, 'shard')}"
+    ]
+    pixels = megapixel_size(source.megapixels)
     if source.megapixels_low is None or source.megapixels_high is None:
         lines.append(f"{pixels}, guessed from bytes, which is rather too much; --sample-headers says more")
     elif source.num_sampled == source.num_images:
@@ -64,8 +67,8 @@ def _source_lines(source: SourceEstimate) -> list[str]:
 
 
 def _output_lines(plan: ConversionPlan) -> list[str]:
-    sizes = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.output_bytes.items())
-    return [f"output with {plan.compression}: {_bytes(plan.work.output_bytes)}  (by compression: {sizes})"]
+    sizes = ", ".join(f"{name} {byte_size(size)}" for name, size in plan.output_bytes.items())
+    return [f"output with {plan.compression}: {byte_size(plan.work.output_bytes)}  (by compression: {sizes})"]
 
 
 def _certainty_lines(plan: ConversionPlan) -> list[str]:
@@ -74,8 +77,8 @@ def _certainty_lines(plan: ConversionPlan) -> list[str]:
         job = plan.measured
         start = "start not known, and not in the times" if job.start_s is None else f"start {job.start_s:.0f} s"
         lines.append(
-            f"measured: {job.num_images:,} images, {job.megapixels:,.1f} MP on {job.device} ({job.precision}) at "
-            f"{job.where}; {start}"
+            f"measured: {job.num_images:,} images, {megapixel_size(job.megapixels)} on {job.device} "
+            f"({job.precision}) at {job.where}; {start}"
         )
     sources = sorted({machine.speed.source for machine in plan.machines if machine.node})
     if any("estimated" in source for source in sources):
@@ -108,28 +111,10 @@ def _table(plan: ConversionPlan) -> Table:
                 _money(prediction.cost, prediction.currency),
                 _money(prediction.spot_cost, prediction.currency),
                 f"{plan.work.megapixels / max(1e-9, speed.worker_s):,.3g}",
-                speed.limit,
+                "start-up" if speed.start_s > speed.worker_s / prediction.num_workers else speed.limit,
             )
     return table
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3.4 h`, `2.1 d`, the way a person says it."""
-    if math.isinf(seconds):
-        return "?"
-    for size, unit, limit in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172_800.0)):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
-    return f"{seconds / 86_400:,.1f} d"
-
-
 def _money(amount: float | None, currency: str) -> str:
     return "" if amount is None else f"{amount:,.2f} {currency}"
-
-
-def _bytes(amount: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
-        amount /= 1000
-    return f"{amount:,.1f} PB"

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.units import byte_size, megapixel_size
 from pipeline.errors import QueryError, first_line
 from pipeline.manifest import ManifestSummary
 
 _NUM_FAILURES_SHOWN = 5
 _PIPED_WIDTH = 100_000
-_QUERY_FAILURES = "'select source, error_code, error_message from manifest where error_code is not null'"
 
 
 def print_json(value: object) -> None:
@@ -61,8 +61,9 @@ def print_summary(
             console.print(f"failed  {row['source']}: {row['error_message']} [{row['error_code']}]", markup=False)
         if failures.num_rows > _NUM_FAILURES_SHOWN:
             more = f"{failures.num_rows - _NUM_FAILURES_SHOWN:,} more"
-            command = f"hdrfleet query {shlex.quote(destination)}"
-            console.print(f"        and {more}; for all: {command} {_QUERY_FAILURES}", markup=False)
+            console.print(
+                f"        and {more}; for all: hdrfleet query {shlex.quote(destination)} --failed", markup=False
+            )
 
 
 def fitting_console() -> Console:
@@ -78,8 +79,8 @@ def _summary_rows(summary: ManifestSummary) -> list[tuple[str, str]]:
         rows.append(("error codes", _counts(summary.num_by_error_code)))
     if summary.num_by_warning:
         rows.append(("input notes", _counts(summary.num_by_warning)))
-    rows.append(("pixels", f"{summary.megapixels:,.1f} MP"))
-    rows.append(("output", f"{summary.output_bytes / 1e6:,.1f} MB"))
+    rows.append(("pixels", megapixel_size(summary.megapixels)))
+    rows.append(("output", byte_size(summary.output_bytes)))
     if summary.clipped_fraction_p50 is not None and summary.clipped_fraction_p95 is not None:
         rows.append(
             ("clipped area", f"median {summary.clipped_fraction_p50:.2%}, p95 {summary.clipped_fraction_p95:.2%}")
@@ -87,7 +88,8 @@ def _summary_rows(summary: ManifestSummary) -> list[tuple[str, str]]:
     if summary.stops_gained_clipped_median is not None:
         rows.append(("stops gained where clipped", f"median {_signed(summary.stops_gained_clipped_median)}"))
     if summary.dynamic_range_gained_stops_median is not None:
-        rows.append(("dynamic range gained", f"median {_signed(summary.dynamic_range_gained_stops_median)} stops"))
+        change = _signed(summary.dynamic_range_gained_stops_median)
+        rows.append(("dynamic range", f"median {change} stops against the input's"))
     if summary.megapixels_per_s is not None:
         rows.append(("speed", f"{summary.megapixels_per_s:.2f} MP/s while working"))
     if summary.num_by_device:

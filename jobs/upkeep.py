@@ -150,9 +150,10 @@ def _compaction_line(done: Compaction) -> str:
 
 def _collection_line(done: Collection) -> str:
     from jobs.progress import plural
+    from jobs.units import byte_size
 
     counts = [
-        (f"{plural(done.num_outputs, 'output')} ({done.output_bytes / 2**20:,.1f} MiB)", done.num_outputs),
+        (f"{plural(done.num_outputs, 'output')} ({byte_size(done.output_bytes)})", done.num_outputs),
         (plural(done.num_parts, "compacted part"), done.num_parts),
         (plural(done.num_heads, "superseded head"), done.num_heads),
         (plural(done.num_generation_files, "superseded manifest file"), done.num_generation_files),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jobs.progress import plural
+from jobs.units import byte_size
 from pipeline.config import ExecutionConfig, StorageConfig
 from pipeline.execution.address import check_address, ray_address
 from pipeline.job import JobRecord
@@ -54,7 +55,7 @@ def print_report(report: VerifyReport, *, show_all: bool) -> None:
     """Print one line for a sound destination, and the findings of another."""
     console = Console(highlight=False, soft_wrap=True)
     rows, plans = plural(report.num_rows, "row"), plural(report.num_plans, "plan")
-    decoded = f"{report.num_decoded:,} of them decoded ({report.num_bytes_read / 2**20:,.0f} MiB)"
+    decoded = f"{report.num_decoded:,} of them decoded ({byte_size(report.num_bytes_read)})"
     looked_at = f"{rows} of {plans}, {plural(report.num_outputs, 'output')}, {decoded}"
     verdict = f"{'sound' if report.is_sound else 'not sound'}; {looked_at}"
     if report.is_sound and not report.num_plans:

@@ -62,7 +62,15 @@ _DECODERS: dict[ImageFormat, Callable[[bytes, LdrHeader], _Pixels]] = {
     ImageFormat.AVIF: heif.decode,
     ImageFormat.HEIC: heif.decode,
 }
-_TRUNCATION_HINTS = ("truncat", "end of file", "premature", "failed to read", "unexpected end", "not enough")
+_TRUNCATION_HINTS = (
+    "truncat",
+    "end of file",
+    "premature",
+    "failed to read",
+    "unexpected end",
+    "not enough",
+    "stream too short",
+)
 _MAX_MESSAGE_CHARS = 200
 
 

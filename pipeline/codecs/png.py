@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import imagecodecs
 from numpy.typing import NDArray
 
-from pipeline.codecs.formats import PNG_SIGNATURE, ImageFormat
+from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
-from pipeline.errors import CorruptImageError, TruncatedImageError
+from pipeline.codecs.png_chunks import decode_pixels, walk_chunks
+from pipeline.errors import CorruptImageError
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 # ImageMagick's keywords for profiles as text, in the order of trust; what it wrote before there was eXIf.
@@ -34,17 +33,7 @@ _COLOR_TYPES: dict[int, tuple[str, ColorSpace, bool, frozenset[int]]] = {
     6: ("RGBA", ColorSpace.RGB, True, frozenset({8, 16})),
 }
 _KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"})
-# What decides about pixels; a damaged profile is treated like one that does not work.
-_NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _METADATA_DAMAGED = "metadata_damaged"
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    kind: bytes
-    start: int  # of its data
-    end: int
-    is_sound: bool
 
 
 def read_header(data: bytes) -> LdrHeader:
@@ -86,43 +75,12 @@ def read_header(data: bytes) -> LdrHeader:
 
 def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return colour samples (H, W) or (H, W, 3) and alpha (H, W) or None, in 8 or 16 bits, palettes expanded."""
-    if header.is_icc_broken or set(header.warnings) & {_METADATA_DAMAGED, "exif_invalid"}:
-        data = _without_damaged(data, keeps_trns=header.has_alpha)
-    pixels: NDArray[Any] = imagecodecs.png_decode(data)
+    pixels = decode_pixels(data, keeps_trns=header.has_alpha)
     if pixels.ndim == 2:
         return pixels, None
     alpha = pixels[..., -1] if pixels.shape[2] in {2, 4} else None
     color = pixels[..., 0] if header.color_space is ColorSpace.GRAY else pixels[..., :3]
     return color, alpha
-
-
-def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Yield each chunk through IEND. Raises CorruptImageError for a wrong checksum where it may matter to pixels."""
-    at = len(PNG_SIGNATURE)
-    view = memoryview(data)
-    while True:
-        if at + 8 > len(data):
-            raise TruncatedImageError("PNG ends before its IEND chunk")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if not kind.isalpha() or length > 2**31 - 1:
-            raise CorruptImageError("PNG with a damaged chunk header")
-        end = at + 8 + length
-        if end + 4 > len(data):
-            raise TruncatedImageError(f"PNG ends within its {kind.decode('ascii')} chunk")
-        is_sound = zlib.crc32(view[at + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
-        if not is_sound and _may_be_needed(kind):
-            raise CorruptImageError(f"PNG with a wrong checksum in its {kind.decode('ascii')} chunk")
-        yield _Chunk(kind, at + 8, end, is_sound)
-        if kind == b"IEND":
-            return
-        at = end + 4
-
-
-def _may_be_needed(kind: bytes) -> bool:
-    """Whether this type, or one that differs in a bit, decides about pixels: the damage may be in the type itself."""
-    is_critical = not kind[0] & 0x20
-    code = int.from_bytes(kind, "big")
-    return is_critical or any((code ^ int.from_bytes(needed, "big")).bit_count() <= 1 for needed in _NEEDED)
 
 
 class _Collected(NamedTuple):
@@ -140,7 +98,7 @@ def _collect(data: bytes) -> _Collected:
     raw_exif: dict[bytes, bytes] = {}
     xmp: bytes | None = None
     has_pixels = False
-    for index, chunk in enumerate(_chunks(data)):
+    for index, chunk in enumerate(walk_chunks(data)):
         kind, start, end = chunk.kind, chunk.start, chunk.end
         if (index == 0) != (kind == b"IHDR"):
             raise CorruptImageError("PNG without exactly one IHDR chunk at its beginning")
@@ -160,12 +118,6 @@ def _collect(data: bytes) -> _Collected:
         raise CorruptImageError("PNG without image data")
     exif = next((body for word in _EXIF_KEYWORDS if (body := raw_exif.get(word, b"")).startswith(_EXIF_STARTS)), None)
     return _Collected(chunks, xmp, exif, damaged)
-
-
-def _without_damaged(data: bytes, *, keeps_trns: bool) -> bytes:
-    """Return the file without the chunks that libpng would warn of and pass over."""
-    kept = [chunk for chunk in _chunks(data) if chunk.is_sound and (keeps_trns or chunk.kind != b"tRNS")]
-    return PNG_SIGNATURE + b"".join(data[chunk.start - 8 : chunk.end + 4] for chunk in kept)
 
 
 def _has_usable_trns(chunks: Mapping[bytes, bytes], color_type: int, depth: int) -> bool:

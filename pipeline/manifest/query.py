@@ -15,6 +15,7 @@ from pipeline.errors import QueryError, first_line
 from pipeline.manifest.reader import Manifest
 
 DEFAULT_MEMORY_LIMIT_BYTES = 2 * 2**30
+FAILED_ROWS = "SELECT source, error_code, error_message FROM manifest WHERE error_code IS NOT NULL ORDER BY source"
 
 # In this order: the last two close the door for good, and no later statement can open it again.
 _LOCKDOWN = (

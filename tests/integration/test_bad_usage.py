@@ -151,6 +151,13 @@ def test_query_and_status_answer_and_refuse(tmp_path: Path, capsysbinary: pytest
     assert json.loads(run("query", dst, sql, "--json")[1])[0]["source"] == "bad/empty.jpg"
     assert "bad/truncated.jpg" in run("query", dst, sql)[1]
     assert "decode_truncated (1)" in run("query", dst)[1]
+    failed = json.loads(run("query", dst, "--failed", "--json")[1])
+    assert [row["source"] for row in failed] == sorted(row["source"] for row in failed)
+    assert {"bad/empty.jpg": "empty", "bad/truncated.jpg": "decode_truncated"}.items() <= {
+        row["source"]: row["error_code"] for row in failed
+    }.items()
+    assert len(failed) == 3
+    assert len(run("query", dst, "--failed", "--format", "csv")[1].splitlines()) == 4
     wide = run("query", dst, "select * from manifest")[1].splitlines()
     assert len(wide) == 1 + 8, "piped rows are not wrapped"
     values = json.loads(run("query", dst, "select 'nan'::double as n, 1.5 as x", "--json")[1])

@@ -53,6 +53,7 @@ def test_a_destination_in_a_folder_takes_no_options_of_a_bucket(
         (["verify", "{root}", "--deep", "--sample", "5%"], "--deep reads all outputs, --sample a share of them"),
         (["query", "{root}", "--timeout", "9"], "--timeout is for SQL"),
         (["query", "{root}", "--format", "csv"], "--format csv needs SQL"),
+        (["query", "{root}", "select 1", "--failed"], "--failed is a query of its own"),
         (["status", "{root}", "--address", "http://127.0.0.1:1"], "--address says where to look up a job's id"),
         (["convert", "{root}", "{root}/out", "--src-profile", "me"], f"--src-profile: {AWS}"),
         (["convert", "{root}", "{root}/out", "--dst-profile", "me"], f"--dst-profile: {AWS}"),

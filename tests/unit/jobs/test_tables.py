@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from uuid import uuid4
 
 import duckdb
@@ -13,7 +12,7 @@ import pytest
 from jobs.tables import print_arrow, print_summary
 from pipeline.config import StorageConfig
 from pipeline.errors import QueryError
-from pipeline.manifest import open_manifest, summarise
+from pipeline.manifest import FAILED_ROWS, open_manifest, summarise
 from pipeline.storage import open_store
 
 UNSHOWN = [
@@ -70,13 +69,12 @@ def test_a_result_without_rows_shows_its_headings(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().out.split() == ["a", "b"]
 
 
-def test_of_many_failures_some_are_named_and_the_query_for_all_of_them_runs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_of_many_failures_some_are_named_and_the_command_for_all_of_them(capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"source": f"{n}.jpg", "error_code": "empty", "error_message": "the file has no bytes"} for n in range(7)]
     failures = pa.Table.from_pylist(rows)
     summary = summarise(open_manifest(open_store(f"memory://{uuid4().hex}", StorageConfig())))
     print_summary(summary, "7 images", failures, "/photos in HDR")
     shown = capfd.readouterr().out
     assert shown.count("failed  ") == 5
-    said = re.search(r"and 2 more; for all: hdrfleet query '/photos in HDR' '(.*)'", shown)
-    assert said is not None, shown
-    assert duckdb.query(said[1].replace("manifest", "failures")).to_arrow_table().num_rows == 7
+    assert "and 2 more; for all: hdrfleet query '/photos in HDR' --failed\n" in shown
+    assert duckdb.query(FAILED_ROWS.replace("manifest", "failures")).to_arrow_table().num_rows == 7
