@@ -62,6 +62,7 @@ class Draft:
         stats: QualityStats,
         *,
         num_half_overflow: int,
+        exposure_ev: float,
         verified: bool,
     ) -> ImageResult:
         """The row of an image whose output is stored."""
@@ -71,6 +72,7 @@ class Draft:
             sha256=stored.sha256,
             revision=stored.revision,
             num_half_overflow=num_half_overflow,
+            exposure_ev=exposure_ev,
             adopted=stored.adopted,
             verified=verified,
         )

@@ -94,6 +94,7 @@ class OutputStage:
             stored,
             stats,
             num_half_overflow=_num_clamped(prepared, inference),
+            exposure_ev=self._options.exposure_ev,
             verified=verified,
         )
 
@@ -109,6 +110,7 @@ class OutputStage:
             stored,
             stats,
             num_half_overflow=made.num_half_overflow if made else 0,
+            exposure_ev=self._options.exposure_ev,
             verified=True,
         )
 

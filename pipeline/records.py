@@ -141,13 +141,17 @@ class InferenceInfo:
 
 @dataclass(frozen=True, slots=True)
 class OutputInfo:
-    """The stored EXR: path relative to DST, size and digest of its bytes, and how it came to be there."""
+    """The stored EXR: path relative to DST, size and digest of its bytes, and how it came to be there.
+
+    `exposure_ev`: its linear values are those of the scene times 2**EV.
+    """
 
     path: str
     num_bytes: int
     sha256: str
     revision: int
     num_half_overflow: int
+    exposure_ev: float
     adopted: bool
     verified: bool
 

@@ -98,6 +98,7 @@ _OUTPUT = (
         "samples",
         "Samples too large for the file, clamped to its largest: 65504, 32768 in DWAA, float32's in float.",
     ),
+    _optional("exposure_ev", _FLOAT64, "EV", "`--exposure`: the EXR's values are the statistics' times 2**EV."),
     _optional("adopted", _BOOL, "", "Whether an identical EXR of an earlier attempt was kept.", varies=True),
     _optional("verified", _BOOL, "", "Whether the EXR was decoded again; always so when adopted.", varies=True),
     _optional("collected_at", _TIMESTAMP, "UTC", "When `gc` gave up this output; null while it is kept.", varies=True),

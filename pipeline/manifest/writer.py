@@ -231,6 +231,7 @@ def _output_columns(output: OutputInfo | None, task: ImageTask) -> Row:
         "output_sha256": output.sha256,
         "revision": output.revision,
         "num_half_overflow": output.num_half_overflow,
+        "exposure_ev": output.exposure_ev,
         "adopted": output.adopted,
         "verified": output.verified,
     }

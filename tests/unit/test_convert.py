@@ -201,6 +201,7 @@ def test_exposure_and_lossy_compression_are_undone_or_measured(source: ObjectSto
     converter(source, lossy, encode={"compression": "dwaa:45", "verify": "all"}).run(Shard(1, 0, tasks))
     one, other = (decode_exr(store.read("images/a.jpg.exr")).image.pixels for store in (plain, bright))
     np.testing.assert_allclose(other, one.astype(np.float32) * 4, rtol=2e-3)
+    assert [rows(store)["a.jpg"]["exposure_ev"] for store in (plain, bright)] == [0.0, 2.0]
     assert rows(bright)["a.jpg"]["luminance_p50"] == pytest.approx(rows(plain)["a.jpg"]["luminance_p50"], rel=1e-2)
     row = rows(lossy)["a.jpg"]
     assert row["verified"]

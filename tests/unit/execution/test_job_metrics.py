@@ -25,7 +25,7 @@ from pipeline.records import (
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 TASK = ImageTask("a.jpg", "a.jpg", 5_000, "etag")
-OUTPUT = OutputInfo("images/a.jpg.exr", 9_000, "00", 1, 0, adopted=False, verified=False)
+OUTPUT = OutputInfo("images/a.jpg.exr", 9_000, "00", 1, 0, 0.0, adopted=False, verified=False)
 CONVERTED = ImageResult(
     TASK,
     ConversionStatus.OK,

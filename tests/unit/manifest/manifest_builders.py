@@ -144,6 +144,7 @@ def ok_result(source: str = "a/one.jpg", **changes: object) -> ImageResult:
                 sha256="d" * 64,
                 revision=2,
                 num_half_overflow=14,
+                exposure_ev=-1.5,
                 adopted=True,
                 verified=True,
             ),

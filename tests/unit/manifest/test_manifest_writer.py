@@ -60,6 +60,7 @@ def test_a_result_with_every_field_survives() -> None:
         "output_sha256": "d" * 64,
         "revision": 2,
         "num_half_overflow": 14,
+        "exposure_ev": -1.5,
         "adopted": True,
         "verified": True,
         "collected_at": None,
