@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
-from ray.core.generated.common_pb2 import LabelSelectorOperator
 from ray.exceptions import RayError
 
-from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_status import cluster_status, refused_requests
 
 # How far apart looks at the autoscaler's state are, which cost two requests each.
 CAPACITY_LOOK_S = 5.0
 # Ray reckons in whole parts of a resource, so many to one; a test compares what it makes of shares of a card.
 _UNITS = 10_000
-
-_Shape = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +39,6 @@ def read_capacity() -> Capacity | None:
         return None
     state = status.autoscaling_state
     return Capacity(nodes, refused_requests(status) if state.autoscaler_state_version else None)
-
-
-def refused_requests(status: GetClusterStatusReply) -> tuple[tuple[dict[str, float], dict[str, str]], ...]:
-    """Resources and labels of the requests that the autoscaler has no node for, whatever it starts.
-
-    It calls infeasible what is left over when as many nodes run, or are on their way, as it may start. So a kind of
-    request is refused only where that holds for every one that waits: of those that can be had, the first ones are
-    given the nodes that are on their way.
-    """
-    refused = Counter(map(_shape, status.autoscaling_state.infeasible_resource_requests))
-    waiting: Counter[_Shape] = Counter()
-    for each in status.cluster_resource_state.pending_resource_requests:
-        waiting[_shape(each.request)] += each.count
-    return tuple(
-        (dict(resources), dict(labels))
-        for (resources, labels), number in refused.items()
-        if number >= waiting[resources, labels]
-    )
-
-
-def _shape(request: ResourceRequest) -> _Shape:
-    """What was asked for; that some nodes were left out (`NodeHealth`) is no reason for a refusal."""
-    asked = (one for selector in request.label_selectors for one in selector.label_constraints)
-    constraints = (one for one in asked if one.operator != LabelSelectorOperator.LABEL_OPERATOR_NOT_IN)
-    labels = sorted((one.label_key, ",".join(one.label_values)) for one in constraints)
-    return tuple(sorted(request.resources_bundle.items())), tuple(labels)
 
 
 def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> str | None:

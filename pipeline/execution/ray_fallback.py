@@ -19,8 +19,8 @@ from ray.exceptions import RayError
 from pipeline.execution.fallback import FallbackPolicy, LaunchReport, Refusal
 from pipeline.execution.ray_actor import ActorHandle
 from pipeline.execution.ray_capacity import CAPACITY_LOOK_S
-from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_session import WorkerResources
+from pipeline.execution.ray_status import cluster_status
 
 
 class Fallback:

@@ -8,50 +8,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
-from ray.exceptions import RayError
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
-_TIMEOUT_S = 10.0
-# The autoscaler looks every five seconds, and has seen a request for sure in its second report after it.
+from pipeline.execution.ray_status import Requests, cluster_status, request_shape
+
+# The autoscaler looks every five seconds.
 _OUTLOOK_TIMEOUT_S = 30.0
-_NUM_REPORTS = 2
 _LOOK_S = 0.5
-
-
-def cluster_status() -> GetClusterStatusReply | None:
-    """What Ray knows of nodes, requests and the autoscaler; None where it does not answer, or behind Ray Client."""
-    if ray.util.client.ray.is_connected():
-        return None
-    try:
-        client = GcsClient(address=ray.get_runtime_context().gcs_address)
-        reply = GetClusterStatusReply()
-        reply.ParseFromString(client.get_cluster_status(timeout_s=_TIMEOUT_S))
-    except (RayError, RuntimeError):
-        return None
-    return reply
 
 
 @dataclass
 class Outlook:
-    """Judges one request by what the autoscaler reports from then on."""
+    """Judges a request for a processor core and a GPU, on a node with these labels, by what the autoscaler reports.
 
-    bundle: Mapping[str, float]
-    _versions: set[int] = field(default_factory=set)
+    No node has a GPU yet. What the autoscaler has no node for may be a kind that no node type offers, or only what is
+    left over when as many nodes as there may be are on their way, for this request's likes or for other jobs.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    _num_waiting: int = 0
+    _version: int = 0
 
     def judge(self, status: GetClusterStatusReply) -> bool | None:
         """Whether nodes for the request can be started; None as long as that is open."""
-        state = status.autoscaling_state
-        if any(self._is_ours(request) for request in state.infeasible_resource_requests):
-            return False
-        waiting = (each.request for each in status.cluster_resource_state.pending_resource_requests)
-        if any(self._is_ours(request) for request in waiting):
-            self._versions.add(state.autoscaler_state_version)
-        # The first version that is seen is of before the request.
-        return True if len(self._versions) > _NUM_REPORTS else None
-
-    def _is_ours(self, request: ResourceRequest) -> bool:
-        return dict(request.resources_bundle) == dict(self.bundle)
+        requests = Requests.read(status)
+        ours = request_shape({"CPU": 1.0, "GPU": 1.0}, self.labels)
+        if requests.waiting[ours] != self._num_waiting:
+            self._num_waiting = requests.waiting[ours]
+            self._version = status.cluster_resource_state.cluster_resource_state_version
+        # What the autoscaler reports is of the requests in the version that it saw.
+        if not self._num_waiting or status.autoscaling_state.last_seen_cluster_resource_state_version < self._version:
+            return None
+        if ours not in requests.refused() or (not self.labels and requests.gpus_on_their_way()):
+            return True
+        return None if requests.gpus_on_their_way() else False
 
 
 def gpu_outlook(labels: Mapping[str, str]) -> tuple[bool, str]:
@@ -66,7 +56,7 @@ def gpu_outlook(labels: Mapping[str, str]) -> tuple[bool, str]:
     options: dict[str, Any] = {"label_selector": dict(labels)} if labels else {}
     ref = ray.remote(num_cpus=1, num_gpus=1, max_retries=0, **options)(_nothing).remote()
     try:
-        can_come = _wait_for(ref, Outlook({"CPU": 1.0, "GPU": 1.0}))
+        can_come = _wait_for(ref, Outlook(labels))
     finally:
         ray.cancel(ref, force=True)
     if can_come is None:

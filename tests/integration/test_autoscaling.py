@@ -124,6 +124,44 @@ def test_auto_asks_for_gpus_where_none_is_up_and_the_autoscaler_starts_such_node
     assert "1 CPU and 1 GPU: no node has a GPU yet, and the autoscaler starts such nodes" in said
 
 
+# A job of somebody else's: more requests for GPUs than nodes may be started, of another kind than ours.
+GREEDY = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+@ray.remote(num_cpus=0.5, num_gpus=1, max_retries=0)
+def work(): return None
+refs = [work.remote() for _ in range(6)]
+print("asked", flush=True)
+ray.get(refs)
+"""
+
+
+def test_auto_asks_for_gpus_where_another_job_is_given_all_that_may_be_started(photos: Path, tmp_path: Path) -> None:
+    """The autoscaler calls our request infeasible then: all nodes that there may be are on their way."""
+    gate, log = tmp_path / "gate", tmp_path / "greedy.log"
+    with autoscaled_cluster(tmp_path / "cluster", gate=gate) as slow, log.open("wb") as output:
+        greedy = subprocess.Popen(
+            [sys.executable, "-c", GREEDY, slow.address],
+            env=environment(tmp_path / "home", slow.env),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(lambda: b"asked" in log.read_bytes(), "the other job asks", 60)
+            run = Run(slow, photos, tmp_path, place=())
+            wait_until(lambda: "1 CPU and 1 GPU" in run.log.read_text(), "auto has chosen", 90)
+            assert not slow.raylets()
+            gate.touch()
+            run.wait("the job ends")
+            run.require_whole()
+            assert greedy.wait(60) == 0, log.read_text()
+        finally:
+            greedy.kill()
+            greedy.wait(20)
+    said = " ".join(run.log.read_text().split())
+    assert "1 CPU and 1 GPU: no node has a GPU yet, and the autoscaler starts such nodes" in said
+
+
 def test_auto_takes_cores_where_no_node_type_has_a_gpu(photos: Path, tmp_path: Path) -> None:
     with autoscaled_cluster(tmp_path / "cluster", max_gpu_nodes=0) as without:
         run = Run(without, photos, tmp_path, place=())
@@ -153,9 +191,11 @@ def test_nodes_come_for_a_job_and_go_and_another_job_meets_them_on_their_way(
     first.wait("the first job ends")
     first.require_whole()
     assert first.num_nodes == 3
+    there = {raylet.pid for raylet in cluster.raylets()}
+    assert there, "the first job's nodes are still there"
     second = Run(cluster, photos, tmp_path / "second", *SMALL)
-    second.wait("the second job is at work", num_rows=5)
-    second.busy_node().kill()
+    second.wait("the second job is at work", num_rows=1)
+    assert second.busy_node().pid in there
     second.wait("the second job ends")
     second.require_whole()
     wait_for_none(cluster)
@@ -166,6 +206,21 @@ def test_nodes_come_for_a_job_and_go_and_another_job_meets_them_on_their_way(
     assert all(decision["reason"] for decision in decisions)
     assert hdrfleet_here("status", first.dst) == 0
     assert f"then {decisions[-1]['num_workers']}, at {decisions[-1]['at']}" in capsys.readouterr().out
+
+
+def test_a_node_that_is_killed_while_more_are_on_their_way(
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for_none(cluster)
+    run = Run(cluster, photos, tmp_path, *SMALL)
+    run.wait("the first node is at work", num_rows=1)
+    assert len(cluster.raylets()) < 3
+    run.busy_node().kill()
+    run.wait("the job ends")
+    run.require_whole()
+    assert run.num_nodes == 3
+    assert "lost on the way" in " ".join(run.log.read_text().split())
+    assert any("in place of" in decision["reason"] for decision in decisions_of(run, capsys))
 
 
 def test_a_node_that_drains_finishes_what_it_has_and_nothing_is_done_twice(

@@ -22,9 +22,9 @@ from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossi
 from pipeline.execution.ray_drain import drain_node, draining_nodes
 from pipeline.execution.ray_executor import RayExecutor
 from pipeline.execution.ray_fallback import Fallback, is_placeless
-from pipeline.execution.ray_outlook import cluster_status
 from pipeline.execution.ray_pool import WorkerPool
 from pipeline.execution.ray_session import WorkerResources, plan_resources
+from pipeline.execution.ray_status import cluster_status
 from pipeline.sharding import open_source, plan_shards
 
 HEAD = ({"CPU": 2.0}, {"ray.io/node-id": "0"})

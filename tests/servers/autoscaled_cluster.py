@@ -46,18 +46,24 @@ class AutoscaledCluster:
 
 @contextmanager
 def autoscaled_cluster(
-    home: Path, *, max_gpu_nodes: int = 3, has_spot: bool = True, node_env: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    max_gpu_nodes: int = 3,
+    has_spot: bool = True,
+    gate: Path | None = None,
+    node_env: Mapping[str, str] | None = None,
 ) -> Iterator[AutoscaledCluster]:
     """Start a head without GPUs, whose autoscaler adds up to `max_gpu_nodes` nodes of one core and one fake GPU.
 
     Without `has_spot`, the node types are those of a cloud that refuses every spot machine: `spot`, which Ray prefers,
-    and `on-demand`, told apart by the label `market`. `node_env` is in the environment of all nodes' workers.
+    and `on-demand`, told apart by the label `market`. With `gate`, no node comes before that file is there.
+    `node_env` is in the environment of all nodes' workers.
     """
     from ray._private.services import get_node_ip_address
 
     home.mkdir(parents=True, exist_ok=True)
     address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes, has_spot)))
+    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes, has_spot, gate)))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_NUM_"))}
     env = {
         "RAY_FAKE_CLUSTER": "1",
@@ -98,13 +104,14 @@ def autoscaled_cluster(
             end(named_after(short))
 
 
-def _config(address: str, max_gpu_nodes: int, has_spot: bool) -> dict[str, Any]:
+def _config(address: str, max_gpu_nodes: int, has_spot: bool, gate: Path | None) -> dict[str, Any]:
     empty_lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
     commands = ("setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands")
     resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
     gpu = {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": max_gpu_nodes}
     spot = gpu | {"priority": 40, "labels": {"market": "spot"}}
     on_demand = gpu | {"priority": 10, "labels": {"market": "on-demand"}}
+    provider = _FAKE_NODES if gate is None else "servers.held_provider.HeldProvider"
     return {
         **{name: [] for name in (*empty_lists, *commands, "worker_start_ray_commands")},
         "cluster_name": "fake",
@@ -113,7 +120,8 @@ def _config(address: str, max_gpu_nodes: int, has_spot: bool) -> dict[str, Any]:
         "upscaling_speed": 100.0,
         "provider": {
             "type": "external",
-            "module": _FAKE_NODES if has_spot else "servers.refusing_provider.RefusingProvider",
+            "module": provider if has_spot else "servers.refusing_provider.RefusingProvider",
+            "gate": str(gate),
             "refused_types": ["spot"],
             "head_node_id": _HEAD_ID,
             "launch_multiple": True,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
 
-from pipeline.execution.ray_capacity import refused_requests
+from pipeline.execution.ray_status import refused_requests
 
 ONE_GPU = {"CPU": 1.0, "GPU": 1.0}
 
