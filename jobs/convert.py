@@ -31,7 +31,7 @@ from pipeline.execution.base import Executor, Progress, RunSummary, WorkerSpec, 
 from pipeline.faults import fault_point
 from pipeline.job import Job, PlannedWork, confirm_job, open_job, read_job
 from pipeline.manifest import SUMMARY_COLUMNS, open_manifest, summarise
-from pipeline.sharding import SourceListing, SourceShape, open_source, require_short_prefix, source_shape
+from pipeline.sharding import SourceListing, SourceShape, is_on_web, open_source, require_short_prefix, source_shape
 from pipeline.storage import open_store
 from pipeline.storage.endpoints import may_overlap
 
@@ -185,6 +185,8 @@ def _confirmed(job: Job, reporter: Reporter) -> Job:
 def _look_at_first(listing: SourceListing) -> None:
     """Raise SourceError when there is nothing to convert, or when what is listed may not be read."""
     first = next(listing.iterate())
+    if is_on_web(first.key):
+        return  # it says nothing about the others
     try:
         listing.store.stat(first.key)
     except ObjectDeniedError as error:

@@ -21,6 +21,7 @@ from pipeline.errors import (
     TooLargeError,
 )
 from pipeline.records import ImageResult, ImageTask
+from pipeline.sharding.locations import is_on_web
 from pipeline.storage import ObjectStore
 
 _MAX_NEIGHBOURS = 3
@@ -44,8 +45,14 @@ class SourceReader:
         """Return the bytes of the planned version. Raises ImageError, StorageError, SystemicError.
 
         What the store says of this object alone is an ImageError, too: SourceUnreadableError. `is_last` as in
-        `blame_one_object`.
+        `blame_one_object`. Of web servers a list may name any number, none of which can be asked for its other files:
+        there a fault costs its image, once it has outlasted the bounded tries of the store.
         """
+        if is_on_web(task.key):
+            try:
+                return self._read(task)
+            except StorageError as error:
+                raise SourceUnreadableError(f"the web server does not give it: {error}") from error
         data = blame_one_object(
             lambda: self._read(task),
             require_answer=lambda: self._require_answer(task.key),

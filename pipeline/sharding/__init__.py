@@ -1,7 +1,7 @@
 """From a source to a plan: list the images, name their outputs, cut shards, store the plan."""
 
 from pipeline.sharding.listing import ListingCounts, SourceListing
-from pipeline.sharding.locations import SourceShape, source_shape
+from pipeline.sharding.locations import SourceShape, is_on_web, source_shape
 from pipeline.sharding.names import output_key, require_short_prefix
 from pipeline.sharding.plan import (
     PlanPart,
@@ -24,6 +24,7 @@ __all__ = [
     "SourceShape",
     "changed_tasks",
     "estimate_megapixels",
+    "is_on_web",
     "iter_shards",
     "load_inventory",
     "open_source",

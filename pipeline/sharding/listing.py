@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from pipeline.config import SourceConfig
-from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError
+from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError, StorageError
 from pipeline.extensions import IMAGE_EXTENSIONS
 from pipeline.records import ImageTask
+from pipeline.sharding.locations import is_on_web
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import name_filter
 from pipeline.storage import ObjectStore, redact_url
@@ -206,4 +207,8 @@ def _stat(store: ObjectStore, task: ImageTask) -> ImageTask:
         info = store.stat(task.key)
     except (ObjectMissingError, ObjectDeniedError):
         return task
+    except StorageError:
+        if not is_on_web(task.key):
+            raise
+        return task  # one of any number of servers; whoever reads it says what is wrong
     return replace(task, size_bytes=info.size_bytes, etag=info.etag)

@@ -149,3 +149,8 @@ def listed_name(entry: str) -> str:
     """
     match = _SCHEME.match(entry)
     return without_userinfo(match.group() + _QUERY.sub("", entry[match.end() :])) if match else entry
+
+
+def is_on_web(key: str) -> bool:
+    """Whether an absolute key is a web page's URL: each may be of a server of its own, and none can be listed."""
+    return key.startswith(("http://", "https://"))

@@ -17,6 +17,7 @@ import fsspec
 from pipeline.config import StorageConfig
 from pipeline.errors import (
     ConfigError,
+    CredentialsError,
     ObjectChangedError,
     ObjectDeniedError,
     ObjectExistsError,
@@ -257,7 +258,11 @@ class GenericStore:
             try:
                 return operation()
             except Exception as error:  # every client has exceptions of its own
-                raise map_generic_error(error, self._where(key)) from error
+                failure = map_generic_error(error, self._where(key))
+                if self._backend.read_only and isinstance(failure, CredentialsError):
+                    # There are none of ours that could have expired: it is this page that wants some.
+                    failure = ObjectDeniedError(str(failure))
+                raise failure from error
 
         return self._retry.call(mapped)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fsspec.exceptions import FSTimeoutError
 
 from pipeline.errors import (
@@ -16,6 +18,7 @@ from pipeline.errors import (
 )
 from pipeline.storage.os_errors import map_os_error
 from pipeline.storage.redact import redact_url
+from pipeline.storage.retry import asking_to_wait
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Classes of optional packages, which therefore are known by name only.
@@ -36,18 +39,35 @@ _TRANSIENT_CLASSES = frozenset(
 
 def map_generic_error(error: Exception, where: str) -> HdrfleetError:
     """Return the error to raise from any client's exception; `where` is the object's printable URL."""
+    error = _behind(error)
     text = f"{where}: {redact_url(str(error)) or type(error).__name__}"
     kind = _by_class(error) or _by_status(error)
     if kind is ObjectMissingError:
         return ObjectMissingError(f"{where}: no such object")
     if kind is ObjectExistsError:
         return ObjectExistsError(f"{where}: already there")
+    if kind is TransientStorageError:
+        return asking_to_wait(TransientStorageError(text), _headers(error).get("Retry-After"))
     if kind is not None:
         return kind(text)
     if isinstance(error, OSError):
         # gcsfs reports 403 as a bare OSError whose text starts so
         return ObjectDeniedError(text) if str(error).startswith("Forbidden") else _by_errno(error, where, text)
     return StorageError(text)
+
+
+def _headers(error: Exception) -> Mapping[str, str]:
+    headers = getattr(error, "headers", None)
+    return headers if isinstance(headers, Mapping) else {}
+
+
+def _behind(error: Exception) -> Exception:
+    """fsspec's HTTP client says that a file is missing whatever went wrong when it asked for its size."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    is_of_http = any(cls.__name__ == "ClientError" for cls in type(cause).__mro__)  # aiohttp's
+    return cause if is_of_http or _by_class(cause) is TransientStorageError else error
 
 
 def _by_errno(error: OSError, where: str, text: str) -> HdrfleetError:

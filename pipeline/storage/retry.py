@@ -29,6 +29,13 @@ def num_retries() -> int:
     return _num_retries
 
 
+def asking_to_wait(error: TransientStorageError, retry_after: str | None) -> TransientStorageError:
+    """Return `error` with what a Retry-After header asks for in seconds; a date is not looked at."""
+    if retry_after and retry_after.isascii() and retry_after.isdigit():
+        error.retry_after_s = float(retry_after)
+    return error
+
+
 class RetryPolicy:
     """Retries TransientStorageError and nothing else: exponential backoff with full jitter, bounded twice.
 

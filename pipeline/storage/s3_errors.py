@@ -21,6 +21,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.storage.redact import redact_url
+from pipeline.storage.retry import asking_to_wait
 
 
 class NotImplementedByStoreError(StorageError):
@@ -172,12 +173,8 @@ def map_exception(error: Exception, where: str) -> HdrfleetError:
 
 
 def _transient(text: str, error: botocore_errors.ClientError) -> TransientStorageError:
-    """The error of an answer that asks to try again. Retry-After counts in seconds; nobody's store sends a date."""
-    mapped = TransientStorageError(text)
-    asked = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
-    if asked.isascii() and asked.isdigit():
-        mapped.retry_after_s = float(asked)
-    return mapped
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return asking_to_wait(TransientStorageError(text), headers.get("retry-after"))
 
 
 def _text(error: Exception) -> str:

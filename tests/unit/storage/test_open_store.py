@@ -201,10 +201,34 @@ class DefaultCredentialsError(Exception):
     pass
 
 
+class ClientError(Exception):
+    """Named as aiohttp's."""
+
+
+class ClientResponseError(ClientError):
+    def __init__(self, status: int) -> None:
+        super().__init__("see https://h/a?sig=secret")
+        self.status = status
+
+
+def missing_because_of(cause: Exception) -> FileNotFoundError:
+    error = FileNotFoundError("https://h/a?sig=secret")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (FileNotFoundError("x"), ObjectMissingError),
+        (missing_because_of(KeyError("x")), ObjectMissingError),
+        (missing_because_of(ClientResponseError(404)), ObjectMissingError),
+        (missing_because_of(ClientResponseError(403)), ObjectDeniedError),
+        (missing_because_of(ClientResponseError(405)), StorageError),
+        (missing_because_of(ClientResponseError(503)), TransientStorageError),
+        (missing_because_of(ClientError("odd")), StorageError),
+        (missing_because_of(TimeoutError()), TransientStorageError),
+        (missing_because_of(ConnectionResetError()), TransientStorageError),
         (IsADirectoryError("x"), ObjectMissingError),
         (FileExistsError("x"), ObjectExistsError),
         (PermissionError("x"), ObjectDeniedError),
