@@ -28,6 +28,7 @@ from pipeline.inference.witness import Witness
 from pipeline.lending import Lending, OpenImages, OpenWork
 from pipeline.manifest import commit_part
 from pipeline.output_stage import OutputStage
+from pipeline.ownership import Ownership
 from pipeline.records import ImageResult, ImageTask, Provenance, Shard, ShardKey, ShardResult
 from pipeline.source_reader import SourceReader
 from pipeline.storage import ObjectStore
@@ -35,6 +36,7 @@ from pipeline.tally import Tally
 
 # float32 RGB from the network, its half copy, and the encoded file.
 _OUTPUT_BYTES_PER_PIXEL = 12 + 6 + 6
+_ASKED_PER_LEASE_TIMEOUT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class ShardConverter:
     Owns its threads and the decoder's processes (`close` ends them), not the stores or the engine. `source_is_there`
     is asked when every image of a shard is missing or any was denied, so that an unmounted source or withdrawn rights
     stop the job instead of failing every row; it raises CredentialsError where the source refuses to be listed.
-    `before_commit` raises when this process may not commit any more. `decoders_bytes` is what all children of the
-    decoder together may take (a single image that declares more passes alone); by default as much as a queue.
+    `ask_owner` raises LeaseLostError when this process may not write any more (`Ownership`). `decoders_bytes` is what
+    all children of the decoder may take (an image that declares more passes alone); by default as much as a queue.
     `num_encode_threads` are the configured ones or the fewest by default, and `output_bytes` bounds what is between
     network and store, by default by one queue. `on_row` hears of every finished image, from any thread.
     """
@@ -78,7 +80,7 @@ class ShardConverter:
         config: ConversionConfig,
         provenance: Provenance,
         source_is_there: Callable[[], bool] = lambda: True,
-        before_commit: Callable[[], None] = lambda: None,
+        ask_owner: Callable[[], None] = lambda: None,
         decoders_bytes: int | None = None,
         num_encode_threads: int | None = None,
         output_bytes: int | None = None,
@@ -88,9 +90,9 @@ class ShardConverter:
         self._destination = destination
         self._witness = Witness(engine)
         self._provenance = provenance
-        self._before_commit = before_commit
         self._on_row = on_row
         execution = config.execution
+        self._ownership = Ownership(ask_owner, execution.lease_timeout_s / _ASKED_PER_LEASE_TIMEOUT)
         self._decoder = ImageDecoder(config.decode)
         self._decoders = ThreadPoolExecutor(execution.num_decode_threads, thread_name_prefix="decode")
         num_encoders = num_encode_threads or execution.encode_threads(engine.device, 0)
@@ -101,7 +103,7 @@ class ShardConverter:
         self._output_budget = ByteBudget(execution.queue_bytes if output_bytes is None else output_bytes)
         self._lending = Lending()
         self._watch = StageWatch(execution.image_timeout_s)
-        self._output = OutputStage(destination, config.encode, provenance, self._watch)
+        self._output = OutputStage(destination, config.encode, provenance, self._watch, self._ownership)
         self._device_lock = threading.Lock()
         self._tally = Tally()
         self._stopping = threading.Event()
@@ -147,7 +149,7 @@ class ShardConverter:
             fault_point("rows.ready")
             return part_result(rows, shard, attempt, self._provenance)
         fault_point("part.ready")
-        self._before_commit()
+        self._ownership.confirm()
         result = commit_part(self._destination, rows, shard, attempt, self._provenance)
         fault_point("part.created")
         return result

@@ -27,6 +27,7 @@ from pipeline.faults import fault_point
 from pipeline.flow import StageWatch
 from pipeline.inference.base import Inference
 from pipeline.outputs import OutputStore, StoredOutput
+from pipeline.ownership import Ownership
 from pipeline.quality.stats import measure
 from pipeline.records import ImageResult, Provenance
 from pipeline.sharding.names import TRIAL_KEY
@@ -43,10 +44,15 @@ class OutputStage:
     """Turns network output into a stored EXR and its row. Safe for threads, each with images of its own."""
 
     def __init__(
-        self, destination: ObjectStore, options: EncodeConfig, provenance: Provenance, watch: StageWatch
+        self,
+        destination: ObjectStore,
+        options: EncodeConfig,
+        provenance: Provenance,
+        watch: StageWatch,
+        ownership: Ownership,
     ) -> None:
         self._destination = destination
-        self._outputs = OutputStore(destination)
+        self._outputs = OutputStore(destination, ownership)
         self._options = options
         self._provenance = provenance
         self._watch = watch

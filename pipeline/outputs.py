@@ -16,6 +16,7 @@ from pipeline.errors import (
     VerifyError,
 )
 from pipeline.manifest import CollectedOutputs, DistrustedOutputs
+from pipeline.ownership import OWNED, Ownership
 from pipeline.records import ImageTask
 from pipeline.sharding import output_key
 from pipeline.storage import ObjectStore
@@ -50,8 +51,9 @@ class OutputStore:
     touched, on stores that decide races and, as far as they keep what they were given, on those that do not.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, ownership: Ownership = OWNED) -> None:
         self._store = store
+        self._ownership = ownership
         self._collected = CollectedOutputs(store)
         self._distrusted = DistrustedOutputs(store)
 
@@ -103,9 +105,10 @@ class OutputStore:
         """Create the output at the first revision that is free; adopt what has the same identity and is whole.
 
         A revision that was collected or found bad is not free: rows name it. Raises CredentialsError when the
-        destination refuses writes, StorageError.
+        destination refuses writes, LeaseLostError where another driver owns it, StorageError.
         """
         sha256 = _sha256(data)
+        self._ownership.require()
         for revision in range(task.revision, _MAX_REVISIONS):
             key = output_key(task.source, revision)
             if self._is_given_up(key):
@@ -121,6 +124,8 @@ class OutputStore:
             if stored is not None and (stored == data or is_whole(stored)):
                 stored_sha256 = _sha256(stored)
                 return StoredOutput(key, revision, stored, stored_sha256, adopted=stored_sha256 != sha256)
+            # Somebody made another output here. If that is who took over, the next revision is not ours to make.
+            self._ownership.confirm()
         raise ManifestError(f"{task.source}: {_MAX_REVISIONS} revisions are taken")
 
     def _read_if_identical(self, key: str, identity: OutputIdentity) -> bytes | None:

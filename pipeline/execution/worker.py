@@ -48,7 +48,7 @@ class Worker:
             engine=engine,
             config=config,
             source_is_there=partial(source_is_there, config.source),
-            before_commit=partial(require_epoch, destination, spec.epoch),
+            ask_owner=partial(require_epoch, destination, spec.epoch),
             decoders_bytes=decoders_budget_bytes(share.num_workers),
             num_encode_threads=num_encode_threads,
             output_bytes=output_budget_bytes(config.execution.queue_bytes, num_encode_threads, share.num_workers),

@@ -73,6 +73,36 @@ def test_started_together_on_s3(photos: Any, s3_bucket: Any, tmp_path: Path, rou
 
 
 @pytest.mark.timeout(200)
+def test_a_driver_that_froze_stores_nothing_beside_what_its_successor_made(tmp_path: Path) -> None:
+    """It is stopped with outputs to store, all sources change, another one takes over; then it wakes up."""
+    folder, dst = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    names = [f"{index:02d}.jpg" for index in range(12)]
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(jpeg(picture(24, 32, seed=index)))
+    options = (*OPTIONS, "--lease-timeout", "3")
+    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+    once = {"HDRFLEET_FAULTS_ONCE": str(tmp_path)}
+    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.encoded=stop:2", env=once)
+    assert first.pid is not None
+    try:
+        wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
+        for index, name in enumerate(names):
+            (folder / name).write_bytes(jpeg(picture(24, 32, seed=100 + index)))
+        time.sleep(2)  # for longer than half of the lease's time it counts as alive
+        assert forked("convert", folder, dst, *options, log=second_log) == 0, second_log.read_text()
+        before = Folder(dst).stamps()
+        assert any(".v2.exr" in key for key in before) or len(before) > len(names)
+        os.kill(first.pid, signal.SIGCONT)
+        assert ended(first, first_log) == DIED, first_log.read_text()
+    finally:
+        first.kill()
+        first.join(20)
+    assert first_log.read_text().strip().endswith("[lease_lost]")
+    assert Folder(dst).stamps() == before, "a zombie changed something"
+
+
+@pytest.mark.timeout(200)
 def test_a_driver_that_froze_finds_that_it_was_taken_over(tmp_path: Path) -> None:
     """It is stopped in mid-job, another one takes the destination and finishes, and then it wakes up."""
     folder, dst = tmp_path / "photos", tmp_path / "out"

@@ -100,6 +100,7 @@ def converter(
     destination: ObjectStore,
     engine: Engine | None = None,
     source_is_there: Callable[[], bool] = lambda: True,
+    ask_owner: Callable[[], None] = lambda: None,
     **parts: object,
 ) -> ShardConverter:
     config: ConversionConfig = build_config(source={"url": "s"}, destination={"url": "d"}, **parts)
@@ -111,6 +112,7 @@ def converter(
         config=config,
         provenance=provenance,
         source_is_there=source_is_there,
+        ask_owner=ask_owner,
     )
     _opened.append(subject)
     return subject
@@ -461,15 +463,46 @@ def test_a_probe_stores_its_outputs_and_the_shard_that_follows_adopts_them(
     assert [row["adopted"] for row in rows(destination).values()] == [True, False]
 
 
-def test_a_worker_that_may_not_commit_any_more_leaves_no_part(source: ObjectStore, destination: ObjectStore) -> None:
-    def refuse() -> None:
-        raise LeaseLostError("another driver has taken over")
+class Owner:
+    """Is asked whether it still is, and says no after so many times."""
 
-    made = converter(source, destination)
-    made._before_commit = refuse
+    def __init__(self, num_yes: int) -> None:
+        self.num_yes, self.num_asked = num_yes, 0
+
+    def __call__(self) -> None:
+        self.num_asked += 1
+        if self.num_asked > self.num_yes:
+            raise LeaseLostError("another driver has taken over")
+
+
+def test_a_worker_that_may_not_commit_any_more_leaves_no_part(source: ObjectStore, destination: ObjectStore) -> None:
+    made = converter(source, destination, ask_owner=Owner(1))
     with pytest.raises(LeaseLostError):
         made.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
     assert completed_shards(destination, 1) == set()
+
+
+def test_a_worker_that_slept_through_a_takeover_stores_nothing(source: ObjectStore, destination: ObjectStore) -> None:
+    made = converter(source, destination, ask_owner=Owner(0))
+    with pytest.raises(LeaseLostError):
+        made.run(Shard(1, 0, put(source, {"a.jpg": jpeg(picture(16, 16))})))
+    assert list(destination.list("images")) == []
+
+
+def test_beside_what_another_driver_made_nothing_is_stored(source: ObjectStore, destination: ObjectStore) -> None:
+    """The answer of a moment ago was that we own it; an output of other bytes is a reason to ask again."""
+    tasks = put(source, {"a.jpg": jpeg(picture(16, 16))})
+    other = new_store()
+    converter(other, destination).run(Shard(1, 1, put(other, {"a.jpg": jpeg(picture(16, 16, seed=9))})))
+    (there,) = destination.list("images")
+    made = converter(source, destination, ask_owner=Owner(1))
+    with pytest.raises(LeaseLostError):
+        made.run(Shard(1, 0, tasks))
+    assert list(destination.list("images")) == [there]
+    owner = Owner(99)
+    assert converter(source, destination, ask_owner=owner).run(Shard(1, 0, tasks)).num_ok == 1
+    assert {info.key for info in destination.list("images")} == {"images/a.jpg.exr", "images/a.jpg.v2.exr"}
+    assert owner.num_asked == 3, "ahead of the output, at the one that was there, ahead of the part"
 
 
 @dataclass
