@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Collection
 from time import monotonic
 
@@ -107,7 +108,8 @@ class Losses:
             self.lose(worker, reason, error=cause if isinstance(cause, SystemicError) else None)
         elif isinstance(cause, StorageError):
             self._pool.report(returned_event(lease, reason))
-            self._book.give_back(lease, cause, delay_s=RETRY_DELAY_S)
+            # Shards that failed together for their store do not come back together.
+            self._book.give_back(lease, cause, delay_s=RETRY_DELAY_S * random.uniform(0.5, 1.5))  # noqa: S311
         elif isinstance(cause, DeviceLostError) and cause.suspect is not None:
             self.blame(worker, cause, cause.suspect)
         elif isinstance(cause, SystemicError):
