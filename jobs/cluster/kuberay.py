@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
+from jobs.cluster.kuberay_token import check_token, check_token_in_pod
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
@@ -48,6 +49,7 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
     place = "spec.submitterPodTemplate.spec"
     if submitter:
         yield from check_pod(place, submitter)
+        yield from check_token_in_pod(place, submitter)
     elif spec.get("submissionMode", "K8sJobMode") == "K8sJobMode":
         yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
 
@@ -68,12 +70,7 @@ def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the RayCluster spec at `place`."""
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
-    if reach(spec, "authOptions", "mode") != "token":
-        yield Finding(
-            at(place, "authOptions", "mode"),
-            "no_token",
-            "is not 'token': whoever reaches a port of the cluster runs code in it",
-        )
+    yield from check_token(place, spec)
     yield from _check_autoscaler(place, spec)
     yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
     groups = listing(spec.get("workerGroupSpecs"))

@@ -22,6 +22,7 @@ HEAD = ("headGroupSpec", "template", "spec")
 GROUP = ("workerGroupSpecs", 0)
 WORKER = (*GROUP, "template", "spec")
 CONTAINER = (*WORKER, "containers", 0)
+SUBMITTER = ("spec", "submitterPodTemplate", "spec", "containers", 0)
 W = "workerGroupSpecs[0].template.spec"
 C = f"{W}.containers[0]"
 GPU = "nvidia.com/gpu"
@@ -56,6 +57,34 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     ),
     "no token": ([set_to({"mode": "disabled"}, "authOptions")], ("authOptions.mode", "no_token")),
     "token not said": ([without("authOptions")], ("authOptions.mode", "no_token")),
+    "token that the head does without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": "disabled"}, *HEAD, "containers", 0, "env")],
+        ("headGroupSpec.template.spec.containers[0].env[1]", "no_token"),
+    ),
+    "token that workers do without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": ""}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token that a first container does without": (
+        [set_to([{"name": "x", "env": [{"name": "RAY_AUTH_MODE"}]}], *WORKER, "initContainers")],
+        (f"{W}.initContainers[0].env[0]", "no_token"),
+    ),
+    "token that the autoscaler does without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": "disabled"}, "autoscalerOptions", "env")],
+        ("autoscalerOptions.env[2]", "no_token"),
+    ),
+    "token that may be anything": (
+        [appended({"name": "RAY_AUTH_MODE", "valueFrom": {"configMapKeyRef": {"name": "x"}}}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token of one's own": (
+        [appended({"name": "RAY_AUTH_TOKEN", "value": "abc"}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token of one's own for the autoscaler": (
+        [appended({"name": "RAY_AUTH_TOKEN", "value": "abc"}, "autoscalerOptions", "env")],
+        ("autoscalerOptions.env[2]", "no_token"),
+    ),
     "another Ray": ([set_to("2.9.0", "rayVersion")], ("rayVersion", "ray_version")),
     "Ray not said": ([without("rayVersion")], ("rayVersion", "ray_version")),
     "no autoscaler": ([set_to(False, "enableInTreeAutoscaling")], ("enableInTreeAutoscaling", "no_autoscaler")),
@@ -216,6 +245,10 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
         (set_to(False, "spec", "shutdownAfterJobFinishes"), ("spec.shutdownAfterJobFinishes", "cluster_stays")),
         (without("spec", "submitterPodTemplate"), ("spec.submitterPodTemplate.spec", "root_user")),
         (
+            set_to([{"name": "RAY_AUTH_MODE", "value": "none"}], *SUBMITTER, "env"),
+            ("spec.submitterPodTemplate.spec.containers[0].env[0]", "no_token"),
+        ),
+        (
             set_to("r/hdrfleet", "spec", "submitterPodTemplate", "spec", "containers", 0, "image"),
             ("spec.submitterPodTemplate.spec.containers[0].image", "image_unpinned"),
         ),
@@ -231,6 +264,7 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
         "not elastic",
         "cluster stays",
         "no submitter",
+        "submitter without a token",
         "submitter unpinned",
         "key in the command",
     ],
@@ -329,6 +363,15 @@ def test_port_of_the_metadata_service_is_open(ports: object) -> None:
 )
 def test_way_out_that_does_not_lead_there_is_sound(cidr: str, excepted: list[str], ports: list[object]) -> None:
     assert way_out([{"ipBlock": {"cidr": cidr, "except": excepted}}], ports=ports) == []
+
+
+def test_token_said_twice_in_one_way_is_sound(tmp_path: Path) -> None:
+    secret = {"secretKeyRef": {"name": "hdrfleet-ray-token", "key": "auth_token"}}
+    breaks = [
+        appended({"name": "RAY_AUTH_MODE", "value": "token"}, "spec", *CONTAINER, "env"),
+        appended({"name": "RAY_AUTH_TOKEN", "valueFrom": secret}, "spec", *CONTAINER, "env"),
+    ]
+    assert found_in_copy(CLUSTER, tmp_path, *breaks) == []
 
 
 def test_account_that_gives_keys_to_the_api_is_found(tmp_path: Path) -> None:
