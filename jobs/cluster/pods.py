@@ -7,7 +7,6 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_image
-from jobs.cluster.secrets import find_values_in_env
 
 GPU = "nvidia.com/gpu"
 _SECCOMP = frozenset({"RuntimeDefault", "Localhost"})
@@ -42,7 +41,6 @@ def check_container(place: str, container: dict[str, Any], pod_security: dict[st
     """Yield what is wrong with one container; what it does not say of itself, its pod says."""
     yield from check_security(at(place, "securityContext"), mapping(container.get("securityContext")), pod_security)
     yield from check_resources(at(place, "resources"), mapping(container.get("resources")))
-    yield from find_values_in_env(container.get("env"), at(place, "env"))
     for index, port in enumerate(listing(container.get("ports"))):
         if "hostPort" in mapping(port):
             yield Finding(at(place, "ports", index, "hostPort"), "public_port", "opens the port on the node itself")

@@ -12,6 +12,7 @@ from jobs.cluster.dockerfile_rules import check_dockerfile
 from jobs.cluster.documents import parse_documents, read_text
 from jobs.cluster.findings import FileReport, Finding
 from jobs.cluster.kubernetes import check_kubernetes, is_kubernetes
+from jobs.cluster.named_secrets import find_named
 from jobs.cluster.ray_yaml import check_ray_cluster, is_ray_cluster
 from jobs.cluster.secrets import find_shapes
 from pipeline.errors import ConfigError
@@ -60,12 +61,10 @@ def validate_file(path: Path, schemas: list[ObjectSchema], *, is_named: bool = T
     checked = _check_documents(documents, path, schemas)
     if checked is not None:
         kind, findings, notes = checked
-        return _report(path, kind, [*findings, *find_shapes(text, documents)], notes)
+        return _report(path, kind, [*findings, *_find_secrets(text, documents)], notes)
     if is_named:
         raise ConfigError(f"{path} is nothing that is known here; give {_KINDS}")
-    return _report(
-        path, "unknown", list(find_shapes(text, documents)), ["not known here; only secrets were looked for"]
-    )
+    return _report(path, "unknown", _find_secrets(text, documents), ["not known here; only secrets were looked for"])
 
 
 def _check_documents(
@@ -80,6 +79,10 @@ def _check_documents(
     if is_template(documents[0]):
         return "CloudFormation", *check_template(documents[0], path)
     return None
+
+
+def _find_secrets(text: str, documents: list[Any]) -> list[Finding]:
+    return [*find_shapes(text, documents), *find_named(documents)]
 
 
 def _report(path: Path, kind: str, findings: list[Finding], notes: Iterable[str] = ()) -> FileReport:
