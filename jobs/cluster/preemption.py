@@ -38,8 +38,8 @@ def is_spot(node_config: dict[str, Any]) -> bool:
     scheduling = mapping(node_config.get("scheduling"))
     return (
         reach(node_config, "InstanceMarketOptions", "MarketType") == "spot"
-        or scheduling.get("provisioningModel") == "SPOT"
-        or scheduling.get("preemptible") is True
+        or str(scheduling.get("provisioningModel")).upper() == "SPOT"
+        or str(scheduling.get("preemptible")).lower() == "true"
     )
 
 

@@ -16,6 +16,7 @@ TYPES = "available_node_types"
 L4 = (TYPES, "gpu_l4_spot")
 NODE = (*L4, "node_config")
 OPTIONS = ("docker", "run_options")
+SPOT_NODE = f"{TYPES}.gpu_l4_spot.node_config"
 
 
 def before_ray_starts(text: str) -> Break:
@@ -310,6 +311,75 @@ ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to({"type": "service_account", "credentials": "{}"}, "provider", "gcp_credentials")],
         ("provider.gcp_credentials", "secret"),
     ),
+    "market under a wrong key": (
+        [set_to("SPOT", *NODE, "scheduling", "provisionningModel")],
+        (f"{SPOT_NODE}.scheduling.provisionningModel", "unknown_key"),
+    ),
+    "market that is not there": (
+        [set_to("SPOTT", *NODE, "scheduling", "provisioningModel")],
+        (f"{SPOT_NODE}.scheduling.provisioningModel", "unknown_value"),
+    ),
+    "flag that is text": (
+        [set_to("true", *NODE, "scheduling", "preemptible")],
+        (f"{SPOT_NODE}.scheduling.preemptible", "wrong_type"),
+    ),
+    "disk under a wrong key": (
+        [set_to(150, *NODE, "disks", 0, "initializeParams", "diskSizeGB")],
+        (f"{SPOT_NODE}.disks[0].initializeParams.diskSizeGB", "unknown_key"),
+    ),
+    "disk of a wrong kind": ([set_to("x", *NODE, "disks", 0, "type")], (f"{SPOT_NODE}.disks[0].type", "unknown_value")),
+    "disk whose size is no number": (
+        [set_to(True, *NODE, "disks", 0, "initializeParams", "diskSizeGb")],
+        (f"{SPOT_NODE}.disks[0].initializeParams.diskSizeGb", "wrong_type"),
+    ),
+    "disk of another zone": (
+        [set_to("us-central1-b", "provider", "availability_zone")],
+        (f"{SPOT_NODE}.disks[0].initializeParams.diskType", "unknown_value"),
+    ),
+    "network of another region": (
+        [set_to("europe-west1", "provider", "region")],
+        (f"{SPOT_NODE}.networkInterfaces[0].subnetwork", "unknown_value"),
+    ),
+    "address under a wrong key": (
+        [set_to([], *NODE, "networkInterfaces", 0, "accessConfig")],
+        (f"{SPOT_NODE}.networkInterfaces[0].accessConfig", "unknown_key"),
+    ),
+    "address of a wrong kind": (
+        [set_to("NAT", *NODE, "networkInterfaces", 0, "accessConfigs", 0, "type")],
+        (f"{SPOT_NODE}.networkInterfaces[0].accessConfigs[0].type", "unknown_value"),
+    ),
+    "account under a wrong key": (
+        [set_to("x", *NODE, "serviceAccounts", 0, "mail")],
+        (f"{SPOT_NODE}.serviceAccounts[0].mail", "unknown_key"),
+    ),
+    "account without a name": (
+        [without(*NODE, "serviceAccounts", 0, "email")],
+        (f"{SPOT_NODE}.serviceAccounts[0].email", "missing_key"),
+    ),
+    "account of the whole project": (
+        [set_to("123456-compute@developer.gserviceaccount.com", *NODE, "serviceAccounts", 0, "email")],
+        (f"{SPOT_NODE}.serviceAccounts[0].email", "broad_role"),
+    ),
+    "account without scopes": (
+        [without(*NODE, "serviceAccounts", 0, "scopes")],
+        (f"{SPOT_NODE}.serviceAccounts[0].scopes", "missing_key"),
+    ),
+    "scope that is none": (
+        [set_to(["https://googleapis.com/auth/x"], *NODE, "serviceAccounts", 0, "scopes")],
+        (f"{SPOT_NODE}.serviceAccounts[0].scopes[0]", "unknown_value"),
+    ),
+    "serial console": (
+        [set_to({"items": [{"key": "serial-port-enable", "value": "TRUE"}]}, *NODE, "metadata")],
+        (f"{SPOT_NODE}.metadata.items[0]", "public_port"),
+    ),
+    "serial console by a number": (
+        [set_to({"items": [{"key": "serial-port-enable", "value": 1}]}, *NODE, "metadata")],
+        (f"{SPOT_NODE}.metadata.items[0].value", "wrong_type"),
+    ),
+    "metadata as plain keys": (
+        [set_to({"serial-port-enable": True}, *NODE, "metadata")],
+        (f"{SPOT_NODE}.metadata.serial-port-enable", "unknown_key"),
+    ),
     "no project": ([set_to(None, "provider", "project_id")], ("provider.project_id", "missing_key")),
 }
 
@@ -443,6 +513,12 @@ def test_nodes_that_nobody_takes_back_need_no_agent(tmp_path: Path) -> None:
         del document["worker_start_ray_commands"][2]
 
     assert found_in_copy(AWS, tmp_path, on_demand) == []
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "FALSE"])
+def test_serial_console_that_stays_shut_is_sound(value: str, tmp_path: Path) -> None:
+    metadata = {"items": [{"key": "serial-port-enable", "value": value}]}
+    assert found_in_copy(GCP, tmp_path, set_to(metadata, *NODE, "metadata")) == []
 
 
 @pytest.mark.parametrize("scheduling", [{"preemptible": True}, {"provisioningModel": "SPOT"}])
