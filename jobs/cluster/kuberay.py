@@ -9,6 +9,7 @@ from typing import Any
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
+from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
@@ -28,6 +29,14 @@ def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
     yield from _check_job(value, spec)
     if "clusterSelector" not in spec:
         yield from check_cluster_spec("spec.rayClusterSpec", mapping(spec.get("rayClusterSpec")))
+
+
+def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
+    """Say what of a RayCluster or a RayJob is a matter of opinion, or of the cluster that it is for."""
+    spec = mapping(value.get("spec"))
+    cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
+    if cluster:
+        yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
 
 
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
@@ -81,6 +90,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from faults
         yield from _check_group(where, mapping(group))
         yield from check_group(where, mapping(group))
+        yield from check_group_market(where, mapping(group))
         yield from check_group_accelerators(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))
         usable += not faults and gpus_of(pod) >= 1 and number(group.get("maxReplicas")) >= 1
@@ -115,6 +125,7 @@ def _pod_security(spec: dict[str, Any]) -> dict[str, Any]:
 def _check_head(place: str, head: dict[str, Any]) -> Iterator[Finding]:
     pod = mapping(reach(head, "template", "spec"))
     yield from check_pod(at(place, "template", "spec"), pod, needs_api=True)
+    yield from check_head_market(at(place, "template", "spec"), pod)
     yield from _check_restart(at(place, "template", "spec"), pod)
     for name in ("serviceType", "enableIngress"):
         if one_of(head.get(name), _PUBLIC) or head.get(name) is True:

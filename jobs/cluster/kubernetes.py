@@ -9,7 +9,7 @@ from typing import Any
 from jobs.cluster.crd import ObjectSchema, check_object
 from jobs.cluster.documents import parse_documents, read_text
 from jobs.cluster.findings import Finding, mapping, one_of, reach
-from jobs.cluster.kuberay import check_ray_object
+from jobs.cluster.kuberay import check_ray_object, notes_on_ray_object
 from jobs.cluster.kuberay_keys import check_names
 from jobs.cluster.plain_kinds import check_plain_object
 
@@ -56,7 +56,7 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
             notes.append(
                 "of the structure, only KubeRay's names were checked; give the cluster's own schema with --crd"
             )
-        return findings + list(check_ray_object(value)), notes
+        return findings + list(check_ray_object(value)), [*notes, *notes_on_ray_object(value)]
     checked: Iterator[Finding] | None = check_plain_object(value)
     if checked is None:
         return findings, [*notes, "nothing is known here of this kind; only secrets were looked for"]

@@ -19,6 +19,9 @@ ACCOUNTS = KUBERAY / "service-accounts.yaml"
 PATCH = KUBERAY / "gcs-fault-tolerance.yaml"
 
 HEAD = ("headGroupSpec", "template", "spec")
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+HEAD_TERMS = (*HEAD, "affinity", "nodeAffinity", _REQUIRED, "nodeSelectorTerms")
+TERMS = f"affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms"
 GROUP = ("workerGroupSpecs", 0)
 WORKER = (*GROUP, "template", "spec")
 CONTAINER = (*WORKER, "containers", 0)
@@ -130,6 +133,30 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "agent within Kubernetes' own grace": (
         [without(*WORKER, "terminationGracePeriodSeconds")],
         (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
+    ),
+    "head on spot": (
+        [set_to({"karpenter.sh/capacity-type": "spot"}, *HEAD, "nodeSelector")],
+        ("headGroupSpec.template.spec.nodeSelector", "head_on_spot"),
+    ),
+    "head on GKE's spot": (
+        [set_to({"cloud.google.com/gke-spot": "true"}, *HEAD, "nodeSelector")],
+        ("headGroupSpec.template.spec.nodeSelector", "head_on_spot"),
+    ),
+    "head that asks for spot": (
+        [set_to("In", *HEAD_TERMS, 0, "matchExpressions", 0, "operator")],
+        (f"headGroupSpec.template.spec.{TERMS}[0].matchExpressions[0]", "head_on_spot"),
+    ),
+    "group labelled as what it is not": (
+        [set_to("on-demand", *GROUP, "labels", "hdrfleet-market")],
+        ("workerGroupSpecs[0].labels.hdrfleet-market", "market"),
+    ),
+    "group on demand labelled as spot": (
+        [set_to("spot", "workerGroupSpecs", 2, "labels", "hdrfleet-market")],
+        ("workerGroupSpecs[2].labels.hdrfleet-market", "market"),
+    ),
+    "group labelled under a wrong key": (
+        [set_to("spot", *GROUP, "labels", "hdrflet-market")],
+        ("workerGroupSpecs[0].labels.hdrflet-market", "unknown_key"),
     ),
     "host network": ([set_to(True, *WORKER, "hostNetwork")], (f"{W}.hostNetwork", "host_access")),
     "host folder": (
@@ -437,3 +464,26 @@ def test_a_wrong_key_is_told_with_what_it_may_have_been_meant_to_be(tmp_path: Pa
 def test_names_of_another_version_of_the_api_are_not_judged(tmp_path: Path) -> None:
     breaks = (set_to("ray.io/v2", "apiVersion"), set_to("x", "spec", "brandNew"))
     assert "unknown_key" not in {code for _, code in found_in_copy(CLUSTER, tmp_path, *breaks)}
+
+
+@pytest.mark.parametrize("path", [CLUSTER, JOB], ids=["cluster", "job"])
+def test_head_that_may_be_moved_is_a_note(path: Path, tmp_path: Path) -> None:
+    below = ("spec",) if path == CLUSTER else ("spec", "rayClusterSpec")
+    assert notes_of(path, tmp_path) == []
+    moved = without(*below, "headGroupSpec", "template", "metadata", "annotations")
+    (note,) = notes_of(path, tmp_path, moved)
+    assert 'annotate it: karpenter.sh/do-not-disrupt: "true", cluster-autoscaler' in note
+    (note,) = notes_of(path, tmp_path, without(*below, *HEAD, "affinity"))
+    assert "keeps the head's pod off spot nodes" in note
+
+
+def notes_of(path: Path, tmp_path: Path, *breaks: Break) -> list[str]:
+    """What is said of a copy beside findings, of which there are none."""
+    values = documents(path)
+    for apply in breaks:
+        apply(values[0])
+    copied = tmp_path / path.name
+    copied.write_text(yaml.safe_dump_all(values))
+    report = validate_file(copied, [])
+    assert report.findings == ()
+    return [each for each in report.notes if "--crd" not in each]

@@ -16,6 +16,7 @@ TYPES = "available_node_types"
 L4 = (TYPES, "gpu_l4_spot")
 NODE = (*L4, "node_config")
 OPTIONS = ("docker", "run_options")
+LAST_OPTION = "docker.run_options[7]"
 SPOT_NODE = f"{TYPES}.gpu_l4_spot.node_config"
 
 
@@ -101,6 +102,75 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "every system call": (
         [appended("--security-opt seccomp=unconfined", *OPTIONS)],
         ("docker.run_options[7]", "privileged"),
+    ),
+    "the whole machine mounted": ([appended("-v /:/host", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "the whole machine mounted to be read": (
+        [appended("--volume=//:/host:ro", *OPTIONS)],
+        (LAST_OPTION, "host_access"),
+    ),
+    "settings of the machine mounted": (
+        [appended("--mount type=bind,source=/etc/../etc/ssh,target=/x", *OPTIONS)],
+        (LAST_OPTION, "host_access"),
+    ),
+    "sockets of the machine mounted": ([appended("-v/run/containerd:/x", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "keys of the machine's user mounted": ([appended("-v ~/.ssh:/x", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "mount that is two entries": (
+        [appended("-v", *OPTIONS), appended("/:/host", *OPTIONS)],
+        (LAST_OPTION, "host_access"),
+    ),
+    "processes of the machine": ([appended("--pid=host", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "memory of the machine": ([appended("--ipc host", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "users of the machine": ([appended("--userns=host", *OPTIONS)], (LAST_OPTION, "host_access")),
+    "root by name": ([appended("--user root", *OPTIONS)], (LAST_OPTION, "root_user")),
+    "root by number": ([appended("-u 0", *OPTIONS)], (LAST_OPTION, "root_user")),
+    "root in one word": ([appended("-u0:0", *OPTIONS)], (LAST_OPTION, "root_user")),
+    "worker that does not start Ray": (
+        [set_to(["ray stop"], "worker_start_ray_commands")],
+        ("worker_start_ray_commands", "no_join"),
+    ),
+    "worker that joins nobody": (
+        [set_to(["ray start --num-cpus=1"], "worker_start_ray_commands")],
+        ("worker_start_ray_commands[0]", "no_join"),
+    ),
+    "worker that joins what is not set": (
+        [set_to(["ray start --address=$HEAD:6379"], "worker_start_ray_commands")],
+        ("worker_start_ray_commands[0]", "no_join"),
+    ),
+    "worker that is a head": (
+        [set_to(["ray start --head --address=$RAY_HEAD_IP:6379"], "worker_start_ray_commands")],
+        ("worker_start_ray_commands[0]", "no_join"),
+    ),
+    "worker on another port": (
+        [set_to(["ray start --address=$RAY_HEAD_IP:6380"], "worker_start_ray_commands")],
+        ("worker_start_ray_commands[0]", "no_join"),
+    ),
+    "head on another port": (
+        [set_to(["ray start --head --port 6380 --autoscaling-config=x"], "head_start_ray_commands")],
+        ("worker_start_ray_commands[1]", "no_join"),
+    ),
+    "head that is none": (
+        [set_to(["ray start --port=6379 --autoscaling-config=x"], "head_start_ray_commands")],
+        ("head_start_ray_commands[0]", "no_join"),
+    ),
+    "agent for another cloud": (
+        [appended("hdrfleet node-agent --cloud azure", "worker_start_ray_commands")],
+        ("worker_start_ray_commands[3]", "no_node_agent"),
+    ),
+    "label of a market that it is not": (
+        [set_to("on-demand", *L4, "labels", "hdrfleet-market")],
+        (f"{TYPES}.gpu_l4_spot.labels.hdrfleet-market", "market"),
+    ),
+    "label of spot on demand": (
+        [set_to("spot", TYPES, "gpu_l4_on_demand", "labels", "hdrfleet-market")],
+        (f"{TYPES}.gpu_l4_on_demand.labels.hdrfleet-market", "market"),
+    ),
+    "label of no market": (
+        [set_to("sopt", *L4, "labels", "hdrfleet-market")],
+        (f"{TYPES}.gpu_l4_spot.labels.hdrfleet-market", "unknown_value"),
+    ),
+    "label under a wrong key": (
+        [set_to("spot", *L4, "labels", "hdrfleet-markt")],
+        (f"{TYPES}.gpu_l4_spot.labels.hdrfleet-markt", "unknown_key"),
     ),
     "rights of root": ([without(*OPTIONS, 3)], ("docker.run_options", "privileged")),
     "token that is empty": ([set_to("--env RAY_AUTH_MODE=", *OPTIONS, 0)], ("docker.run_options", "no_token")),
@@ -189,7 +259,16 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     ),
 }
 
+HEAD_NODE = (TYPES, "head", "node_config")
 ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
+    "head on spot": (
+        [set_to({"MarketType": "spot"}, *HEAD_NODE, "InstanceMarketOptions")],
+        (f"{TYPES}.head.node_config", "head_on_spot"),
+    ),
+    "label of spot without spot": (
+        [without(*NODE, "InstanceMarketOptions")],
+        (f"{TYPES}.gpu_l4_spot.labels.hdrfleet-market", "market"),
+    ),
     "no metadata": (
         [set_to("disabled", *NODE, "MetadataOptions", "HttpEndpoint")],
         (f"{TYPES}.gpu_l4_spot.node_config.MetadataOptions.HttpEndpoint", "no_metadata"),
@@ -310,6 +389,18 @@ ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "credentials": (
         [set_to({"type": "service_account", "credentials": "{}"}, "provider", "gcp_credentials")],
         ("provider.gcp_credentials", "secret"),
+    ),
+    "head on spot": (
+        [set_to({"provisioningModel": "SPOT"}, *HEAD_NODE, "scheduling")],
+        (f"{TYPES}.head.node_config", "head_on_spot"),
+    ),
+    "head that is preemptible": (
+        [set_to({"preemptible": True}, *HEAD_NODE, "scheduling")],
+        (f"{TYPES}.head.node_config", "head_on_spot"),
+    ),
+    "label of spot without spot": (
+        [set_to("STANDARD", *NODE, "scheduling", "provisioningModel")],
+        (f"{TYPES}.gpu_l4_spot.labels.hdrfleet-market", "market"),
     ),
     "market under a wrong key": (
         [set_to("SPOT", *NODE, "scheduling", "provisionningModel")],
@@ -452,6 +543,29 @@ def test_what_only_looks_like_a_fault_is_no_finding(tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path, *[appended(command, "setup_commands") for command in harmless]) == []
 
 
+def test_mount_of_a_folder_of_its_own_is_sound(tmp_path: Path) -> None:
+    options = ["-v /mnt/nvme:/scratch", "--mount type=volume,source=cache,target=/c", "-v cache:/c", "--user 1000"]
+    assert found_in_copy(AWS, tmp_path, *[appended(option, *OPTIONS) for option in options]) == []
+
+
+def test_other_ports_on_both_sides_are_sound(tmp_path: Path) -> None:
+    def renumbered(document: Any) -> None:
+        for part in ("head", "worker"):
+            commands = document[f"{part}_start_ray_commands"]
+            document[f"{part}_start_ray_commands"] = [each.replace("6379", "6380") for each in commands]
+
+    assert found_in_copy(AWS, tmp_path, renumbered) == []
+
+
+def test_template_of_the_cloud_may_say_the_market(tmp_path: Path) -> None:
+    def by_template(document: Any) -> None:
+        node = document[TYPES]["gpu_l4_spot"]["node_config"]
+        node["LaunchTemplate"] = {"LaunchTemplateId": "lt-1"}
+        del node["InstanceMarketOptions"]
+
+    assert found_in_copy(AWS, tmp_path, by_template) == []
+
+
 @pytest.mark.parametrize("option", ["-p 127.0.0.1:8265:8265", "--publish='[::1]:8265:8265/tcp'", "-p127.0.0.1::8265"])
 def test_port_that_the_node_alone_reaches_is_no_finding(option: str, tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path, appended(option, *OPTIONS)) == []
@@ -510,6 +624,7 @@ def test_nodes_that_nobody_takes_back_need_no_agent(tmp_path: Path) -> None:
     def on_demand(document: Any) -> None:
         for node_type in document[TYPES].values():
             node_type["node_config"].pop("InstanceMarketOptions", None)
+            node_type["labels"]["hdrfleet-market"] = "on-demand"
         del document["worker_start_ray_commands"][2]
 
     assert found_in_copy(AWS, tmp_path, on_demand) == []
@@ -526,6 +641,7 @@ def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Pat
     def only_one(document: Any) -> None:
         for node_type in document[TYPES].values():
             node_type["node_config"]["scheduling"] = {"onHostMaintenance": "TERMINATE"}
+            del node_type["labels"]["hdrfleet-market"]
         document[TYPES]["gpu_l4_on_demand"]["node_config"]["scheduling"].update(scheduling)
         del document["worker_start_ray_commands"][2]
 
