@@ -10,6 +10,7 @@ from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of,
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
+from jobs.cluster.pod_parts import check_mounts
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
@@ -83,6 +84,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     yield from _check_autoscaler(place, spec)
     yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
     groups = listing(spec.get("workerGroupSpecs"))
+    yield from _check_group_names(at(place, "workerGroupSpecs"), groups)
     usable = 0
     for index, group in enumerate(groups):
         where = at(place, "workerGroupSpecs", index)
@@ -102,6 +104,21 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+def _check_group_names(place: str, groups: list[Any]) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, group in enumerate(map(mapping, groups)):
+        name = str(group.get("groupName") or "")
+        if not name:
+            yield Finding(at(place, index, "groupName"), "missing_key", "KubeRay needs it")
+        elif name in seen:
+            yield Finding(
+                at(place, index, "groupName"),
+                "not_unique",
+                f"{name} is another group's, too: KubeRay mixes them up",
+            )
+        seen.add(name)
+
+
 def _check_autoscaler(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     options = mapping(spec.get("autoscalerOptions"))
     where = at(place, "autoscalerOptions")
@@ -114,6 +131,8 @@ def _check_autoscaler(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     yield from check_security(
         at(where, "securityContext"), mapping(options.get("securityContext")), _pod_security(spec)
     )
+    pod = mapping(reach(spec, "headGroupSpec", "template", "spec"))  # the autoscaler runs in it
+    yield from check_mounts(at(where, "volumeMounts"), options.get("volumeMounts"), pod)
     if "resources" in options:
         yield from check_resources(at(where, "resources"), mapping(options["resources"]))
 

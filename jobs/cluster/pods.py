@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_image
+from jobs.cluster.pod_parts import check_mounts, check_quantities
 
 GPU = "nvidia.com/gpu"
 _SECCOMP = frozenset({"RuntimeDefault", "Localhost"})
@@ -35,6 +36,7 @@ def check_pod(place: str, pod: dict[str, Any], *, needs_api: bool = False) -> It
             where = at(place, kind, index)
             yield from check_container(where, mapping(container), mapping(pod.get("securityContext")))
             yield from check_image(at(where, "image"), mapping(container).get("image"))
+            yield from check_mounts(at(where, "volumeMounts"), mapping(container).get("volumeMounts"), pod)
 
 
 def check_container(place: str, container: dict[str, Any], pod_security: dict[str, Any]) -> Iterator[Finding]:
@@ -85,6 +87,7 @@ def check_resources(place: str, resources: dict[str, Any]) -> Iterator[Finding]:
     for name in ("cpu", "memory"):
         if name not in limits:
             yield Finding(at(place, "limits", name), "no_limit", "is not set: the container may use up its node")
+    yield from check_quantities(place, resources)
     if GPU in requests and number(requests[GPU], -1) != number(limits.get(GPU), -1):
         yield Finding(
             at(place, "requests", GPU),

@@ -158,6 +158,43 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to("spot", *GROUP, "labels", "hdrflet-market")],
         ("workerGroupSpecs[0].labels.hdrflet-market", "unknown_key"),
     ),
+    "two groups of one name": (
+        [set_to("gpu-l4-spot", "workerGroupSpecs", 1, "groupName")],
+        ("workerGroupSpecs[1].groupName", "not_unique"),
+    ),
+    "group without a name": ([without(*GROUP, "groupName")], ("workerGroupSpecs[0].groupName", "missing_key")),
+    "mount of a volume that is not there": (
+        [set_to("hom", *WORKER, "volumes", 1, "name")],
+        (f"{C}.volumeMounts[1].name", "no_volume"),
+    ),
+    "mount of the autoscaler that is not there": (
+        [set_to("temp", "autoscalerOptions", "volumeMounts", 0, "name")],
+        ("autoscalerOptions.volumeMounts[0].name", "no_volume"),
+    ),
+    "more asked for than allowed": (
+        [set_to("70", *CONTAINER, "resources", "requests", "cpu")],
+        (f"{C}.resources.requests.cpu", "above_limit"),
+    ),
+    "more memory asked for than allowed": (
+        [set_to("27000Mi", *CONTAINER, "resources", "requests", "memory")],
+        (f"{C}.resources.requests.memory", "above_limit"),
+    ),
+    "what is no quantity": (
+        [set_to("26GiB", *CONTAINER, "resources", "limits", "memory")],
+        (f"{C}.resources.limits.memory", "wrong_type"),
+    ),
+    "misspelt parameter of the head": (
+        [set_to("0.0.0.0", "headGroupSpec", "rayStartParams", "dashbord-host")],
+        ("headGroupSpec.rayStartParams.dashbord-host", "unknown_key"),
+    ),
+    "misspelt parameter of a group": (
+        [set_to("1", *GROUP, "rayStartParams", "num-gpu")],
+        ("workerGroupSpecs[0].rayStartParams.num-gpu", "unknown_key"),
+    ),
+    "parameter that is no text": (
+        [set_to(0, "headGroupSpec", "rayStartParams", "num-gpus")],
+        ("headGroupSpec.rayStartParams.num-gpus", "wrong_type"),
+    ),
     "host network": ([set_to(True, *WORKER, "hostNetwork")], (f"{W}.hostNetwork", "host_access")),
     "host folder": (
         [appended({"name": "x", "hostPath": {"path": "/"}}, *HEAD, "volumes")],
@@ -270,6 +307,14 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             ("spec.entrypoint", "not_elastic"),
         ),
         (set_to(False, "spec", "shutdownAfterJobFinishes"), ("spec.shutdownAfterJobFinishes", "cluster_stays")),
+        (
+            set_to("hdrfleet", "metadata", "labels", "kueue.x-k8s.io/queuename"),
+            ('metadata.labels["kueue.x-k8s.io/queuename"]', "unknown_key"),
+        ),
+        (
+            set_to("true", "metadata", "annotations", "kueue.x-k8s.io/elasticjob"),
+            ('metadata.annotations["kueue.x-k8s.io/elasticjob"]', "unknown_key"),
+        ),
         (without("spec", "submitterPodTemplate"), ("spec.submitterPodTemplate.spec", "root_user")),
         (
             set_to([{"name": "RAY_AUTH_MODE", "value": "none"}], *SUBMITTER, "env"),
@@ -290,6 +335,8 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
         "wrong key",
         "not elastic",
         "cluster stays",
+        "misspelt queue",
+        "misspelt annotation",
         "no submitter",
         "submitter without a token",
         "submitter unpinned",
