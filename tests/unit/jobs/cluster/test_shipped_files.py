@@ -58,6 +58,11 @@ def test_the_job_is_tried_again_for_what_another_try_may_mend(code: int, is_trie
     assert (ended.returncode != 0) is is_tried_again
 
 
+def test_the_job_leaves_the_device_to_nobody() -> None:
+    (job,) = documents(KUBERAY / "rayjob.yaml")
+    assert " --device cuda " in job["spec"]["entrypoint"]
+
+
 def test_profiles_and_names_are_those_of_the_stack() -> None:
     (cluster,), (template,) = documents(AWS), documents(TEMPLATE)
     name = template["Parameters"]["ClusterName"]["Default"]
