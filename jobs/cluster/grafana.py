@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping, reach
+from jobs.cluster.findings import Finding, at, listing, mapping, one_of, reach
 from jobs.cluster.prometheus_rules import check_expression
 
 _TELLING = frozenset({"panels", "templating", "schemaVersion", "timepicker", "annotations"})
@@ -34,7 +34,7 @@ def check_dashboard(document: Any) -> Iterator[Finding]:
     for key in ("title", "schemaVersion"):
         if not dashboard.get(key):
             yield Finding(key, "missing_key", "Grafana needs it")
-    panels = [each for each in _panels(dashboard) if mapping(each[1]).get("type") not in _WITHOUT_QUERIES]
+    panels = [each for each in _panels(dashboard) if not one_of(each[1].get("type"), _WITHOUT_QUERIES)]
     if not panels:
         yield Finding("panels", "missing_key", "holds no panel with a query")
     variables = {
@@ -46,7 +46,7 @@ def check_dashboard(document: Any) -> Iterator[Finding]:
             yield from _check_source(place, variable.get("datasource"), variables)
     ids: set[Any] = set()
     for place, panel in panels:
-        if not panel.get("type"):
+        if not isinstance(panel.get("type"), str) or not panel["type"]:
             yield Finding(at(place, "type"), "missing_key", "Grafana needs it")
         if isinstance(panel.get("id"), int) and panel["id"] in ids:
             yield Finding(at(place, "id"), "not_unique", f"{panel['id']} is another panel's, too")

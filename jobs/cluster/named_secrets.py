@@ -21,6 +21,8 @@ _OPTION = re.compile(r"(?<![\w-])--?(?P<name>[a-z][\w-]*)(?:=|\s+)(?!-)" + _VALU
 _LOGIN = re.compile(r"\b(?P<name>login)\b[^;&|\n]*?\s-p(?:=|\s*)" + _VALUE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w.-]+")  # a path that ends in such a word is a place
+# Keys of charts that hold the name of a secret, and a variable that holds the path of a file.
+_OF_NAMES = re.compile(r"(?i)(?:existing|pull|tls)_secret$|application_credentials$")
 _REFERENCES = ("$", "`", "{{", "<")
 _SEEN_BY_SHAPE = "RAY_AUTH_TOKEN"  # its assignments are found in comments, too
 _NAMING_KEYS = ("name", "key", "Name", "Key")
@@ -86,7 +88,8 @@ def _find_in_command(place: str, text: str) -> Iterator[Finding]:
 
 
 def _is_secret(name: str) -> bool:
-    return _PLAIN.fullmatch(name) is not None and is_secret_name(_CAMEL.sub("_", name).replace("-", "_"))
+    words = _CAMEL.sub("_", name).replace("-", "_")
+    return _PLAIN.fullmatch(name) is not None and is_secret_name(words) and not _OF_NAMES.search(words)
 
 
 def _is_written_out(value: Any) -> bool:

@@ -114,6 +114,8 @@ def test_secret_in_a_manifest_is_found(name: str, apply: Break, place: str, tmp_
         {"automountServiceAccountToken": False, "password": "", "secretName": "x", "token_file": "/x"},
         [{"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
         {"runtimeEnvYAML": "a: b: c"},
+        {"existingSecret": "redis", "imagePullSecret": "registry"},
+        "--env GOOGLE_APPLICATION_CREDENTIALS=/var/run/google/key.json",
     ],
 )
 def test_what_refers_to_a_secret_is_none(value: object) -> None:

@@ -136,6 +136,7 @@ def test_fault_of_the_rules_is_found(apply: Break, expected: tuple[str, str], tm
         (set_to('x{a="$job"}', "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "unknown_variable")),
         (set_to(2, "panels", 0, "id"), ("panels[1].id", "not_unique")),
         (without("panels", 0, "type"), ("panels[0].type", "missing_key")),
+        (set_to({"x": 1}, "panels", 0, "type"), ("panels[0].type", "missing_key")),
         (without("title"), ("title", "missing_key")),
         (
             set_to([{"type": "row", "panels": [{"type": "stat", "id": 99}]}], "panels"),
