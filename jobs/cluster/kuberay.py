@@ -38,6 +38,12 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
     cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
     if cluster:
         yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
+    command = str(spec.get("entrypoint", ""))
+    if "rayClusterSpec" in spec and _is_elastic(spec) and _CONVERTS.search(command) and "--device" not in command:
+        yield (
+            "spec.entrypoint has no --device: in a new cluster the driver may choose its processor before the "
+            "autoscaler has said which GPUs it can start"
+        )
 
 
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
@@ -66,15 +72,18 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
 
 def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
     """A conversion without --max-workers takes what is up when it starts: in a new cluster the head alone."""
-    cluster = mapping(spec.get("rayClusterSpec"))
-    elastic = any(number(mapping(each).get("minReplicas")) < 1 for each in listing(cluster.get("workerGroupSpecs")))
     command = str(spec.get("entrypoint", ""))
-    if elastic and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
+    if _is_elastic(spec) and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
         yield Finding(
             "spec.entrypoint",
             "not_elastic",
             "has no --max-workers: the job asks the autoscaler for nothing, and a new cluster has no workers",
         )
+
+
+def _is_elastic(spec: dict[str, Any]) -> bool:
+    groups = listing(reach(spec, "rayClusterSpec", "workerGroupSpecs"))
+    return any(number(mapping(each).get("minReplicas")) < 1 for each in groups)
 
 
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:

@@ -524,6 +524,13 @@ def test_head_that_may_be_moved_is_a_note(path: Path, tmp_path: Path) -> None:
     assert "keeps the head's pod off spot nodes" in note
 
 
+def test_job_that_leaves_the_device_to_chance_is_a_note(tmp_path: Path) -> None:
+    command = "hdrfleet convert s3://a s3://b --address auto --max-workers 4"
+    (note,) = notes_of(JOB, tmp_path, set_to(command, "spec", "entrypoint"))
+    assert "spec.entrypoint has no --device" in note
+    assert notes_of(JOB, tmp_path, set_to(f"{command} --device cuda", "spec", "entrypoint")) == []
+
+
 def notes_of(path: Path, tmp_path: Path, *breaks: Break) -> list[str]:
     """What is said of a copy beside findings, of which there are none."""
     values = documents(path)
