@@ -195,12 +195,14 @@ def _budget_s(amount: float | None, price_per_worker_hour: float | None) -> floa
         return None
     if price_per_worker_hour is None:
         raise ConfigError("--budget needs a price; give --price-per-worker-hour or --node-type")
-    if not 0 < amount < math.inf or not 0 < price_per_worker_hour < math.inf:
+    is_usable = 0 < amount < math.inf and 0 < price_per_worker_hour < math.inf
+    worker_s = budget_in_worker_s(amount, price_per_worker_hour) if is_usable else 0.0
+    if not 0 < worker_s < math.inf:
         raise ConfigError(
             f"--budget {amount:g} at {price_per_worker_hour:g} per worker-hour buys nothing that can be reckoned with; "
-            "give amounts above 0"
+            "give amounts above 0 that go together"
         )
-    return budget_in_worker_s(amount, price_per_worker_hour)
+    return worker_s
 
 
 def labels(texts: list[str] | None, flag: str = "--label") -> dict[str, str]:

@@ -20,6 +20,7 @@ from jobs.plan_speed import (
     predict,
     workload,
 )
+from jobs.units import money_apart
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
 from pipeline.errors import ConfigError, SourceError, StorageError, SystemicError
@@ -153,8 +154,9 @@ def require_affordable(config: ConversionConfig, request: PlanRequest, max_cost:
     if cost is None:
         raise ConfigError(f"--spot: {request.node_type} has no spot price; give one with --prices, or drop --spot")
     if cost > max_cost:
+        amount, limit = money_apart(cost, max_cost)
         raise ConfigError(
-            f"--max-cost: about {cost:,.2f} {prediction.currency} on {prediction.num_workers} workers of "
-            f"{request.node_type} are above the limit of {max_cost:,.2f}; nothing was started"
+            f"--max-cost: about {amount} {prediction.currency} on {prediction.num_workers} workers of "
+            f"{request.node_type} are above the limit of {limit}; nothing was started"
         )
     return prediction

@@ -10,6 +10,7 @@ import typer
 from jobs import options as opt
 from jobs.destination import open_destination
 from jobs.option_groups import CostOptions, DestinationStorage, SourceStorage, grouped
+from jobs.units import money, money_apart
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def plan(
     else:
         print_plan(found)
     if above and cheapest is not None and cost.max_cost is not None:
-        amount = cost_of(cheapest, on_spot=cost.spot)
+        amount, allowed = money_apart(cost_of(cheapest, on_spot=cost.spot) or 0.0, cost.max_cost)
         typer.echo(
-            f"hdrfleet: the cheapest, {cheapest.node_type}, costs about {amount:,.2f} {cheapest.currency}, "
-            f"more than --max-cost {cost.max_cost:,.2f}",
+            f"hdrfleet: the cheapest, {cheapest.node_type}, costs about {amount} {cheapest.currency}, "
+            f"more than --max-cost {allowed}",
             err=True,
         )
         raise typer.Exit(_EXIT_ABOVE_COST)
@@ -124,8 +125,8 @@ def require_within_cost(
     # They were given for DST; the earlier job's may be another kind of store.
     storage = heeded(cost.throughput_from or "", destination_storage.as_fields())
     prediction = require_affordable(config, _request(cost, storage, counts), max_cost, on_spot=cost.spot)
-    amount = cost_of(prediction, on_spot=cost.spot)
-    return f"about {amount:,.2f} {prediction.currency} on {prediction.node_type}, of {max_cost:,.2f} allowed"
+    amount = money(cost_of(prediction, on_spot=cost.spot) or 0.0)
+    return f"about {amount} {prediction.currency} on {prediction.node_type}, of {money(max_cost)} allowed"
 
 
 def _request(

@@ -11,7 +11,7 @@ from rich.table import Table
 from jobs.plan import ConversionPlan
 from jobs.plan_source import SourceEstimate
 from jobs.progress import plural
-from jobs.units import byte_size, duration, megapixel_size
+from jobs.units import byte_size, duration, megapixel_size, money
 
 _PIPED_WIDTH = 200
 _COLUMNS = (
@@ -117,4 +117,4 @@ def _table(plan: ConversionPlan) -> Table:
 
 
 def _money(amount: float | None, currency: str) -> str:
-    return "" if amount is None else f"{amount:,.2f} {currency}"
+    return "" if amount is None else f"{money(amount)} {currency}"

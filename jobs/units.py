@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_MAX_DECIMALS = 12
+
 
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3.4 h`, `2.1 d`, the way a person says it."""
@@ -13,6 +15,23 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
     return f"{seconds / 86_400:,.1f} d"
+
+
+def money(amount: float, num_decimals: int = 2) -> str:
+    """`1,234.50`; with more decimals below a cent, so that two digits mean something: `0.00012`."""
+    if 0 < amount < 0.1:
+        num_decimals = max(num_decimals, 1 - math.floor(math.log10(amount)))
+    text = f"{amount:,.{min(num_decimals, _MAX_DECIMALS)}f}"
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
+
+
+def money_apart(one: float, other: float) -> tuple[str, str]:
+    """Two amounts with as many decimals as tell them apart, as far as that is possible."""
+    for num_decimals in range(2, _MAX_DECIMALS):
+        if money(one, num_decimals) != money(other, num_decimals):
+            return money(one, num_decimals), money(other, num_decimals)
+    return money(one), money(other)
 
 
 def byte_size(amount: float) -> str:

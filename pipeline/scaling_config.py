@@ -24,11 +24,11 @@ class ScalingConfig(FrozenModel):
 
     min_workers: int = Field(0, ge=0, le=100_000)
     max_workers: int = Field(ge=1, le=100_000)
-    deadline_s: float | None = Field(None, gt=0)
-    budget_worker_s: float | None = Field(None, gt=0)
-    interval_s: float = Field(5.0, gt=0)
-    cool_down_s: float = Field(60.0, ge=0)
-    node_start_timeout_s: float = Field(1800.0, ge=0)
+    deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    budget_worker_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    interval_s: float = Field(5.0, gt=0, allow_inf_nan=False)
+    cool_down_s: float = Field(60.0, ge=0, allow_inf_nan=False)
+    node_start_timeout_s: float = Field(1800.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

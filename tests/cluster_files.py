@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ AWS = ROOT / "ray_cluster.yaml"
 GCP = ROOT / "infra" / "gcp" / "ray_cluster.yaml"
 KUBERAY = ROOT / "infra" / "kuberay"
 TEMPLATE = ROOT / "infra" / "aws" / "storage-and-role.yaml"
+OBSERVABILITY = ROOT / "infra" / "observability"
 DOCKERFILE = ROOT / "infra" / "Dockerfile"
 
 Break = Callable[[Any], None]
@@ -71,7 +73,8 @@ def found_in_copy(
     for apply in breaks:
         apply(values[index])
     copied = tmp_path / path.name
-    copied.write_text(yaml.safe_dump_all(values, sort_keys=False))
+    is_json = path.suffix == ".json"
+    copied.write_text(json.dumps(values[0]) if is_json else yaml.safe_dump_all(values, sort_keys=False))
     return [(each.place, each.code) for each in validate_file(copied, schemas or []).findings]
 
 

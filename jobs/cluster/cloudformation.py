@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cluster.findings import Finding, at, is_everybody, leaves, listing, mapping, reach
+from jobs.cluster.iam import check_rights
 
 _BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 _CIDR_KEYS = ("CidrIp", "CidrIpv6")
-_POLICY_KEYS = ("PolicyDocument", "AssumeRolePolicyDocument")
 
 
 def is_template(document: Any) -> bool:
@@ -61,8 +61,7 @@ def _check_resource(place: str, resource: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(where, "open_security_group", "lets the whole world in; name your own network")
     if resource.get("Type") == "AWS::S3::Bucket":
         yield from _check_bucket(place, properties)
-    for where, statement in _statements(place, properties):
-        yield from _check_statement(where, statement)
+    yield from check_rights(place, properties)
 
 
 def _check_bucket(place: str, bucket: dict[str, Any]) -> Iterator[Finding]:
@@ -78,48 +77,3 @@ def _check_bucket(place: str, bucket: dict[str, Any]) -> Iterator[Finding]:
             "unfinished_uploads",
             "no rule has AbortIncompleteMultipartUpload: uploads of killed processes are paid for until somebody looks",
         )
-
-
-def _statements(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each statement of the policies anywhere below `value`, with its place."""
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _statements(at(place, index), item)
-    for key, item in mapping(value).items():
-        where = at(place, str(key))
-        if key in _POLICY_KEYS:
-            for index, statement in enumerate(listing(mapping(item).get("Statement"))):
-                yield at(where, "Statement", index), mapping(statement)
-        else:
-            yield from _statements(where, item)
-
-
-def _check_statement(place: str, statement: dict[str, Any]) -> Iterator[Finding]:
-    if statement.get("Effect") != "Allow":
-        return
-    actions, resources = _texts(statement.get("Action")), _texts(statement.get("Resource"))
-    if any(action == "*" or action.endswith(":*") for action in actions):
-        yield Finding(at(place, "Action"), "broad_role", "allows every action of a service; name those that are needed")
-    writes = [each for each in actions if not each.partition(":")[2].startswith(("Describe", "Get", "List"))]
-    if "*" in resources and (writes or any(each.startswith("s3:") for each in actions)):
-        yield Finding(at(place, "Resource"), "broad_role", f"{', '.join(actions)} on everything; name the resources")
-    if statement.get("Principal") in ("*", {"AWS": "*"}):
-        yield Finding(at(place, "Principal"), "broad_role", "allows everybody")
-    for name in ("NotAction", "NotResource", "NotPrincipal"):
-        if name in statement:
-            yield Finding(at(place, name), "broad_role", "allows all but what it names; name what is needed instead")
-    if any(action.lower() == "iam:passrole" for action in actions) and not _names_service(statement):
-        yield Finding(
-            at(place, "Condition"),
-            "broad_role",
-            "does not hold iam:PassedToService: the role may be handed to every service, and used from there",
-        )
-
-
-def _names_service(statement: dict[str, Any]) -> bool:
-    conditions = mapping(statement.get("Condition")).values()
-    return any(key.lower() == "iam:passedtoservice" for each in conditions for key in map(str, mapping(each)))
-
-
-def _texts(value: Any) -> list[str]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]

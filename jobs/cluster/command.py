@@ -28,7 +28,8 @@ def validate(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Ray cluster files, Kubernetes manifests, CloudFormation templates, Dockerfiles, or folders of them.",
+            help="Ray cluster files, Kubernetes manifests, CloudFormation templates, Dockerfiles, Prometheus' "
+            "configuration and rules, Grafana dashboards, or folders of them.",
         ),
     ],
     crd: Annotated[
@@ -63,10 +64,12 @@ def validate(
 
 
 def _print(report: FileReport) -> None:
+    from jobs.cluster.findings import NOT_RECOGNISED
     from jobs.progress import plural
 
-    state = "sound" if report.is_sound else plural(len(report.findings), "finding")
-    typer.echo(f"{report.file}: {state} ({report.kind})")
+    is_known = report.kind != NOT_RECOGNISED
+    state = ("sound" if is_known else "") if report.is_sound else plural(len(report.findings), "finding")
+    typer.echo(f"{report.file}: {state} ({report.kind})" if state else f"{report.file}: {report.kind}")
     for finding in report.findings:
         typer.echo(f"  {finding.place or 'the file'}: {finding.message} [{finding.code}]")
     for note in report.notes:

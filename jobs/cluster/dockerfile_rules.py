@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pipeline
 from jobs.cluster.dockerfile import Dockerfile, Instruction, Stage, expand, parse_dockerfile
+from jobs.cluster.dockerfile_names import arguments_of, check_names
 from jobs.cluster.findings import Finding
+from jobs.cluster.images import check_versions_in_command
 from jobs.cluster.packages import check_pinned_packages
 from jobs.cluster.secrets import is_secret_name
 
@@ -15,6 +17,7 @@ _SECRET_FILE = re.compile(
     r"(?i)(?:^|[\s/\"'])(?:\.env|id_(?:rsa|ed25519|ecdsa)|\.aws|\.ssh|\.netrc|auth_token|[\w.-]+\.pem)(?=$|[\s/\"'])"
 )
 _ASSIGNMENT = re.compile(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S*)")
+_AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE(?:=|\s+)[\"']?(\w*)")
 _VERSION_LABEL = re.compile(r"org\.opencontainers\.image\.version=[\"']?([^\s\"']+)")
 
 
@@ -28,7 +31,9 @@ def check_dockerfile(text: str) -> list[Finding]:
     if not parsed.stages:
         return [*findings, Finding("", "docker_syntax", "there is no FROM")]
     findings += _check_bases(parsed)
+    findings += check_names(parsed)
     for stage in parsed.stages:
+        findings += _check_versions(stage, parsed.arguments | arguments_of(stage))
         for each in stage.instructions:
             findings += [found for check in _CHECKS for found in check(each)]
         findings += _check_pipes(stage)
@@ -125,6 +130,23 @@ def _check_pip(each: Instruction) -> Iterator[Finding]:
         yield from check_pinned_packages(f"line {each.line}: RUN", each.value)
 
 
+def _check_versions(stage: Stage, arguments: dict[str, str | None]) -> Iterator[Finding]:
+    for each in stage.instructions:
+        if each.name == "RUN":
+            yield from check_versions_in_command(f"line {each.line}: RUN", expand(each.value, arguments))
+
+
+def _check_token(each: Instruction) -> Iterator[Finding]:
+    """The image's environment is the cluster's: what it says of tokens holds wherever nobody says more."""
+    found = _AUTH_MODE.search(each.value) if each.name in {"ENV", "RUN"} else None
+    if found and found[1] != "token":
+        yield Finding(
+            f"line {each.line}: {each.name}",
+            "no_token",
+            f"RAY_AUTH_MODE is {found[1] or 'empty'}: Ray in this image asks for no token; leave it out",
+        )
+
+
 def _check_pipes(stage: Stage) -> Iterator[Finding]:
     has_pipefail = False
     for each in stage.instructions:
@@ -145,4 +167,5 @@ _CHECKS: tuple[Callable[[Instruction], Iterator[Finding]], ...] = (
     _check_copies,
     _check_shell,
     _check_pip,
+    _check_token,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def read_text(path: Path) -> str:
 
 
 def parse_documents(text: str, path: Path) -> list[Any]:
-    """The documents of a YAML (or JSON) file, without empty ones. Raises ConfigError with the line of a fault."""
+    """The documents of a YAML or JSON file, without empty ones. Raises ConfigError with the line of a fault."""
+    if path.suffix == ".json":  # of which YAML takes more than others do: a comma before a bracket, say
+        return [_parse_json(text, path)]
     try:
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -78,6 +81,24 @@ def parse_documents(text: str, path: Path) -> list[Any]:
     if not _is_finite(documents):
         raise ConfigError(f"{path} refers to itself, or to so much so often that it cannot be checked")
     return documents
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_with_keys_once)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}; this is no JSON") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}; this is no JSON that can be checked") from error
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} occurs twice")
+        values[key] = value
+    return values
 
 
 def _is_finite(documents: list[Any]) -> bool:

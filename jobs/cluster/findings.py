@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
+_DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_UNITS_S = (365 * 86400, 7 * 86400, 86400, 3600, 60, 1, 0.001)
+
+
+NOT_RECOGNISED = "not recognised"  # the kind of a file that is of none
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +114,12 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(item, at(place, index))
     else:
         yield place, value
+
+
+def text_duration_s(value: Any) -> float | None:
+    """A duration as Prometheus writes it (`1h30m`), in seconds; None where `value` is none."""
+    text = "0s" if value == "0" or (value == 0 and not isinstance(value, bool)) else value
+    match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
+    if match is None:
+        return None
+    return sum(float(number or 0) * unit_s for number, unit_s in zip(match.groups(), _UNITS_S, strict=True))

@@ -8,60 +8,20 @@ from typing import Any
 
 from jobs.cluster.aws_nodes import COMMON_PROVIDER_KEYS
 from jobs.cluster.findings import Finding, at, listing, mapping, reach
+from jobs.cluster.gcp_fields import check_fields
 from jobs.cluster.ray_nodes import built_in_gpus
 from jobs.cluster.ray_yaml import unknown_keys
 
 _GCP_PROVIDER_KEYS = (*COMMON_PROVIDER_KEYS, "project_id", "gcp_credentials")
-# The fields of a Compute Engine instance that may be given when it is made (API v1, instances.insert), and the one that
-# Ray takes out itself.
-_INSTANCE_KEYS = (
-    "advancedMachineFeatures",
-    "canIpForward",
-    "confidentialInstanceConfig",
-    "deletionProtection",
-    "description",
-    "disks",
-    "displayDevice",
-    "guestAccelerators",
-    "hostname",
-    "instanceEncryptionKey",
-    "keyRevocationActionType",
-    "labels",
-    "machineType",
-    "metadata",
-    "minCpuPlatform",
-    "name",
-    "networkInterfaces",
-    "networkPerformanceConfig",
-    "params",
-    "privateIpv6GoogleAccess",
-    "reservationAffinity",
-    "resourcePolicies",
-    "scheduling",
-    "serviceAccounts",
-    "shieldedInstanceConfig",
-    "shieldedInstanceIntegrityPolicy",
-    "sourceInstanceTemplate",
-    "sourceMachineImage",
-    "tags",
-)
 _STANDARD_DISK = "pd-standard"
 # What machine families take instead (Compute Engine, "Persistent Disk" and "Hyperdisk": supported machine types).
 _DISKS = {
     re.compile(r"(?:g2|a3|c3d?|h3)-"): "pd-balanced",
     re.compile(r"(?:a4|c4[ad]?|n4d?|x4|m4)-"): "hyperdisk-balanced",
 }
-_TYPES_OF = {
-    "disks": list,
-    "guestAccelerators": list,
-    "labels": dict,
-    "machineType": str,
-    "metadata": dict,
-    "networkInterfaces": list,
-    "scheduling": dict,
-    "serviceAccounts": list,
-    "tags": dict,
-}
+_DEFAULT_ACCOUNT = re.compile(r"default|\d+-compute@developer\.gserviceaccount\.com")
+_SCOPE = re.compile(r"https://www\.googleapis\.com/auth/[\w.-]+|[a-z-]+")
+_IN_ZONE, _IN_REGION = re.compile(r"(?:^|/)zones/([^/]+)/"), re.compile(r"(?:^|/)regions/([^/]+)/")
 
 
 def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
@@ -78,8 +38,8 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     for name, node_type in prepared["available_node_types"].items():
         place = at("available_node_types", name, "node_config")
         node = node_type["node_config"]
-        findings += unknown_keys(place, node, _INSTANCE_KEYS)
-        findings += _check_types(place, node)
+        findings += check_fields(place, node)
+        findings += _check_places(place, node, provider)
         if "sourceInstanceTemplate" in node:
             notes.append(f"{place}: what its instance template adds is not checked")
             continue
@@ -90,13 +50,6 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
                 "is signed, without which it is not loaded, is not checked"
             )
     return findings, notes
-
-
-def _check_types(place: str, node: dict[str, Any]) -> Iterator[Finding]:
-    for key, wanted in _TYPES_OF.items():
-        if key in node and not isinstance(node[key], wanted):
-            got = type(node[key]).__name__
-            yield Finding(at(place, key), "wrong_type", f"Compute Engine takes a {wanted.__name__} here, not a {got}")
 
 
 def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
@@ -123,6 +76,8 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "is not set: Ray gives such a head an account that may administer all objects of the project, and such a "
             "worker reaches no bucket",
         )
+    for index, account in enumerate(map(mapping, listing(node.get("serviceAccounts")))):
+        yield from _check_account(at(place, "serviceAccounts", index), account)
     if built_in_gpus("gcp", node) and reach(node, "scheduling", "onHostMaintenance") != "TERMINATE":
         yield Finding(
             at(place, "scheduling", "onHostMaintenance"),
@@ -130,9 +85,54 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "must be TERMINATE: Compute Engine starts no machine with a GPU otherwise",
         )
     yield from _check_disks(at(place, "disks"), node)
-    for key, value in mapping(node.get("metadata")).items():
-        if key == "serial-port-enable" and value:
-            yield Finding(at(place, "metadata", key), "public_port", "opens the serial console to the network")
+    yield from _check_metadata(at(place, "metadata"), mapping(node.get("metadata")))
+
+
+def _check_account(place: str, account: dict[str, Any]) -> Iterator[Finding]:
+    email, scopes = str(account.get("email") or ""), listing(account.get("scopes"))
+    if not email:
+        yield Finding(at(place, "email"), "missing_key", "Compute Engine needs it")
+    elif _DEFAULT_ACCOUNT.fullmatch(email):
+        yield Finding(
+            at(place, "email"),
+            "broad_role",
+            "is the project's default account, which may edit all of it; make one of your own (infra/README.md)",
+        )
+    if not scopes:
+        yield Finding(at(place, "scopes"), "missing_key", "is not set: the node gets no credentials of its account")
+    for index, scope in enumerate(scopes):
+        if not _SCOPE.fullmatch(str(scope)):
+            yield Finding(
+                at(place, "scopes", index),
+                "unknown_value",
+                f"{scope} is no scope; write https://www.googleapis.com/auth/cloud-platform",
+            )
+
+
+def _check_metadata(place: str, metadata: dict[str, Any]) -> Iterator[Finding]:
+    """Metadata is written as Compute Engine does (`items`), and by people as plain keys, which it refuses."""
+    entries: list[tuple[str, Any, Any]] = [(at(place, str(key)), key, value) for key, value in metadata.items()]
+    for index, item in enumerate(map(mapping, listing(metadata.get("items")))):
+        entries.append((at(place, "items", index), item.get("key"), item.get("value")))
+    for where, key, value in entries:
+        if key == "serial-port-enable" and str(value).lower() not in {"", "0", "false", "none", "no", "n"}:
+            yield Finding(where, "public_port", "opens the serial console to the network")
+
+
+def _check_places(place: str, node: dict[str, Any], provider: dict[str, Any]) -> Iterator[Finding]:
+    """Disks are of the node's zone, subnetworks of its region."""
+    zone, region = provider.get("availability_zone"), provider.get("region")
+    wanted: list[tuple[str, Any, re.Pattern[str], Any]] = []
+    for index, disk in enumerate(listing(node.get("disks"))):
+        kind = reach(disk, "initializeParams", "diskType")
+        wanted.append((at(place, "disks", index, "initializeParams", "diskType"), kind, _IN_ZONE, zone))
+    for index, interface in enumerate(listing(node.get("networkInterfaces"))):
+        name = mapping(interface).get("subnetwork")
+        wanted.append((at(place, "networkInterfaces", index, "subnetwork"), name, _IN_REGION, region))
+    for where, name, pattern, here in wanted:
+        found = pattern.search(str(name))
+        if found and isinstance(here, str) and found[1] != here:
+            yield Finding(where, "unknown_value", f"is in {found[1]}, and the nodes are in {here} (provider)")
 
 
 def _check_disks(place: str, node: dict[str, Any]) -> Iterator[Finding]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
+from jobs.cluster.kuberay_token import check_token, check_token_in_pod
+from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
+from jobs.cluster.pod_parts import check_mounts
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
@@ -29,6 +32,20 @@ def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
         yield from check_cluster_spec("spec.rayClusterSpec", mapping(spec.get("rayClusterSpec")))
 
 
+def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
+    """Say what of a RayCluster or a RayJob is a matter of opinion, or of the cluster that it is for."""
+    spec = mapping(value.get("spec"))
+    cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
+    if cluster:
+        yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
+    command = str(spec.get("entrypoint", ""))
+    if "rayClusterSpec" in spec and _is_elastic(spec) and _CONVERTS.search(command) and "--device" not in command:
+        yield (
+            "spec.entrypoint has no --device: in a new cluster the driver may choose its processor before the "
+            "autoscaler has said which GPUs it can start"
+        )
+
+
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
@@ -48,16 +65,15 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
     place = "spec.submitterPodTemplate.spec"
     if submitter:
         yield from check_pod(place, submitter)
+        yield from check_token_in_pod(place, submitter)
     elif spec.get("submissionMode", "K8sJobMode") == "K8sJobMode":
         yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
 
 
 def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
     """A conversion without --max-workers takes what is up when it starts: in a new cluster the head alone."""
-    cluster = mapping(spec.get("rayClusterSpec"))
-    elastic = any(number(mapping(each).get("minReplicas")) < 1 for each in listing(cluster.get("workerGroupSpecs")))
     command = str(spec.get("entrypoint", ""))
-    if elastic and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
+    if _is_elastic(spec) and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
         yield Finding(
             "spec.entrypoint",
             "not_elastic",
@@ -65,18 +81,19 @@ def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+def _is_elastic(spec: dict[str, Any]) -> bool:
+    groups = listing(reach(spec, "rayClusterSpec", "workerGroupSpecs"))
+    return any(number(mapping(each).get("minReplicas")) < 1 for each in groups)
+
+
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the RayCluster spec at `place`."""
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
-    if reach(spec, "authOptions", "mode") != "token":
-        yield Finding(
-            at(place, "authOptions", "mode"),
-            "no_token",
-            "is not 'token': whoever reaches a port of the cluster runs code in it",
-        )
+    yield from check_token(place, spec)
     yield from _check_autoscaler(place, spec)
     yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
     groups = listing(spec.get("workerGroupSpecs"))
+    yield from _check_group_names(at(place, "workerGroupSpecs"), groups)
     usable = 0
     for index, group in enumerate(groups):
         where = at(place, "workerGroupSpecs", index)
@@ -84,6 +101,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from faults
         yield from _check_group(where, mapping(group))
         yield from check_group(where, mapping(group))
+        yield from check_group_market(where, mapping(group))
         yield from check_group_accelerators(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))
         usable += not faults and gpus_of(pod) >= 1 and number(group.get("maxReplicas")) >= 1
@@ -93,6 +111,21 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
             "gpu_unsatisfiable",
             "no group can start a pod with a GPU, and each worker asks for one",
         )
+
+
+def _check_group_names(place: str, groups: list[Any]) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, group in enumerate(map(mapping, groups)):
+        name = str(group.get("groupName") or "")
+        if not name:
+            yield Finding(at(place, index, "groupName"), "missing_key", "KubeRay needs it")
+        elif name in seen:
+            yield Finding(
+                at(place, index, "groupName"),
+                "not_unique",
+                f"{name} is another group's, too: KubeRay mixes them up",
+            )
+        seen.add(name)
 
 
 def _check_autoscaler(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
@@ -107,6 +140,8 @@ def _check_autoscaler(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     yield from check_security(
         at(where, "securityContext"), mapping(options.get("securityContext")), _pod_security(spec)
     )
+    pod = mapping(reach(spec, "headGroupSpec", "template", "spec"))  # the autoscaler runs in it
+    yield from check_mounts(at(where, "volumeMounts"), options.get("volumeMounts"), pod)
     if "resources" in options:
         yield from check_resources(at(where, "resources"), mapping(options["resources"]))
 
@@ -118,6 +153,7 @@ def _pod_security(spec: dict[str, Any]) -> dict[str, Any]:
 def _check_head(place: str, head: dict[str, Any]) -> Iterator[Finding]:
     pod = mapping(reach(head, "template", "spec"))
     yield from check_pod(at(place, "template", "spec"), pod, needs_api=True)
+    yield from check_head_market(at(place, "template", "spec"), pod)
     yield from _check_restart(at(place, "template", "spec"), pod)
     for name in ("serviceType", "enableIngress"):
         if one_of(head.get(name), _PUBLIC) or head.get(name) is True:

@@ -6,10 +6,11 @@ Kubernetes defines below them (pod templates, resources) is left to `--crd`.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing, mapping
+from jobs.cluster.findings import Finding, at, listing, mapping, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 CLUSTER = (
@@ -41,6 +42,23 @@ JOB = (
     *("preRunningDeadlineSeconds", "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "submissionMode"),
     *("submitterConfig", "submitterPodTemplate", "suspend", "ttlSecondsAfterFinished"),
 )
+# Of `ray start`; a test compares them with Ray's.
+START_PARAMS = (
+    *("address", "autoscaling-config", "block", "cgroup-path", "dashboard-agent-grpc-port", "dashboard-host", "head"),
+    *("dashboard-agent-listen-port", "dashboard-port", "disable-usage-stats", "enable-object-reconstruction", "labels"),
+    *("enable-resource-isolation", "include-dashboard", "include-log-monitor", "labels-file", "log-color", "log-style"),
+    *("max-worker-port", "memory", "metrics-export-port", "min-worker-port", "no-monitor", "no-redirect-output"),
+    *("node-ip-address", "node-manager-port", "node-name", "num-cpus", "num-gpus", "object-manager-port"),
+    *("object-spilling-directory", "object-store-memory", "plasma-directory", "port", "proxy-server-url"),
+    *("ray-client-server-port", "ray-debugger-external", "redis-password", "redis-shard-ports", "redis-username"),
+    *("resources", "runtime-env-agent-port", "system-config", "system-reserved-cpu", "system-reserved-memory"),
+    *("temp-dir", "tracing-startup-hook", "v", "verbose", "worker-port-list"),
+)
+_KUEUE = {
+    "labels": ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds"),
+    "annotations": ("kueue.x-k8s.io/elastic-job", "kueue.x-k8s.io/elastic-job-scale-up-strategy"),
+}
+_KUEUE_CUTOFF = 0.85
 _API = "ray.io/v1"
 
 
@@ -65,3 +83,26 @@ def _check_cluster(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from unknown_keys(at(place, name), mapping(spec.get(name)), known)
     for index, group in enumerate(listing(spec.get("workerGroupSpecs"))):
         yield from unknown_keys(at(place, "workerGroupSpecs", index), mapping(group), WORKER_GROUP)
+
+
+def check_free_names(value: dict[str, Any]) -> Iterator[Finding]:
+    """Yield misspelt names where a schema takes any: parameters of `ray start`, and what Kueue reads."""
+    for kind, known in _KUEUE.items():
+        for key in mapping(reach(value, "metadata", kind)):
+            near = difflib.get_close_matches(str(key), known, 1, _KUEUE_CUTOFF)
+            if near and key not in known:
+                yield Finding(
+                    at("metadata", kind, str(key)), "unknown_key", f"Kueue does not read it; did you mean {near[0]}?"
+                )
+    spec, place = mapping(value.get("spec")), "spec"
+    if value.get("kind") == "RayJob":
+        spec, place = mapping(spec.get("rayClusterSpec")), "spec.rayClusterSpec"
+    groups = [(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))]
+    for index, group in enumerate(listing(spec.get("workerGroupSpecs"))):
+        groups.append((at(place, "workerGroupSpecs", index), mapping(group)))
+    for where, group in groups:
+        params = mapping(group.get("rayStartParams"))
+        yield from unknown_keys(at(where, "rayStartParams"), params, START_PARAMS)
+        for name, param in params.items():
+            if not isinstance(param, str):
+                yield Finding(at(where, "rayStartParams", str(name)), "wrong_type", f"{param!r} must be text; quote it")

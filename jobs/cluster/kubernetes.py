@@ -9,8 +9,9 @@ from typing import Any
 from jobs.cluster.crd import ObjectSchema, check_object
 from jobs.cluster.documents import parse_documents, read_text
 from jobs.cluster.findings import Finding, mapping, one_of, reach
-from jobs.cluster.kuberay import check_ray_object
-from jobs.cluster.kuberay_keys import check_names
+from jobs.cluster.kuberay import check_ray_object, notes_on_ray_object
+from jobs.cluster.kuberay_keys import check_free_names, check_names
+from jobs.cluster.network_reach import check_reach, manifests_beside
 from jobs.cluster.plain_kinds import check_plain_object
 
 _RAY_KINDS = frozenset({"RayCluster", "RayJob"})
@@ -32,12 +33,14 @@ def check_kubernetes(
     """
     findings: list[Finding] = []
     notes: list[str] = []
+    beside = manifests_beside(documents, folder)
     for value in documents:
         kind, name = str(value["kind"]), str(reach(value, "metadata", "name"))
         prefix = f"{kind}/{name}: " if len(documents) > 1 else ""
         whole = _patched(value, folder)
         found, note = _check(whole, schemas)
         findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in found]
+        findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in check_reach(whole, beside)]
         if not name or name == "None":
             findings.append(Finding(f"{prefix}metadata.name", "missing_key", "an object needs a name"))
         notes += [f"{kind}/{name}: {each}" for each in note]
@@ -56,7 +59,8 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
             notes.append(
                 "of the structure, only KubeRay's names were checked; give the cluster's own schema with --crd"
             )
-        return findings + list(check_ray_object(value)), notes
+        findings += check_free_names(value)
+        return findings + list(check_ray_object(value)), [*notes, *notes_on_ray_object(value)]
     checked: Iterator[Finding] | None = check_plain_object(value)
     if checked is None:
         return findings, [*notes, "nothing is known here of this kind; only secrets were looked for"]

@@ -12,9 +12,11 @@ from jobs.cluster.findings import Finding
 _PIP_INSTALL = re.compile(r"\bpip[\d.]*\s+install\b([^&|;\n]*)")
 _CONTINUED = re.compile(r"\\\n\s*")
 # A file that holds the versions of all; what is in it is for its owner to say.
-_BY_FILE = re.compile(r"(?:^|\s)(?:-c|--constraint|-r|--requirement|--no-index)\b")
+_BY_FILE = re.compile(r"(?:^|\s)(?:-c|--constraint|-r|--requirement|--no-index|--no-deps)\b")
 # `name==1.2`, `name @ address`, an archive with its version in its name, a path, a variable of the shell.
 _PINNED = re.compile(r"={2,3}\s*[^\s*,]+(?:[,;\s]|$)|.@.|\.(?:whl|zip|tar\.gz)\b|^[./~]|\$")
+# A folder or an archive of one's own, which is what it is, and packages beside it, which are not.
+_LOCAL_EXTRAS = re.compile(r"^(?:[./~]|\S*\.(?:whl|zip|tar\.gz)).*\[[\w,\s.-]+\]$")
 _REDIRECTION = re.compile(r"\d?[<>]")
 _WITH_VALUE = frozenset(
     {
@@ -39,7 +41,7 @@ def check_pinned_packages(place: str, command: Any) -> Iterator[Finding]:
 
 
 def _is_open(package: str) -> bool:
-    return not _PINNED.search(package)
+    return not _PINNED.search(package) or _LOCAL_EXTRAS.search(package) is not None
 
 
 def _packages(arguments: str) -> Iterator[str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, holds, is_everybody, listing, mapping, number, one_of, reach
+from jobs.cluster.findings import Finding, at, holds, is_everybody, listing, mapping, one_of, reach
+from jobs.cluster.network_reach import opens_port
 from jobs.cluster.ray_yaml import unknown_keys
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
 _TOP = ("apiVersion", "kind", "metadata")
+_PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
+_PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9](?:-?[a-z0-9])*")
+_MAX_PORT = 65535
 _PEER = ("ipBlock", "namespaceSelector", "podSelector")
 _SELECTOR = ("matchLabels", "matchExpressions")
 
@@ -61,8 +66,8 @@ def _check_rule(place: str, rule: dict[str, Any], peers: str) -> Iterator[Findin
         if peers == "from" and mapping(peer).get("namespaceSelector") == {} and "podSelector" not in peer:
             yield Finding(at(where, "namespaceSelector"), "open_network", "lets in every pod of every namespace")
     for index, port in enumerate(listing(rule.get("ports"))):
-        yield from unknown_keys(at(place, "ports", index), mapping(port), ("protocol", "port", "endPort"))
-    if peers == "to" and _opens_port(rule, _METADATA_PORT):
+        yield from _check_port(at(place, "ports", index), mapping(port))
+    if peers == "to" and opens_port(rule, _METADATA_PORT):
         yield from _check_metadata(place, rule)
 
 
@@ -85,18 +90,26 @@ def _check_metadata(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
-def _opens_port(rule: dict[str, Any], wanted: int) -> bool:
-    """Whether a rule lets through TCP to a port; a port by name may be any."""
-    ports = [mapping(each) for each in listing(rule.get("ports"))]
-    if not ports:
-        return True
-    for each in ports:
-        first = each.get("port")
-        if each.get("protocol", "TCP") != "TCP":
-            continue
-        if not isinstance(first, int) or first <= wanted <= int(number(each.get("endPort"), first)):
-            return True
-    return False
+def _check_port(place: str, port: dict[str, Any]) -> Iterator[Finding]:
+    yield from unknown_keys(place, port, ("protocol", "port", "endPort"))
+    first, last = port.get("port"), port.get("endPort")
+    if not one_of(port.get("protocol", "TCP"), _PROTOCOLS):
+        yield Finding(at(place, "protocol"), "unknown_value", f"is {port['protocol']!r}; write TCP, UDP or SCTP")
+    if isinstance(first, str):
+        if first.isdigit():
+            yield Finding(at(place, "port"), "wrong_type", f"{first!r} is a name, not a number; take off the quotes")
+        elif not _PORT_NAME.fullmatch(first):
+            yield Finding(
+                at(place, "port"), "unknown_value", f"{first!r} is no name of a port (a-z, 0-9, -; 15 at most)"
+            )
+    elif first is not None and not _is_port(first):
+        yield Finding(at(place, "port"), "unknown_value", f"{first!r} is no port; write 1 to 65535")
+    if last is not None and not (_is_port(last) and _is_port(first) and first <= last):
+        yield Finding(at(place, "endPort"), "unknown_value", f"{last!r} is no port at or above `port`, a number")
+
+
+def _is_port(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_PORT
 
 
 def _check_service_account(value: dict[str, Any]) -> Iterator[Finding]:

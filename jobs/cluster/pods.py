@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_image
-from jobs.cluster.secrets import find_values_in_env
+from jobs.cluster.pod_parts import check_mounts, check_quantities
 
 GPU = "nvidia.com/gpu"
 _SECCOMP = frozenset({"RuntimeDefault", "Localhost"})
@@ -36,13 +36,13 @@ def check_pod(place: str, pod: dict[str, Any], *, needs_api: bool = False) -> It
             where = at(place, kind, index)
             yield from check_container(where, mapping(container), mapping(pod.get("securityContext")))
             yield from check_image(at(where, "image"), mapping(container).get("image"))
+            yield from check_mounts(at(where, "volumeMounts"), mapping(container).get("volumeMounts"), pod)
 
 
 def check_container(place: str, container: dict[str, Any], pod_security: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with one container; what it does not say of itself, its pod says."""
     yield from check_security(at(place, "securityContext"), mapping(container.get("securityContext")), pod_security)
     yield from check_resources(at(place, "resources"), mapping(container.get("resources")))
-    yield from find_values_in_env(container.get("env"), at(place, "env"))
     for index, port in enumerate(listing(container.get("ports"))):
         if "hostPort" in mapping(port):
             yield Finding(at(place, "ports", index, "hostPort"), "public_port", "opens the port on the node itself")
@@ -87,6 +87,7 @@ def check_resources(place: str, resources: dict[str, Any]) -> Iterator[Finding]:
     for name in ("cpu", "memory"):
         if name not in limits:
             yield Finding(at(place, "limits", name), "no_limit", "is not set: the container may use up its node")
+    yield from check_quantities(place, resources)
     if GPU in requests and number(requests[GPU], -1) != number(limits.get(GPU), -1):
         yield Finding(
             at(place, "requests", GPU),

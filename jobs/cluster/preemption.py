@@ -7,15 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
+from jobs.cluster.market import is_spot, selects_spot_labels
 
 _AGENT = "hdrfleet node-agent"
 _WORKER_COMMANDS = "worker_start_ray_commands"
-# The labels by which nodes are told that Karpenter, GKE and EKS start as spot machines.
-_SPOT_LABELS = {
-    "karpenter.sh/capacity-type": "spot",
-    "cloud.google.com/gke-spot": "true",
-    "eks.amazonaws.com/capacityType": "SPOT",
-}
 _GRACE_PERIOD_S = 30.0  # Kubernetes' own
 _COST = "a node that is taken away costs its leases' attempt"
 
@@ -33,21 +28,10 @@ def check_launcher(prepared: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-def is_spot(node_config: dict[str, Any]) -> bool:
-    """Whether a node_config of AWS or Google asks for a machine that may be taken back."""
-    scheduling = mapping(node_config.get("scheduling"))
-    return (
-        reach(node_config, "InstanceMarketOptions", "MarketType") == "spot"
-        or scheduling.get("provisioningModel") == "SPOT"
-        or scheduling.get("preemptible") is True
-    )
-
-
 def check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
     """Yield where the pods of a worker group that is on spot nodes do not drain, or have no time to."""
     pod = mapping(reach(group, "template", "spec"))
-    labels = mapping(pod.get("nodeSelector"))
-    if not any(str(labels.get(key)) == value for key, value in _SPOT_LABELS.items()):
+    if not selects_spot_labels(mapping(pod.get("nodeSelector"))):
         return
     where = at(place, "template", "spec")
     containers = [mapping(each) for each in listing(pod.get("containers"))]

@@ -6,20 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.cluster.docker_options import check_run_options
 from jobs.cluster.findings import Finding, at, listing, mapping
 
 _DASHBOARD_HOST = re.compile(r"--dashboard-host[= ]\s*['\"]?([^\s'\";]+)")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 _EVERYWHERE = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d.])|(?<![\w:])\[?::\]?(?![\w:])")
-# Docker takes a value right behind a short option, and several short options behind one dash.
-_PUBLISHED = re.compile(r"(?:^|\s)(?:-[ditq]*[pP](?:[=\s\d\[:'\"$]|$)|--publish(?:-all)?(?:[=\s]|$))")
-# Open to the node itself alone.
-_PUBLISHED_TO_NODE = re.compile(
-    r"(?:^|(?<=\s))(?:-[ditq]*p|--publish)[=\s]*(?P<quote>['\"]?)"
-    r"(?:127(?:\.\d{1,3}){3}|\[::1\]):[\d:-]+(?:/(?:tcp|udp))?(?P=quote)(?=\s|$)"
-)
-_MORE_RIGHTS = re.compile(r"--privileged|docker\.sock|--cap-add\b|--security-opt[=\s]+\S*unconfined")
-_FEWER_RIGHTS = re.compile(r"--cap-drop[=\s]+['\"]?ALL\b", re.IGNORECASE)
 # An assignment, and what takes it back: `unset NAME`, `env -u NAME`, `env --unset=NAME`.
 _AUTH_MODE = re.compile(
     r"(?:\b|-e)RAY_AUTH_MODE=['\"]?(\w*)|(?:\bunset\b[^;&|]*|-u\s*|--unset[=\s])\bRAY_AUTH_MODE\b(?!=)"
@@ -35,7 +27,7 @@ def check_exposure(prepared: dict[str, Any], config: dict[str, Any]) -> Iterator
     for part in ("head", "worker"):
         yield from _check_start_commands(f"{part}_start_ray_commands", prepared, config)
         yield from _check_token(part, prepared)
-    yield from _check_run_options(mapping(prepared.get("docker")))
+    yield from check_run_options(mapping(prepared.get("docker")))
     head_commands = " ".join(map(str, listing(prepared.get("head_start_ray_commands"))))
     if "--autoscaling-config" not in head_commands:
         yield Finding(
@@ -101,27 +93,3 @@ def _auth_mode(said: list[Any], start_commands: list[Any]) -> str:
         if found != "token":
             break
     return found
-
-
-def _check_run_options(docker: dict[str, Any]) -> Iterator[Finding]:
-    if docker.get("image") or docker.get("head_image") or docker.get("worker_image"):
-        yield from _check_dropped_rights(docker)
-    for name in ("run_options", "head_run_options", "worker_run_options"):
-        for index, option in enumerate(map(str, listing(docker.get(name)))):
-            place = at("docker", name, index)
-            published = _PUBLISHED_TO_NODE.sub("", option)
-            if _PUBLISHED.search(published) or _EVERYWHERE.search(published):
-                yield Finding(place, "public_port", "publishes a port of the container on every address of the node")
-            if _MORE_RIGHTS.search(option):
-                yield Finding(place, "privileged", "gives the container rights over its host; hdrfleet needs none")
-
-
-def _check_dropped_rights(docker: dict[str, Any]) -> Iterator[Finding]:
-    for part in ("head", "worker"):
-        options = [*listing(docker.get("run_options")), *listing(docker.get(f"{part}_run_options"))]
-        if not any(_FEWER_RIGHTS.search(str(option)) for option in options):
-            yield Finding(
-                at("docker", "run_options"),
-                "privileged",
-                f"has no --cap-drop ALL for the {part}: the container keeps rights of root",
-            )

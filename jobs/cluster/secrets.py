@@ -1,4 +1,4 @@
-"""Secrets that have no place in a file: known shapes of keys and tokens, and values where only a reference belongs.
+"""Secrets that have no place in a file: known shapes of keys and tokens, and names that say secret.
 
 Entropy tells too little (digests are as random as keys), so only shapes that providers document count. A message never
 repeats what was found.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, leaves, listing, mapping
+from jobs.cluster.findings import Finding, leaves
 
 _SHAPES = {
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
@@ -25,7 +25,7 @@ _SHAPES = {
     "an Nvidia API key": re.compile(r"\bnvapi-[0-9A-Za-z_-]{30,}"),
     "an Azure storage key": re.compile(r"\bAccountKey=[A-Za-z0-9/+]{80,}"),
     "a JSON Web Token": re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
-    "a password within a URL": re.compile(r"://[^\s/:@$<{]+:[^\s/@$<{]+@"),
+    "a password within a URL": re.compile(r"://[^\s/:@$<{]*:[^\s/@$<{]+@"),
     "Ray's token": re.compile(r"RAY_AUTH_TOKEN=['\"]?[^\s'\"$]"),
 }
 _SECRET_NAME = re.compile(r"(?i)(?:^|_)(?:token|secret|password|passwd|access_key|api_key|credentials?)(?:_id)?$")
@@ -39,18 +39,10 @@ def find_shapes(text: str, documents: list[Any]) -> Iterator[Finding]:
         for place, value in values:
             for match in shape.finditer(value):
                 seen.add(match[0])
-                yield _secret(place, what)
+                yield secret(place, what)
         for match in shape.finditer(text):
             if match[0] not in seen:
-                yield _secret(f"line {text.count(chr(10), 0, match.start()) + 1}", what)
-
-
-def find_values_in_env(env: Any, place: str) -> Iterator[Finding]:
-    """Yield the variables of a container whose name says secret and whose value is written out, not referred to."""
-    for index, variable in enumerate(listing(env)):
-        name, value = str(mapping(variable).get("name", "")), mapping(variable).get("value")
-        if value and _SECRET_NAME.search(name):
-            yield _secret(at(place, index, "value"), f"the value of {name}")
+                yield secret(f"line {text.count(chr(10), 0, match.start()) + 1}", what)
 
 
 def is_secret_name(name: str) -> bool:
@@ -58,7 +50,8 @@ def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def _secret(place: str, what: str) -> Finding:
+def secret(place: str, what: str) -> Finding:
+    """The finding that `what` stands at `place`."""
     return Finding(
         place,
         "secret",

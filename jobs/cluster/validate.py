@@ -10,18 +10,25 @@ from jobs.cluster.cloudformation import check_template, is_template
 from jobs.cluster.crd import ObjectSchema
 from jobs.cluster.dockerfile_rules import check_dockerfile
 from jobs.cluster.documents import parse_documents, read_text
-from jobs.cluster.findings import FileReport, Finding
+from jobs.cluster.findings import NOT_RECOGNISED, FileReport, Finding
+from jobs.cluster.grafana import check_dashboard, is_dashboard, looks_like_dashboard
 from jobs.cluster.kubernetes import check_kubernetes, is_kubernetes
+from jobs.cluster.named_secrets import find_named
+from jobs.cluster.prometheus import check_prometheus, is_prometheus
+from jobs.cluster.prometheus_rules import check_rules, is_rule_file
 from jobs.cluster.ray_yaml import check_ray_cluster, is_ray_cluster
 from jobs.cluster.secrets import find_shapes
 from pipeline.errors import ConfigError
 
 _YAML = frozenset({".yaml", ".yml"})
-_KINDS = "a Ray cluster file, Kubernetes manifests, a CloudFormation template or a Dockerfile"
+_KINDS = (
+    "a Ray cluster file, Kubernetes manifests, a CloudFormation template, a Dockerfile, Prometheus' configuration or "
+    "rules, or a Grafana dashboard"
+)
 
 
 def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
-    """The files to check, and whether each was named. Of a folder, all its YAML files and Dockerfiles, by name.
+    """The files to check, and whether each was named. Of a folder, all YAML files, Dockerfiles and dashboards.
 
     Raises ConfigError for a path that is not there, and for a folder without such a file.
     """
@@ -41,7 +48,7 @@ def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
 
 
 def _looks_right(path: Path) -> bool:
-    return path.suffix in _YAML or _is_dockerfile(path)
+    return path.suffix in _YAML or _is_dockerfile(path) or looks_like_dashboard(path)
 
 
 def _is_dockerfile(path: Path) -> bool:
@@ -49,9 +56,9 @@ def _is_dockerfile(path: Path) -> bool:
 
 
 def validate_file(path: Path, schemas: list[ObjectSchema], *, is_named: bool = True) -> FileReport:
-    """Check one file. A file of no kind that is known here is an error where it was named, and a note where it was not.
+    """Check one file. In a folder a file of no kind that is known here is somebody else's: that is said of it.
 
-    Raises ConfigError, naming the file, where it cannot be read or is no YAML.
+    Raises ConfigError, naming the file, where it cannot be read, is no YAML, or was named and is of no kind known here.
     """
     text = read_text(path)
     if _is_dockerfile(path):
@@ -60,11 +67,11 @@ def validate_file(path: Path, schemas: list[ObjectSchema], *, is_named: bool = T
     checked = _check_documents(documents, path, schemas)
     if checked is not None:
         kind, findings, notes = checked
-        return _report(path, kind, [*findings, *find_shapes(text, documents)], notes)
+        return _report(path, kind, [*findings, *_find_secrets(text, documents)], notes)
     if is_named:
         raise ConfigError(f"{path} is nothing that is known here; give {_KINDS}")
     return _report(
-        path, "unknown", list(find_shapes(text, documents)), ["not known here; only secrets were looked for"]
+        path, NOT_RECOGNISED, _find_secrets(text, documents), [f"only secrets were looked for; it is not {_KINDS}"]
     )
 
 
@@ -75,11 +82,26 @@ def _check_documents(
         return "Kubernetes", *check_kubernetes(documents, schemas, path.parent)
     if len(documents) != 1:
         return None
-    if is_ray_cluster(documents[0]):
-        return "Ray cluster", *check_ray_cluster(documents[0])
-    if is_template(documents[0]):
-        return "CloudFormation", *check_template(documents[0], path)
+    (document,) = documents
+    if is_ray_cluster(document):
+        return "Ray cluster", *check_ray_cluster(document)
+    if is_template(document):
+        return "CloudFormation", *check_template(document, path)
+    return _check_observability(document, path)
+
+
+def _check_observability(document: Any, path: Path) -> tuple[str, list[Finding], list[str]] | None:
+    if is_dashboard(document, path):
+        return "Grafana dashboard", list(check_dashboard(document)), []
+    if is_rule_file(document, path):
+        return "Prometheus rules", list(check_rules(document)), []
+    if is_prometheus(document, path):
+        return "Prometheus", list(check_prometheus(document, path.parent)), []
     return None
+
+
+def _find_secrets(text: str, documents: list[Any]) -> list[Finding]:
+    return [*find_shapes(text, documents), *find_named(documents)]
 
 
 def _report(path: Path, kind: str, findings: list[Finding], notes: Iterable[str] = ()) -> FileReport:

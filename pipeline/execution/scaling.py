@@ -120,6 +120,10 @@ class ScalingLimits:
         if not 0 <= self.min_workers <= self.max_workers or self.max_workers < 1:
             msg = f"workers: 0 <= {self.min_workers} (min) <= {self.max_workers} (max), and max at least 1, must hold"
             raise ValueError(msg)
+        numbers = (self.payback, self.interval_s, self.cool_down_s, self.budget_worker_s or 0.0)
+        if not all(map(math.isfinite, numbers)):
+            msg = "payback, interval, cool-down and budget must be numbers, and not infinite"
+            raise ValueError(msg)
         if self.payback <= 0 or self.interval_s <= 0 or self.cool_down_s < 0 or (self.budget_worker_s or 0) < 0:
             msg = "payback and interval must be above 0, cool-down and budget must not be below"
             raise ValueError(msg)

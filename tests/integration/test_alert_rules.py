@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from promql_expressions import BROKEN, BY_US, SOUND
 
 from jobs.observability import FOLDER, RULES, alerts
 
@@ -87,3 +88,11 @@ def test_an_alert_fires_when_it_should_and_not_close_to_it(alert: str, fires: bo
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
     done = promtool("test", "rules", tmp_path / "tests.yml")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_our_parser_takes_what_prometheus_takes(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yml"
+    for expression in [*SOUND, *BROKEN.keys() - BY_US]:
+        rules = [{"record": "a:b", "expr": expression}]
+        path.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": rules}]}))
+        assert (promtool("check", "rules", path).returncode == 0) is (expression in SOUND), expression

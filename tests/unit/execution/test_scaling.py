@@ -14,6 +14,7 @@ from pipeline.execution.scaling import (
     budget_in_worker_s,
     decide,
 )
+from pipeline.scaling_config import ScalingConfig
 
 RATE = Throughput(10.0)
 SHARD_MP = 200.0
@@ -163,6 +164,20 @@ def test_the_throughput_forgets_its_prior() -> None:
 def test_limits_that_contradict_each_other_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         ScalingLimits(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["payback", "interval_s", "cool_down_s", "budget_worker_s"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_limits_that_are_no_numbers_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match="must be numbers, and not infinite"):
+        ScalingLimits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["interval_s", "cool_down_s", "budget_worker_s", "deadline_s", "node_start_timeout_s"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_configuration_that_holds_no_numbers_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        ScalingConfig(max_workers=4, **{name: value})
 
 
 observations = st.builds(

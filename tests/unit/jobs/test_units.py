@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from jobs.units import byte_size, duration, megapixel_size
+from jobs.units import byte_size, duration, megapixel_size, money, money_apart
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,28 @@ def test_megapixel_size(megapixels: float, said: str) -> None:
 )
 def test_duration(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [
+        *[(0, "0.00"), (1234.5, "1,234.50"), (0.5, "0.50"), (0.05, "0.05"), (0.0123, "0.012"), (0.0001, "0.0001")],
+        *[(1.26e-7, "0.00000013"), (1e-300, "0.00"), (1e15, "1,000,000,000,000,000.00")],
+    ],
+)
+def test_money(amount: float, said: str) -> None:
+    assert money(amount) == said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (12.0, 0.0001, ("12.00", "0.0001")),
+        (0.501, 0.5, ("0.501", "0.50")),
+        (0.00013, 0.0001, ("0.00013", "0.0001")),
+        (100.00004, 100.0, ("100.00004", "100.00")),
+        (1.0, 1.0, ("1.00", "1.00")),
+    ],
+)
+def test_amounts_are_told_apart(one: float, other: float, said: tuple[str, str]) -> None:
+    assert money_apart(one, other) == said

@@ -60,13 +60,91 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             "broad_role",
         ),
         (
+            "ManagedPolicyArns: [!Ref NodePolicy]",
+            "ManagedPolicyArns: [!Ref NodePolicy, arn:aws:iam::aws:policy/AdministratorAccess]",
+            f"{HEAD}.ManagedPolicyArns[1]",
+            "broad_role",
+        ),
+        (
+            "ManagedPolicyArns: [!Ref NodePolicy]",
+            'ManagedPolicyArns: [!Sub "arn:${AWS::Partition}:iam::aws:policy/AmazonS3FullAccess"]',
+            f"{HEAD}.ManagedPolicyArns[0].Sub",
+            "broad_role",
+        ),
+        (
+            "Resource: !Sub arn:${AWS::Partition}:s3:::${SourceBucketName}/*\n          - Sid: CreateIn",
+            "Resource: arn:aws:s3:::*\n          - Sid: CreateIn",
+            "Resources.NodePolicy.Properties.PolicyDocument.Statement[1].Resource",
+            "broad_role",
+        ),
+        (
+            "- s3:PutObject\n",
+            "- s3:P*\n",
+            "Resources.NodePolicy.Properties.PolicyDocument.Statement[2].Action",
+            "broad_role",
+        ),
+        (
+            "Action: kms:Decrypt",
+            "Action: kms:*",
+            "Resources.NodePolicy.Properties.PolicyDocument.Statement[4].If[1].Action",
+            "broad_role",
+        ),
+        (
+            "Principal: {Service: ec2.amazonaws.com}",
+            "Principal: {AWS: ['*']}",
+            f"{HEAD}.AssumeRolePolicyDocument.Statement[0].Principal",
+            "broad_role",
+        ),
+        (
+            "                    ec2:MetadataHttpTokens: required\n",
+            "",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[1].Condition",
+            "imdsv2",
+        ),
+        (
+            "ec2:MetadataHttpTokens: required",
+            "ec2:MetadataHttpTokens: optional",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[1].Condition",
+            "imdsv2",
+        ),
+        (
+            "ec2:ResourceTag/ray-cluster-name: !Ref ClusterName",
+            "aws:RequestedRegion: eu-west-1",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[4].Condition",
+            "broad_role",
+        ),
+        (
+            "WorkersCreateOnly\n            Effect: Deny",
+            "WorkersCreateOnly\n            Effect: Allow",
+            "Resources.DestinationBucketPolicy.Properties.PolicyDocument.Statement[1].Effect",
+            "broad_role",
+        ),
+        (
             "iam:PassedToService: ec2.amazonaws.com",
             "aws:RequestedRegion: eu-west-1",
             f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Condition",
             "broad_role",
         ),
     ],
-    ids=["group", "default", "public", "uploads", "every action", "every role", "every service"],
+    ids=[
+        "group",
+        "default",
+        "public",
+        "uploads",
+        "every action",
+        "every role",
+        "administrator",
+        "full access",
+        "every bucket",
+        "some actions",
+        "choice",
+        "everybody in a list",
+        "no IMDSv2",
+        "IMDSv1",
+        "every machine",
+        "allowed where it was denied",
+        "every service",
+    ],
 )
 def test_what_is_open_is_found_at_its_place(old: str, new: str, place: str, code: str) -> None:
     text = TEMPLATE.read_text()
@@ -94,6 +172,41 @@ def test_everybody_as_principal_is_found() -> None:
     policy = {"Version": "2012-10-17", "Statement": [statement]}
     found = broken({"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": "b", "PolicyDocument": policy}})
     assert found == [("Resources.It.Properties.PolicyDocument.Statement[0].Principal", "broad_role")]
+
+
+@pytest.mark.parametrize(
+    ("change", "places"),
+    [
+        ({"Action": "S3:GET*"}, []),
+        ({"Action": ["s3:*Object*", "s3:GetObject"]}, ["Action"]),
+        ({"Action": "s3:Put?bject"}, ["Action"]),
+        ({"Action": "*", "Resource": "*"}, ["Action", "Resource"]),
+        ({"Resource": ["arn:aws:s3:::b", "arn:aws:s3:::*/*"]}, ["Resource"]),
+        ({"Resource": {"Sub": "arn:${AWS::Partition}:s3:::*"}}, ["Resource"]),
+        ({"Principal": {"AWS": ["arn:aws:iam::1:root", "*"]}}, ["Principal"]),
+        ({"Action": "ec2:RunInstances", "Resource": "arn:aws:ec2:*:*:*/*"}, ["Resource", "Condition"]),
+        ({"Action": "ec2:RunInstances", "Resource": "arn:aws:ec2:eu-west-1:1:*"}, ["Resource", "Condition"]),
+        ({"Action": "ec2:RunInstances", "Resource": "arn:aws:ec2:eu-west-1:1:subnet/*"}, []),
+        (
+            {
+                "Action": "ec2:RunInstances",
+                "Resource": "arn:aws:ec2:*:*:instance/*",
+                "Condition": {"StringEqualsIfExists": {"ec2:MetadataHttpTokens": "required"}},
+            },
+            ["Condition"],
+        ),
+        ({"Sid": "DenyOthers"}, ["Effect"]),
+        ({"Condition": {"Null": {"s3:if-none-match": True}}}, ["Effect"]),
+        ({"Condition": {"Null": {"s3:if-none-match": "false"}}}, []),
+    ],
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_right_that_is_too_wide_is_found(change: dict[str, object], places: list[str], *, is_list: bool) -> None:
+    statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/*", **change}
+    policy = {"Version": "2012-10-17", "Statement": [statement] if is_list else statement}
+    found = broken({"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": policy}})
+    where = "Resources.It.Properties.PolicyDocument.Statement" + ("[0]" if is_list else "")
+    assert [place for place, _ in found] == [f"{where}.{each}" for each in places]
 
 
 @pytest.mark.parametrize("name", ["NotAction", "NotResource", "NotPrincipal"])

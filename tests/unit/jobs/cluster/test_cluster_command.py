@@ -229,3 +229,17 @@ def test_an_object_whose_kind_is_no_text_is_not_sound(tmp_path: Path) -> None:
     path.write_text("apiVersion: ray.io/v1\nkind: [RayJob]\nmetadata: {name: x}\n")
     with pytest.raises(ConfigError, match="nothing that is known here"):
         validate_file(path, [])
+
+
+def test_file_of_a_folder_that_is_nothing_is_not_called_sound(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("hello: world\n")
+    assert run(monkeypatch, tmp_path) == 0
+    first, note = capsys.readouterr().out.splitlines()
+    assert first == f"{path}: not recognised"
+    assert note.startswith("  note: only secrets were looked for")
+    path.write_text("password: hunter2\n")
+    assert run(monkeypatch, tmp_path) == 3
+    assert capsys.readouterr().out.startswith(f"{path}: 1 finding (not recognised)\n  password: ")

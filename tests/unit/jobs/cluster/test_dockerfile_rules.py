@@ -52,6 +52,26 @@ def test_small_file_is_sound() -> None:
         ("RUN python3 -m venv /opt/hdrfleet", "RUN curl https://example.com/x.sh | bash", "pipe_to_shell"),
         ("RUN python3 -m venv /opt/hdrfleet", "RUN apt-get upgrade", "image_unpinned"),
         ("RUN python3 -m venv /opt/hdrfleet", "RUN sudo true", "privileged"),
+        (" --constraint constraints.txt --constraint constraints-image.txt", "", "unpinned_packages"),
+        ("constraints.txt torch", "constraints.txt torch 'ray[default]==2.50.0'", "ray_version"),
+        ("constraints.txt torch", "constraints.txt torch hdrfleet==9.9.9", "package_version"),
+        ("COPY --from=builder", "COPY --from=bulider", "docker_stage"),
+        ("COPY --from=builder", "COPY --from=1", "docker_stage"),
+        ("COPY --from=builder", "COPY --form=builder", "docker_syntax"),
+        ("RUN python3 -m venv", "RUN --mount=type=bind,from=build,source=/x python3 -m venv", "docker_stage"),
+        ("RUN python3 -m venv", "RUN --mnt=type=cache python3 -m venv", "docker_syntax"),
+        ("--start-period=180s", "--startperiod=180s", "docker_syntax"),
+        ("--interval=30s", "--interval=30", "docker_syntax"),
+        ("--retries=3", "--retries=3s", "docker_syntax"),
+        ('CMD ["bash", "-c", "if pgrep', '["bash", "-c", "if pgrep', "docker_syntax"),
+        ("PYTHONUNBUFFERED=1", "RAY_AUTH_MODE=disabled", "no_token"),
+        ("PYTHONUNBUFFERED=1", "RAY_AUTH_MODE=''", "no_token"),
+        ("USER 1000:1000", "ENV RAY_AUTH_MODE disabled\nUSER 1000:1000", "no_token"),
+        (
+            "RUN python3 -m venv",
+            "RUN echo export RAY_AUTH_MODE=off > /etc/profile.d/x.sh && python3 -m venv",
+            "no_token",
+        ),
         ("RUN python3 -m venv /opt/hdrfleet", "RUNN python3 -m venv", "docker_syntax"),
     ],
 )
@@ -90,3 +110,33 @@ def test_stage_that_is_built_on_another_needs_no_digest() -> None:
     ]
     assert parsed.arguments == {"T": "1", "D": None}
     assert expand(parsed.stages[0].base, parsed.arguments) == "a:1@$D"
+
+
+def test_stage_is_told_that_was_meant() -> None:
+    (finding,) = check_dockerfile(SOUND.replace("--from=builder", "--from=bulider"))
+    assert (finding.place, finding.message) == (
+        "line 5: COPY",
+        "there is no stage bulider above; did you mean builder?",
+    )
+
+
+@pytest.mark.parametrize(
+    "source", ["builder", "BUILDER", "0", f"registry.example.com/tools:1@{DIGEST}", "tools:1@$DIGEST", "${STAGE}"]
+)
+def test_stage_or_pinned_image_is_sound(source: str) -> None:
+    text = "ARG STAGE=builder\n" + SOUND.replace("--from=builder", f"--chown=0:0 --from={source}")
+    assert codes(text) == []
+
+
+def test_version_by_an_argument_is_seen() -> None:
+    text = SOUND.replace("COPY --from", "ARG RAY=2.9.0\nRUN pip install ray==${RAY}\nCOPY --from")
+    assert codes(text) == ["ray_version"]
+
+
+def test_what_says_the_same_is_sound() -> None:
+    from importlib.metadata import version
+
+    more = f"ENV RAY_AUTH_MODE=token\nRUN pip install ray=={version('ray')}\nCOPY --from"
+    assert codes(SOUND.replace("COPY --from", more)) == []
+    flags = "HEALTHCHECK --interval=1m30s --timeout=500ms --start-interval=5s --retries=2 CMD true"
+    assert codes(SOUND.replace("HEALTHCHECK CMD true", flags)) == []

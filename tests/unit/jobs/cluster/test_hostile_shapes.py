@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_files import AWS, GCP, KUBERAY, TEMPLATE, documents
+from cluster_files import AWS, GCP, KUBERAY, OBSERVABILITY, TEMPLATE, documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cluster.cloudformation import find_open
 from jobs.cluster.dockerfile_rules import check_dockerfile
+from jobs.cluster.grafana import check_dashboard
 from jobs.cluster.kubernetes import check_kubernetes, is_kubernetes
+from jobs.cluster.named_secrets import find_named
+from jobs.cluster.prometheus import check_prometheus
+from jobs.cluster.prometheus_rules import check_expression, check_rules
 from jobs.cluster.ray_yaml import check_ray_cluster, is_ray_cluster
 from jobs.cluster.secrets import find_shapes
 from pipeline.errors import ConfigError
@@ -35,10 +39,16 @@ def check(document: Any, folder: Path) -> None:
             check_kubernetes([document], [], folder)
     elif isinstance(document, dict):
         list(find_open(document))
+        list(check_prometheus(document, folder))
+        list(check_rules(document))
+        list(check_dashboard(document))
+    list(find_named([document]))
     list(find_shapes("", [document]))
 
 
-FILES = [AWS, GCP, TEMPLATE, *sorted(KUBERAY.glob("*.yaml"))]
+FILES = [AWS, GCP, TEMPLATE, *sorted(KUBERAY.glob("*.yaml")), *sorted(OBSERVABILITY.iterdir())]
+PATCH = KUBERAY / "gcs-fault-tolerance.yaml"
+NOWHERE = Path("/nowhere")  # with nothing beside the file: reading that takes longer than all checks
 READ = {path: documents(path) for path in FILES}
 
 
@@ -53,7 +63,13 @@ def test_no_shape_makes_a_check_crash(path: Path, data: st.DataObject) -> None:
             for key in keys[:-1]:
                 parent = parent[key]
             parent[keys[-1]] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
-        check(document, path.parent)
+        check(document, path.parent if path == PATCH else NOWHERE)
+
+
+@given(st.text(st.sampled_from("sumrate by (up{a=~'b'}[5m:]) offset @ 1 + ^ or \"#$\\"), max_size=60))
+def test_no_text_makes_the_expressions_crash(text: str) -> None:
+    list(check_expression("", text))
+    list(check_expression("", text * 500))
 
 
 @given(st.text(st.sampled_from("FROMRUNUSER abc:@$={}\\#\n\"'/.1"), max_size=200))

@@ -19,9 +19,13 @@ ACCOUNTS = KUBERAY / "service-accounts.yaml"
 PATCH = KUBERAY / "gcs-fault-tolerance.yaml"
 
 HEAD = ("headGroupSpec", "template", "spec")
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+HEAD_TERMS = (*HEAD, "affinity", "nodeAffinity", _REQUIRED, "nodeSelectorTerms")
+TERMS = f"affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms"
 GROUP = ("workerGroupSpecs", 0)
 WORKER = (*GROUP, "template", "spec")
 CONTAINER = (*WORKER, "containers", 0)
+SUBMITTER = ("spec", "submitterPodTemplate", "spec", "containers", 0)
 W = "workerGroupSpecs[0].template.spec"
 C = f"{W}.containers[0]"
 GPU = "nvidia.com/gpu"
@@ -56,6 +60,34 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     ),
     "no token": ([set_to({"mode": "disabled"}, "authOptions")], ("authOptions.mode", "no_token")),
     "token not said": ([without("authOptions")], ("authOptions.mode", "no_token")),
+    "token that the head does without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": "disabled"}, *HEAD, "containers", 0, "env")],
+        ("headGroupSpec.template.spec.containers[0].env[1]", "no_token"),
+    ),
+    "token that workers do without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": ""}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token that a first container does without": (
+        [set_to([{"name": "x", "env": [{"name": "RAY_AUTH_MODE"}]}], *WORKER, "initContainers")],
+        (f"{W}.initContainers[0].env[0]", "no_token"),
+    ),
+    "token that the autoscaler does without": (
+        [appended({"name": "RAY_AUTH_MODE", "value": "disabled"}, "autoscalerOptions", "env")],
+        ("autoscalerOptions.env[2]", "no_token"),
+    ),
+    "token that may be anything": (
+        [appended({"name": "RAY_AUTH_MODE", "valueFrom": {"configMapKeyRef": {"name": "x"}}}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token of one's own": (
+        [appended({"name": "RAY_AUTH_TOKEN", "value": "abc"}, *CONTAINER, "env")],
+        (f"{C}.env[1]", "no_token"),
+    ),
+    "token of one's own for the autoscaler": (
+        [appended({"name": "RAY_AUTH_TOKEN", "value": "abc"}, "autoscalerOptions", "env")],
+        ("autoscalerOptions.env[2]", "no_token"),
+    ),
     "another Ray": ([set_to("2.9.0", "rayVersion")], ("rayVersion", "ray_version")),
     "Ray not said": ([without("rayVersion")], ("rayVersion", "ray_version")),
     "no autoscaler": ([set_to(False, "enableInTreeAutoscaling")], ("enableInTreeAutoscaling", "no_autoscaler")),
@@ -101,6 +133,67 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "agent within Kubernetes' own grace": (
         [without(*WORKER, "terminationGracePeriodSeconds")],
         (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
+    ),
+    "head on spot": (
+        [set_to({"karpenter.sh/capacity-type": "spot"}, *HEAD, "nodeSelector")],
+        ("headGroupSpec.template.spec.nodeSelector", "head_on_spot"),
+    ),
+    "head on GKE's spot": (
+        [set_to({"cloud.google.com/gke-spot": "true"}, *HEAD, "nodeSelector")],
+        ("headGroupSpec.template.spec.nodeSelector", "head_on_spot"),
+    ),
+    "head that asks for spot": (
+        [set_to("In", *HEAD_TERMS, 0, "matchExpressions", 0, "operator")],
+        (f"headGroupSpec.template.spec.{TERMS}[0].matchExpressions[0]", "head_on_spot"),
+    ),
+    "group labelled as what it is not": (
+        [set_to("on-demand", *GROUP, "labels", "hdrfleet-market")],
+        ("workerGroupSpecs[0].labels.hdrfleet-market", "market"),
+    ),
+    "group on demand labelled as spot": (
+        [set_to("spot", "workerGroupSpecs", 2, "labels", "hdrfleet-market")],
+        ("workerGroupSpecs[2].labels.hdrfleet-market", "market"),
+    ),
+    "group labelled under a wrong key": (
+        [set_to("spot", *GROUP, "labels", "hdrflet-market")],
+        ("workerGroupSpecs[0].labels.hdrflet-market", "unknown_key"),
+    ),
+    "two groups of one name": (
+        [set_to("gpu-l4-spot", "workerGroupSpecs", 1, "groupName")],
+        ("workerGroupSpecs[1].groupName", "not_unique"),
+    ),
+    "group without a name": ([without(*GROUP, "groupName")], ("workerGroupSpecs[0].groupName", "missing_key")),
+    "mount of a volume that is not there": (
+        [set_to("hom", *WORKER, "volumes", 1, "name")],
+        (f"{C}.volumeMounts[1].name", "no_volume"),
+    ),
+    "mount of the autoscaler that is not there": (
+        [set_to("temp", "autoscalerOptions", "volumeMounts", 0, "name")],
+        ("autoscalerOptions.volumeMounts[0].name", "no_volume"),
+    ),
+    "more asked for than allowed": (
+        [set_to("70", *CONTAINER, "resources", "requests", "cpu")],
+        (f"{C}.resources.requests.cpu", "above_limit"),
+    ),
+    "more memory asked for than allowed": (
+        [set_to("27000Mi", *CONTAINER, "resources", "requests", "memory")],
+        (f"{C}.resources.requests.memory", "above_limit"),
+    ),
+    "what is no quantity": (
+        [set_to("26GiB", *CONTAINER, "resources", "limits", "memory")],
+        (f"{C}.resources.limits.memory", "wrong_type"),
+    ),
+    "misspelt parameter of the head": (
+        [set_to("0.0.0.0", "headGroupSpec", "rayStartParams", "dashbord-host")],
+        ("headGroupSpec.rayStartParams.dashbord-host", "unknown_key"),
+    ),
+    "misspelt parameter of a group": (
+        [set_to("1", *GROUP, "rayStartParams", "num-gpu")],
+        ("workerGroupSpecs[0].rayStartParams.num-gpu", "unknown_key"),
+    ),
+    "parameter that is no text": (
+        [set_to(0, "headGroupSpec", "rayStartParams", "num-gpus")],
+        ("headGroupSpec.rayStartParams.num-gpus", "wrong_type"),
     ),
     "host network": ([set_to(True, *WORKER, "hostNetwork")], (f"{W}.hostNetwork", "host_access")),
     "host folder": (
@@ -214,7 +307,19 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             ("spec.entrypoint", "not_elastic"),
         ),
         (set_to(False, "spec", "shutdownAfterJobFinishes"), ("spec.shutdownAfterJobFinishes", "cluster_stays")),
+        (
+            set_to("hdrfleet", "metadata", "labels", "kueue.x-k8s.io/queuename"),
+            ('metadata.labels["kueue.x-k8s.io/queuename"]', "unknown_key"),
+        ),
+        (
+            set_to("true", "metadata", "annotations", "kueue.x-k8s.io/elasticjob"),
+            ('metadata.annotations["kueue.x-k8s.io/elasticjob"]', "unknown_key"),
+        ),
         (without("spec", "submitterPodTemplate"), ("spec.submitterPodTemplate.spec", "root_user")),
+        (
+            set_to([{"name": "RAY_AUTH_MODE", "value": "none"}], *SUBMITTER, "env"),
+            ("spec.submitterPodTemplate.spec.containers[0].env[0]", "no_token"),
+        ),
         (
             set_to("r/hdrfleet", "spec", "submitterPodTemplate", "spec", "containers", 0, "image"),
             ("spec.submitterPodTemplate.spec.containers[0].image", "image_unpinned"),
@@ -230,7 +335,10 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
         "wrong key",
         "not elastic",
         "cluster stays",
+        "misspelt queue",
+        "misspelt annotation",
         "no submitter",
+        "submitter without a token",
         "submitter unpinned",
         "key in the command",
     ],
@@ -331,6 +439,15 @@ def test_way_out_that_does_not_lead_there_is_sound(cidr: str, excepted: list[str
     assert way_out([{"ipBlock": {"cidr": cidr, "except": excepted}}], ports=ports) == []
 
 
+def test_token_said_twice_in_one_way_is_sound(tmp_path: Path) -> None:
+    secret = {"secretKeyRef": {"name": "hdrfleet-ray-token", "key": "auth_token"}}
+    breaks = [
+        appended({"name": "RAY_AUTH_MODE", "value": "token"}, "spec", *CONTAINER, "env"),
+        appended({"name": "RAY_AUTH_TOKEN", "valueFrom": secret}, "spec", *CONTAINER, "env"),
+    ]
+    assert found_in_copy(CLUSTER, tmp_path, *breaks) == []
+
+
 def test_account_that_gives_keys_to_the_api_is_found(tmp_path: Path) -> None:
     found = found_in_copy(ACCOUNTS, tmp_path, without("automountServiceAccountToken"), index=1)
     assert found == [("ServiceAccount/hdrfleet-worker: automountServiceAccountToken", "api_token")]
@@ -394,3 +511,33 @@ def test_a_wrong_key_is_told_with_what_it_may_have_been_meant_to_be(tmp_path: Pa
 def test_names_of_another_version_of_the_api_are_not_judged(tmp_path: Path) -> None:
     breaks = (set_to("ray.io/v2", "apiVersion"), set_to("x", "spec", "brandNew"))
     assert "unknown_key" not in {code for _, code in found_in_copy(CLUSTER, tmp_path, *breaks)}
+
+
+@pytest.mark.parametrize("path", [CLUSTER, JOB], ids=["cluster", "job"])
+def test_head_that_may_be_moved_is_a_note(path: Path, tmp_path: Path) -> None:
+    below = ("spec",) if path == CLUSTER else ("spec", "rayClusterSpec")
+    assert notes_of(path, tmp_path) == []
+    moved = without(*below, "headGroupSpec", "template", "metadata", "annotations")
+    (note,) = notes_of(path, tmp_path, moved)
+    assert 'annotate it: karpenter.sh/do-not-disrupt: "true", cluster-autoscaler' in note
+    (note,) = notes_of(path, tmp_path, without(*below, *HEAD, "affinity"))
+    assert "keeps the head's pod off spot nodes" in note
+
+
+def test_job_that_leaves_the_device_to_chance_is_a_note(tmp_path: Path) -> None:
+    command = "hdrfleet convert s3://a s3://b --address auto --max-workers 4"
+    (note,) = notes_of(JOB, tmp_path, set_to(command, "spec", "entrypoint"))
+    assert "spec.entrypoint has no --device" in note
+    assert notes_of(JOB, tmp_path, set_to(f"{command} --device cuda", "spec", "entrypoint")) == []
+
+
+def notes_of(path: Path, tmp_path: Path, *breaks: Break) -> list[str]:
+    """What is said of a copy beside findings, of which there are none."""
+    values = documents(path)
+    for apply in breaks:
+        apply(values[0])
+    copied = tmp_path / path.name
+    copied.write_text(yaml.safe_dump_all(values))
+    report = validate_file(copied, [])
+    assert report.findings == ()
+    return [each for each in report.notes if "--crd" not in each]

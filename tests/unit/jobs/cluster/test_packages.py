@@ -23,6 +23,8 @@ from jobs.cluster.packages import check_pinned_packages
         "pip install 'hdrfleet @ https://example.com/hdrfleet-0.1.0.tar.gz'",
         "pip install git+https://example.com/hdrfleet@0123abc",
         "pip install $WHEEL",
+        "pip install -c constraints.txt '.[cluster,gcs]'",
+        "pip install --no-deps -e '.[gcs]'",
         "pip list",
         "echo pip",
     ],
@@ -42,6 +44,9 @@ def test_pinned_packages_are_no_finding(command: str) -> None:
         ("uv pip install --timeout 60 boto3 pillow", "boto3, pillow"),
         ("bash -c 'pip install boto3'", "boto3"),
         ("apt-get update && python3 -m pip install boto3 && pip install ray==2.60.0", "boto3"),
+        ("pip install '.[cluster,gcs]'", ".[cluster,gcs]"),
+        ("pip install -e /opt/hdrfleet[gcs]", "/opt/hdrfleet[gcs]"),
+        ("pip install './dist/hdrfleet-0.1.0-py3-none-any.whl[gcs]'", "./dist/hdrfleet-0.1.0-py3-none-any.whl[gcs]"),
         ("pip install git+https://example.com/hdrfleet", "git+https://example.com/hdrfleet"),
     ],
 )

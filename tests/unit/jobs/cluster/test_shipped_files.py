@@ -10,26 +10,33 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_files import AWS, DOCKERFILE, GCP, KUBERAY, ROOT, TEMPLATE, documents
+from cluster_files import AWS, DOCKERFILE, GCP, KUBERAY, OBSERVABILITY, ROOT, TEMPLATE, documents
 
 from jobs.cluster.validate import find_files, validate_file
 
 SHIPPED = [path for path, _ in find_files([AWS, ROOT / "infra"])]
 
 
-KINDS = {AWS: "Ray cluster", GCP: "Ray cluster", DOCKERFILE: "Dockerfile", TEMPLATE: "CloudFormation"}
+KINDS = {
+    AWS: "Ray cluster",
+    GCP: "Ray cluster",
+    DOCKERFILE: "Dockerfile",
+    TEMPLATE: "CloudFormation",
+    OBSERVABILITY / "prometheus.yml": "Prometheus",
+    OBSERVABILITY / "alert-rules.yml": "Prometheus rules",
+    OBSERVABILITY / "grafana-dashboard.json": "Grafana dashboard",
+}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_is_sound(path: Path) -> None:
     report = validate_file(path, [], is_named=False)
     assert report.findings == ()
-    if path in KINDS or path.parent == KUBERAY:
-        assert report.kind == KINDS.get(path, "Kubernetes")
+    assert report.kind == KINDS.get(path, "Kubernetes")
 
 
 def test_all_of_them_are_looked_at() -> None:
-    assert {*KINDS, *KUBERAY.glob("*.yaml")} <= set(SHIPPED)
+    assert {*KINDS, *KUBERAY.glob("*.yaml")} == set(SHIPPED)
 
 
 def test_the_job_brings_the_cluster_that_stands_beside_it() -> None:
@@ -49,6 +56,11 @@ def test_the_job_is_tried_again_for_what_another_try_may_mend(code: int, is_trie
     env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     ended = subprocess.run(job["spec"]["entrypoint"], shell=True, env=env, check=False)  # as Ray's job server does
     assert (ended.returncode != 0) is is_tried_again
+
+
+def test_the_job_leaves_the_device_to_nobody() -> None:
+    (job,) = documents(KUBERAY / "rayjob.yaml")
+    assert " --device cuda " in job["spec"]["entrypoint"]
 
 
 def test_profiles_and_names_are_those_of_the_stack() -> None:
