@@ -11,8 +11,7 @@ from typing import Any
 from jobs.cluster import prometheus_keys as known
 from jobs.cluster.findings import Finding, at, listing, mapping
 from jobs.cluster.prometheus import check_duration
-from jobs.cluster.promql import metrics_of
-from jobs.cluster.promql_tokens import PromqlError
+from jobs.cluster.promql import PromqlError, metrics_of
 from jobs.cluster.ray_yaml import unknown_keys
 
 _FILE_NAME = re.compile(r"(?:[\w.-]*[_.-])?rules\.ya?ml")

@@ -10,8 +10,7 @@ import pytest
 from cluster_files import OBSERVABILITY, Break, appended, documents, found_in_copy, found_in_text, set_to, without
 from promql_expressions import BROKEN, SOUND
 
-from jobs.cluster.promql import metrics_of
-from jobs.cluster.promql_tokens import PromqlError
+from jobs.cluster.promql import PromqlError, metrics_of
 from jobs.cluster.validate import find_files, validate_file
 from pipeline.errors import ConfigError
 
