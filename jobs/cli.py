@@ -15,7 +15,7 @@ from jobs.cluster.command import app as cluster_app
 from jobs.convert_command import convert
 from jobs.destination import open_destination
 from jobs.evaluate_command import evaluate
-from jobs.explain import EXIT_USAGE, MISUSED, explain, explain_misuse
+from jobs.explain import EXIT_USAGE, MISUSED, explain_misuse, tell
 from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.preemption.command import node_agent
@@ -89,9 +89,10 @@ def query(
 
     Example: hdrfleet query DST "select source, stops_gained_clipped from manifest order by 2 desc limit 10"
     """
+    from jobs.deadline import ending_with
     from jobs.tables import print_arrow, print_json, print_summary
     from pipeline.errors import ConfigError
-    from pipeline.manifest import FAILED_ROWS, SUMMARY_COLUMNS, open_manifest, run_query, summarise
+    from pipeline.manifest import FAILED_ROWS, SUMMARY_COLUMNS, open_manifest, run_query, summarise, took_too_long
 
     style = "json" if json else format
     if json and format not in {"table", "json"}:
@@ -107,7 +108,10 @@ def query(
         raise ConfigError("--timeout is for SQL and --failed; give one, or drop it")
     store, _ = open_destination(dst, opt.storage(endpoint_url, profile, region))
     if sql is not None:
-        print_arrow(run_query(open_manifest(store), sql, timeout_s=timeout or _QUERY_TIMEOUT_S), style)
+        manifest, timeout_s = open_manifest(store), timeout or _QUERY_TIMEOUT_S
+        with ending_with(took_too_long(timeout_s), timeout_s):  # DuckDB heeds no interrupt within one expression
+            result = run_query(manifest, sql, timeout_s=timeout_s)
+        print_arrow(result, style)
         return
     summary = summarise(open_manifest(store, columns=SUMMARY_COLUMNS))
     if style == "json":
@@ -186,18 +190,12 @@ def main() -> NoReturn:
     except MISUSED as error:
         sys.exit(_explain_misuse(error))
     except StuckError as error:
-        code = _explain(error)
+        code = tell(error)
         sys.stderr.flush()
         os._exit(code)  # a thread of this process will not end: the interpreter would wait for it
     except HdrfleetError as error:
-        sys.exit(_explain(error))
+        sys.exit(tell(error))
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(error: HdrfleetError) -> int:
-    text, code = explain(error)
-    typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
-    return code
 
 
 def _explain_misuse(error: Exception) -> int:

@@ -41,6 +41,13 @@ def explain(error: HdrfleetError) -> tuple[str, int]:
     return text, EXIT_USAGE if isinstance(error, UsageError) else EXIT_DIED
 
 
+def tell(error: HdrfleetError) -> int:
+    """Write the line, with the error's code, to standard error; returns the exit code."""
+    text, code = explain(error)
+    typer.echo(f"hdrfleet: {text} [{error.code}]", err=True)
+    return code
+
+
 def explain_misuse(error: Exception) -> str:
     """The line for a `MISUSED`, without a code: what is wrong with the options or arguments, and how to list them."""
     from pipeline.storage import redact_url

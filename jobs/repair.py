@@ -17,20 +17,23 @@ from jobs.reporting import report_findings
 from jobs.verify import run_verify
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
+from pipeline.errors import StorageError, TransientStorageError
 from pipeline.execution.address import check_address, ray_address
 from pipeline.job import Job, JobRecord, PlannedWork
 from pipeline.job_record import require_same
 from pipeline.manifest import open_manifest
 from pipeline.manifest.distrusted import record_distrust
 from pipeline.sharding import SourceListing
-from pipeline.storage import ObjectStore
+from pipeline.storage import ObjectStore, RemovesStrays
+from pipeline.storage.keys import shown
 from pipeline.verification import Finding, VerifyReport
 from pipeline.verification.findings import FINDING_CODES
+from pipeline.verification.strays import find_strays
 
 # What cannot be read here may be whole: it is never distrusted.
 _UNREAD = frozenset({"output_denied", "output_unreadable"})
 _OUTPUT_FAULTS = frozenset(code for code in FINDING_CODES if code.startswith("output_")) - _UNREAD
-_LEFTOVERS = frozenset({"orphan", "unfinished_write"})
+_LEFTOVERS = frozenset({"orphan", "orphan_unusable", "unfinished_write"})
 # Says nothing about what lies there: it keeps nobody from deleting what was found.
 _UNSEEN = frozenset({"unfinished_denied"})
 
@@ -118,7 +121,7 @@ def run_repair(
                 # Looked at again now that no other driver can adopt what is about to be deleted.
                 after = verify(0.0)
                 if _may_delete(after):
-                    num_deleted = _delete(store, after.findings)
+                    num_deleted = _delete(store, after.findings, reporter)
             after = verify(0.0)
         if after is not before:
             counts = {"num_replaced": num_replaced, "num_deleted": num_deleted}
@@ -152,14 +155,32 @@ def _may_delete(report: VerifyReport) -> bool:
     return bool(codes & _LEFTOVERS) and codes <= _LEFTOVERS | _UNSEEN
 
 
-def _delete(store: ObjectStore, findings: Collection[Finding]) -> int:
-    leftovers = [finding for finding in findings if finding.code in _LEFTOVERS]
-    for finding in leftovers:
-        if finding.code == "orphan":
-            store.delete(finding.key)
+def _delete(store: ObjectStore, findings: Collection[Finding], reporter: Reporter) -> int:
+    keys = {code: [finding.key for finding in findings if finding.code == code] for code in _LEFTOVERS}
+    for key in keys["orphan"]:
+        store.delete(key)
+    for key in keys["unfinished_write"]:
+        store.discard_unfinished(key)
+    return (
+        len(keys["orphan"]) + len(keys["unfinished_write"]) + _remove_strays(store, keys["orphan_unusable"], reporter)
+    )
+
+
+def _remove_strays(store: ObjectStore, keys: Collection[str], reporter: Reporter) -> int:
+    """Remove what can be; verification names what is left, and says that it is for a person to remove."""
+    if not keys or not isinstance(store, RemovesStrays):
+        return 0
+    num_removed = 0
+    for name in find_strays(store, keys):
+        try:
+            store.remove_stray(name)
+        except TransientStorageError:
+            raise
+        except StorageError as error:
+            reporter.warn(f"{shown(name)} has to be removed by hand: {shown(str(error))}")
         else:
-            store.discard_unfinished(finding.key)
-    return len(leftovers)
+            num_removed += 1
+    return num_removed
 
 
 def hint(report: VerifyReport) -> str:
@@ -168,5 +189,6 @@ def hint(report: VerifyReport) -> str:
     if not left:
         return ""
     if left <= _LEFTOVERS:
-        return "only leftovers of interrupted writes; --delete-orphans removes them when no job runs"
+        by_hand = ", or names what has to be removed by hand" if "orphan_unusable" in left else ""
+        return f"only leftovers of interrupted writes; --delete-orphans removes them when no job runs{by_hand}"
     return "not everything could be repaired; docs/operations.md says what each code asks for"

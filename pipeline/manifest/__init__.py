@@ -9,7 +9,7 @@ from pipeline.manifest.collected import CollectedOutputs
 from pipeline.manifest.compaction import Compaction, compact
 from pipeline.manifest.distrusted import DistrustedOutputs
 from pipeline.manifest.parts import part_key
-from pipeline.manifest.query import FAILED_ROWS, run_query
+from pipeline.manifest.query import FAILED_ROWS, run_query, took_too_long
 from pipeline.manifest.reader import Manifest, committed_parts, completed_shards, open_manifest
 from pipeline.manifest.schema import COLUMNS, RUN_COLUMNS, SCHEMA, SCHEMA_VERSION
 from pipeline.manifest.summary import SUMMARY_COLUMNS, ManifestSummary, summarise
@@ -36,4 +36,5 @@ __all__ = [
     "rows_to_part",
     "run_query",
     "summarise",
+    "took_too_long",
 ]

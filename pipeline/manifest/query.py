@@ -46,6 +46,7 @@ def run_query(
 
     Raises QueryError, in one line, for anything else: invalid SQL, another kind of statement, more than one, access
     to anything outside, a spent `timeout_s` or `memory_limit_bytes` (DuckDB's working memory, without the result).
+    `timeout_s` is looked at between rows and operators: one expression that computes for longer ends first.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -60,6 +61,11 @@ def run_query(
         raise QueryError(_explained(error)) from error
     finally:
         connection.close()
+
+
+def took_too_long(timeout_s: float) -> QueryError:
+    """The error of a query that has spent its time."""
+    return QueryError(f"the query took longer than {timeout_s:g} s")
 
 
 def _explained(error: duckdb.Error) -> str:
@@ -91,7 +97,7 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, timeout_s: float | N
     try:
         return connection.sql(sql).to_arrow_table()
     except duckdb.InterruptException as error:
-        raise QueryError(f"the query took longer than {timeout_s:g} s") from error
+        raise took_too_long(timeout_s) from error
     finally:
         timer.cancel()
 

@@ -17,7 +17,7 @@ from pipeline.sharding.locations import is_on_web
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import name_filter
 from pipeline.storage import ObjectStore, redact_url
-from pipeline.storage.keys import is_valid_key
+from pipeline.storage.keys import is_valid_key, shown
 
 _NUM_EXAMPLES = 5
 _NUM_STAT_THREADS = 8
@@ -48,19 +48,19 @@ class ListingCounts:
         """Count what has a name and is neither a file nor a folder of the source's own; the first five are named."""
         self.num_special += 1
         if len(self.special_examples) < _NUM_EXAMPLES:
-            self.special_examples.append(_shown(name))
+            self.special_examples.append(shown(name))
 
     def refuse(self, source: str) -> None:
         """Count an image that cannot be taken for its name; the first five are named."""
         self.num_unusable += 1
         if len(self.unusable_examples) < _NUM_EXAMPLES:
-            self.unusable_examples.append(_shown(source))
+            self.unusable_examples.append(shown(source))
 
     def ignore(self, source: str, kind: str) -> None:
         """Count a file that is not taken as an image; the first five are named."""
-        self.ignored_by_extension[_shown(kind)] += 1
+        self.ignored_by_extension[shown(kind)] += 1
         if len(self.ignored_examples) < _NUM_EXAMPLES:
-            self.ignored_examples.append(_shown(source))
+            self.ignored_examples.append(shown(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +180,6 @@ class SourceListing:
             kinds = ", ".join(f"{kind} {number}" for kind, number in counts.ignored_by_extension.most_common(3))
             message += f"; {self.num_ignored} without an image's extension ({kinds})"
         return message
-
-
-def _shown(name: str) -> str:
-    """A name that can be printed and stored: as it is, or with escapes where it cannot be a key."""
-    return name if is_valid_key(name.removeprefix("/")) else ascii(name)[1:-1]
 
 
 def _looked_up(store: ObjectStore, tasks: Iterable[ImageTask]) -> Iterator[ImageTask]:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from pipeline.errors import SourceError
 from pipeline.sharding.patterns import has_wildcard
-from pipeline.storage.redact import without_userinfo
+from pipeline.storage.redact import without_parameters, without_userinfo
 
 LIST_EXTENSIONS = frozenset({".txt", ".csv", ".parquet"})
 INVENTORY_NAME = "manifest.json"
@@ -145,8 +145,10 @@ def resolve_entry(entry: str, folder: Location) -> Location:
 def listed_name(entry: str) -> str:
     """Return an entry as it is recorded: without userinfo, and without a query of the form `?name=value`.
 
-    A secret key and a session token may hold slashes; so may a key, and it may hold a question mark.
+    A secret key and a session token may hold slashes; so may a key, and it may hold a question mark. A web address
+    loses its fragment and `;name=value` parameters as well.
     """
+    entry = without_parameters(entry)
     match = _SCHEME.match(entry)
     return without_userinfo(match.group() + _QUERY.sub("", entry[match.end() :])) if match else entry
 

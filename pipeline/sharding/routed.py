@@ -102,5 +102,8 @@ class _Rooted(ListingObserver):
     def special(self, name: str) -> None:
         self._observer.special(join_root(self._root, name))
 
+    def temporary(self, name: str) -> None:
+        self._observer.temporary(join_root(self._root, name))
+
     def can_do_without(self, folder: str) -> bool:
         return self._observer.can_do_without(join_root(self._root, folder))

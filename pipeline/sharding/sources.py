@@ -48,6 +48,7 @@ from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import can_match_below, excludes_below, has_wildcard, name_filter, translate
 from pipeline.sharding.routed import RoutedStore
 from pipeline.storage import ObjectStore, open_store, redact_url
+from pipeline.storage.durable import TEMP_PREFIX
 from pipeline.storage.keys import ListingObserver
 
 _FILE, _FOLDER = "file", "folder"
@@ -184,6 +185,12 @@ class _Left(ListingObserver):
         is_excluded = not self._is_taken(below) or excludes_below(self._config.exclude, below)
         if not is_excluded and (self._is_match(below) or self._reaches(below)):
             self._counts.pass_by(below)
+
+    def temporary(self, name: str) -> None:
+        # What is left in a folder that once was a destination, or an image that somebody gave such a name.
+        below = name.removeprefix(self.prefix)
+        if name_filter(self._config.include, self._config.exclude)(below) and self._is_match(below):
+            self._counts.ignore(below, f"{TEMP_PREFIX}*")
 
     def can_do_without(self, folder: str) -> bool:
         below = folder.removeprefix(self.prefix)

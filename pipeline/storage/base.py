@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.storage.keys import ListingObserver
 
@@ -95,4 +95,16 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; no error where there is none."""
+        ...
+
+
+@runtime_checkable
+class RemovesStrays(Protocol):
+    """A store that can remove what its listings leave out, and cannot hit anything else by it."""
+
+    def remove_stray(self, name: str) -> None:
+        """Remove what a listing told its observer of under this name: of a link the link, not what it points to.
+
+        No error where it has gone. Raises StorageError where it cannot be reached without following a link.
+        """
         ...

@@ -89,10 +89,33 @@ def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable. File systems that cannot sync a folder are left to their own promises."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
+
+
+def unlink_below(root: Path, name: str) -> None:
+    """Remove the entry `name` (with slashes) below `root`, and make that durable; no link on the way is followed.
+
+    Takes any bytes that a name can have. Raises OSError: also where a folder on the way is a link, or it is a folder.
+    """
+    *folders, last = name.split("/")
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.unlink(last, dir_fd=descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 

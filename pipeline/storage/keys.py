@@ -20,12 +20,13 @@ class ListingObserver:
     def special(self, name: str) -> None:
         """A link to a folder, which is not followed, a link to nothing, a device or a pipe; local folders only."""
 
+    def temporary(self, name: str) -> None:
+        """A file whose name is that of an unfinished create; local folders only."""
+
     def can_do_without(self, folder: str) -> bool:  # noqa: ARG002
         """Whether a folder that may not be read can be left out; else the listing fails. Local folders only."""
         return False
 
-
-"""Told of each listed name that cannot be a key, as the store spells it, control characters and all."""
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,11 @@ def _fault(key: str) -> str | None:
 def normal_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Return object metadata as every store gives it back: names in lower case (HTTP headers have no case)."""
     return {name.lower(): value for name, value in (metadata or {}).items()}
+
+
+def shown(name: str) -> str:
+    """A name that can be printed and stored: as it is, or with escapes where it cannot be a key."""
+    return name if is_valid_key(name.removeprefix("/")) else ascii(name)[1:-1]
 
 
 class SkippedNames:

@@ -126,6 +126,15 @@ class LocalStore:
         with contextlib.suppress(ObjectMissingError):
             self._run(unlink, path)
 
+    def remove_stray(self, name: str) -> None:
+        """See RemovesStrays."""
+
+        def unlink() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                durable.unlink_below(self._root, name)
+
+        self._run(unlink, self._root / name)
+
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
@@ -142,24 +151,25 @@ class LocalStore:
         """Yield (key, is_folder) of one folder, in the byte order of the full keys below it."""
         path = self._root / folder
 
-        def scan() -> tuple[list[str], list[str]]:
+        def scan() -> dict[str, str | None]:
             with os.scandir(path) as entries:
-                named = {entry.name: _listed_name(entry) for entry in entries if not _is_temporary(entry.name)}
-            special = sorted((name for name, listed in named.items() if not listed), key=os.fsencode)
-            return sorted(filter(None, named.values()), key=os.fsencode), special
+                return {entry.name: _listed_name(entry) for entry in entries}
 
         try:
-            names, special = self._run(scan, path)
+            named = self._run(scan, path)
         except ObjectMissingError:
             return
         except ObjectDeniedError:
             if path.name == _UNREADABLE_BY_DESIGN or observer.can_do_without(folder):
                 return
             raise
-        for name in special:
+        for name in sorted((name for name, listed in named.items() if not listed), key=os.fsencode):
             observer.special(join_key(folder, name))
-        for name in names:
-            yield join_key(folder, name.removesuffix("/")), name.endswith("/")
+        for name in sorted(filter(None, named.values()), key=os.fsencode):
+            if _is_temporary(name) and not name.endswith("/"):
+                observer.temporary(join_key(folder, name))
+            else:
+                yield join_key(folder, name.removesuffix("/")), name.endswith("/")
 
     def _listed_info(self, key: str) -> ObjectInfo | None:
         """Return None for a file that has gone since its folder was read."""

@@ -33,6 +33,7 @@ FindingCode = Literal[
     "output_identity",
     "orphan",
     "orphan_unplanned",
+    "orphan_unusable",
     "unfinished_write",
     "unfinished_denied",
 ]

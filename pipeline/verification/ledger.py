@@ -196,6 +196,12 @@ class Ledger:
         """Whether anything lies below images/."""
         return next(self._rows("SELECT key FROM listed LIMIT 1"), None) is not None
 
+    def has_outputs_below(self, folder: str) -> bool:
+        """Whether a row's output lies below that folder."""
+        sql = "SELECT output FROM outputs WHERE starts_with(output, ?) LIMIT 1"
+        with _duckdb_errors():
+            return self._connection.execute(sql, [f"{folder}/"]).fetchone() is not None
+
     def sources(self) -> Iterator[str]:
         """Yield the source of every row once, in no order."""
         for (source,) in self._rows("SELECT DISTINCT source FROM noted"):

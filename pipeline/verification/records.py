@@ -14,8 +14,10 @@ from pipeline.manifest.parts import MANIFEST_PREFIX, parse_part_key
 from pipeline.scaling_record import is_scaling_key
 from pipeline.sharding.plan import PLAN_PREFIX
 from pipeline.storage import ObjectStore
+from pipeline.storage.keys import shown
 from pipeline.store_verdict import is_verdict_key
 from pipeline.verification.findings import Finding
+from pipeline.verification.strays import Strays
 
 # Names that hdrfleet gives. What a killed planner, compaction or probe leaves has such a name too, and means nothing.
 _KNOWN = re.compile(
@@ -46,9 +48,10 @@ def check_lease(store: ObjectStore) -> Iterator[Finding]:
 def check_names(store: ObjectStore) -> Iterator[Finding]:
     """Find what lies in our folders under a name that no hdrfleet gives; images/ is left to the rows."""
     for folder in _FOLDERS:
-        for info in store.list(folder):
-            if not _is_known(info.key):
-                yield Finding("unknown_object", info.key, "not written by hdrfleet; no command reads it")
+        strays = Strays()
+        keys = [info.key for info in store.list(folder, strays) if not _is_known(info.key)]
+        for key in (*keys, *map(shown, strays.unusable_names), *map(shown, strays.special_names)):
+            yield Finding("unknown_object", key, "not written by hdrfleet; no command reads it")
 
 
 def _is_known(key: str) -> bool:

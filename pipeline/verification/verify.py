@@ -14,6 +14,7 @@ from pipeline.verification.ledger import ExpectedOutput, open_ledger
 from pipeline.verification.objects import check_contents, check_listing
 from pipeline.verification.records import check_lease, check_names, check_record
 from pipeline.verification.rows import check_rows
+from pipeline.verification.strays import Strays, check_strays
 from pipeline.verification.unfinished import check_unfinished
 
 OnProgress = Callable[[int, int], None]
@@ -55,13 +56,15 @@ def verify_destination(
         msg = f"share must lie in 0..1, not {share}"
         raise ValueError(msg)
     notes: list[str] = []
+    strays = Strays()
     with open_ledger() as ledger:
         # Listed before plans and rows are read: what a conversion stores meanwhile then looks missing, never orphaned.
-        ledger.note_listing(info for info in store.list(OUTPUT_FOLDER) if info.key != TRIAL_KEY)
+        ledger.note_listing(info for info in store.list(OUTPUT_FOLDER, strays) if info.key != TRIAL_KEY)
         rows = check_rows(store, record, _ROW_THREADS, ledger)
         findings = [*check_record(record), *check_lease(store), *rows.findings, *check_names(store)]
         if rows.is_readable:
             findings.extend(check_listing(store, ledger, looks_at_orphans=not rows.findings))
+            findings.extend(check_strays(store, ledger, strays, notes))
             findings.extend(check_unfinished(store, notes))
         num_sampled = ledger.num_outputs(share)
         num_done = num_read = num_bytes_read = 0

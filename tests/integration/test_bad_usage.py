@@ -171,3 +171,14 @@ def test_query_and_status_answer_and_refuse(tmp_path: Path, capsysbinary: pytest
     assert "complete" in run("status", dst)[1]
     status = json.loads(run("status", dst, "--json")[1])
     assert (status["state"], status["num_ok"], status["num_failed"]) == ("complete", 5, 3)
+
+
+def test_a_query_whose_one_expression_takes_too_long_ends_the_command(tmp_path: Path) -> None:
+    """DuckDB looks at interrupts between rows and operators alone: this would compute for many minutes."""
+    write_library(tmp_path / "photos", num_photos=1)
+    arguments = ("--executor", "local", "--weights", "identity", "--quiet")
+    assert hdrfleet_here("convert", tmp_path / "photos", tmp_path / "out", *arguments) == 3
+    heavy = "select levenshtein(repeat('a', 400000), repeat('b', 400000)) from manifest"
+    result = hdrfleet("query", tmp_path / "out", heavy, "--timeout", "0.5", "--json", home=tmp_path / "home")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "hdrfleet: the query took longer than 0.5 s [bad_query]\n"

@@ -147,6 +147,29 @@ def test_a_bucket_is_verified(
     assert "unfinished_write  images/large.exr" in out
 
 
+@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+def test_objects_in_a_bucket_whose_names_cannot_be_keys_are_found_and_left_to_a_person(
+    s3_bucket: Any, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(jpeg(picture(24, 32)))
+    dst = f"{s3_bucket.url}/hdr"
+    assert hdrfleet_here("convert", tmp_path / "photos", dst, "--weights", weights, "--executor", "local", "-q") == 0
+    unusable = {"images/a/../b.exr", r"images/bell\x07.exr"}
+    for key in ("images/a/../b.exr", "images/bell\a.exr", "images/stranger.exr"):
+        s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=f"hdr/{key}", Body=b"x")
+    capsys.readouterr()
+    assert hdrfleet_here("repair", dst, "--delete-orphans", "--json", "-q") == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_deleted"] == 1
+    findings = report["after"]["findings"]
+    assert {(finding["code"], finding["key"]) for finding in findings} == {("orphan_unusable", key) for key in unusable}
+    assert hdrfleet_here("verify", dst) == 3
+    told = capsys.readouterr().out
+    for key in unusable:
+        assert any(line.startswith(f"orphan_unusable  {key}: ") and "by hand" in line for line in told.splitlines())
+
+
 def digests(dst: Path) -> dict[str, bytes]:
     return {path.relative_to(dst).as_posix(): path.read_bytes() for path in sorted((dst / "images").rglob("*.exr"))}
 

@@ -27,6 +27,11 @@ ACCESS_KEY, SECRET, TOKEN, PASSWORD, SIGNATURE = (
     f"{WORD}-password",
     f"{WORD}0123456789abcdef",
 )
+# Google's: an OAuth token, the id of an HMAC key, and a service account's key.
+GOOGLE = (
+    f"token ya29.{WORD}0123456789, GOOG1E{WORD.upper()}0123456789ABCDEF, "
+    f'{{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE{WORD}\\n-----END PRIVATE KEY-----\\n"}}'
+)
 USERINFO = f"{WORD}-user:{PASSWORD}@"
 QUERY = f"?X-Amz-Credential={ACCESS_KEY}%2F20260101&X-Amz-Security-Token={TOKEN}&X-Amz-Signature={SIGNATURE}"
 OPTIONS = ("--weights", "identity", "--precision", "fp32", "--device", "cpu", "--executor", "local")
@@ -146,6 +151,20 @@ def read_plans(kept: dict[str, bytes]) -> list[Any]:
     ]
 
 
+def test_a_list_of_web_addresses_leaves_no_session_and_no_fragment(
+    bucket: Any, echoing_server: str, tmp_path: Path
+) -> None:
+    """Every server that refuses an image is told of in its row."""
+    home, dst, names = tmp_path / "home", tmp_path / "out", tmp_path / "list.txt"
+    names.write_text(f"http://{echoing_server}/a.jpg;jsessionid={WORD}#{WORD}\nhttp://{echoing_server}/b.jpg#{WORD}\n")
+    result = hdrfleet("convert", names, dst, *OPTIONS, "--json", home=home)
+    assert result.returncode == 3, result.stderr
+    assert_clean(result, home, dst)
+    rows = open_manifest(open_store(str(dst), StorageConfig())).current.to_pylist()
+    assert {row["source"] for row in rows} == {f"http://{echoing_server}/{name}.jpg" for name in "ab"}
+    assert is_clean(str(rows))
+
+
 @pytest.fixture(scope="module")
 def echoing_server() -> Iterator[str]:
     """Refuses every request and echoes what it was sent, as S3 does with a signature that does not match."""
@@ -155,7 +174,7 @@ def echoing_server() -> Iterator[str]:
             sent = "\n".join(f"{name}:{value}" for name, value in self.headers.items())
             body = (
                 '<?xml version="1.0"?><Error><Code>SignatureDoesNotMatch</Code>'
-                f"<Message>The signature of {ACCESS_KEY} does not match: {sent}</Message>"
+                f"<Message>The signature of {ACCESS_KEY} does not match: {sent} {GOOGLE}</Message>"
                 f"<AWSAccessKeyId>{ACCESS_KEY}</AWSAccessKeyId><StringToSign>{sent}</StringToSign></Error>"
             ).encode()
             self.send_response(403)

@@ -55,6 +55,17 @@ def test_a_folder_gives_its_images_in_order_and_counts_the_rest(tmp_path: Path) 
     assert listing.num_ignored == 6
 
 
+def test_files_with_the_name_of_an_unfinished_write_are_counted_among_the_ignored(tmp_path: Path) -> None:
+    fill(tmp_path / "in", "a.jpg", ".hdrfleet-tmp-x.jpg", "deep/.hdrfleet-tmp-1-ab", "other/.hdrfleet-tmp-y.jpg")
+    listing = listing_of(tmp_path / "in", exclude=("other/*",))
+    assert [task.source for task in listing.iterate()] == ["a.jpg"]
+    assert listing.ignored_by_extension == {".hdrfleet-tmp-*": 2}
+    assert listing.counts.ignored_examples == [".hdrfleet-tmp-x.jpg", "deep/.hdrfleet-tmp-1-ab"]
+    matched = listing_of(f"{tmp_path}/in/*.jpg")
+    assert [task.source for task in matched.iterate()] == ["a.jpg"]
+    assert matched.counts.ignored_examples == [".hdrfleet-tmp-x.jpg"]
+
+
 def test_names_that_no_output_can_have_are_counted_and_can_be_shown(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     fill(folder, "a.jpg", "b\nc.jpg", "note\x1b.txt", "odd.j\x07pg")

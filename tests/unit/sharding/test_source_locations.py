@@ -133,6 +133,16 @@ def test_relative_to_sees_through_links(tmp_path: Path) -> None:
         ("s3://b/why?a=b/k.jpg", Location("s3", "s3://b", ""), "s3://b/why?a=b/k.jpg", "s3://b/why?a=b/k.jpg"),
         ("s3://b/a:b@c/k.jpg", Location("s3", "s3://b", ""), "s3://b/a:b@c/k.jpg", "s3://b/a:b@c/k.jpg"),
         ("s3://b/what?.jpg", Location("s3", "s3://b", ""), "s3://b/what?.jpg", "s3://b/what?.jpg"),
+        ("s3://b/k;a=b.jpg#c", Location("s3", "s3://b", ""), "s3://b/k;a=b.jpg#c", "s3://b/k;a=b.jpg#c"),
+        (
+            "https://h/a/k.jpg;jsessionid=s?sig=t#u",
+            Location("file", "/", "lists"),
+            "https://h/a/k.jpg",
+            "https://h/a/k.jpg",
+        ),
+        ("http://h/a;v=1/k.jpg#u.v", Location("file", "/", "lists"), "http://h/a/k.jpg", "http://h/a/k.jpg"),
+        ("http://h/photo #3.jpg", Location("file", "/", "lists"), "http://h/photo #3.jpg", "http://h/photo #3.jpg"),
+        ("http://h/a; b.jpg", Location("file", "/", "lists"), "http://h/a; b.jpg", "http://h/a; b.jpg"),
         ("s3://b/me@home/k.jpg", Location("s3", "s3://b", ""), "s3://b/me@home/k.jpg", "s3://b/me@home/k.jpg"),
     ],
 )

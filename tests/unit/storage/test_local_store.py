@@ -21,6 +21,7 @@ from pipeline.errors import (
     TransientStorageError,
 )
 from pipeline.storage import durable, open_store
+from pipeline.storage.keys import ListingObserver
 from pipeline.storage.local import LocalStore
 from pipeline.storage.retry import RetryPolicy
 
@@ -291,6 +292,40 @@ def test_only_regular_files_are_objects(store: LocalStore, tmp_path: Path) -> No
             store.read(key)
         with pytest.raises(ObjectMissingError):
             store.stat(key)
+
+
+def test_a_stray_is_removed_by_its_own_name_and_through_no_link(store: LocalStore, tmp_path: Path) -> None:
+    root, elsewhere = Path(store.url), tmp_path / "elsewhere"
+    store.create("folder/real.jpg", b"pixels")
+    (root / "folder/bell\x07.jpg").write_bytes(b"x")
+    elsewhere.mkdir()
+    (elsewhere / "bell\x07.jpg").write_bytes(b"x")
+    (root / "link").symlink_to(elsewhere)
+    store.remove_stray("folder/bell\x07.jpg")
+    store.remove_stray("folder/bell\x07.jpg")
+    with pytest.raises(StorageError):
+        store.remove_stray("link/bell\x07.jpg")
+    with pytest.raises(StorageError):
+        store.remove_stray("folder")
+    assert (elsewhere / "bell\x07.jpg").exists()
+    store.remove_stray("link")
+    assert [path.name for path in root.iterdir()] == ["folder"]
+    assert [path.name for path in (root / "folder").iterdir()] == ["real.jpg"]
+
+
+def test_temporary_names_are_told_to_who_asks_and_folders_have_none(store: LocalStore) -> None:
+    class Asking(ListingObserver):
+        def temporary(self, name: str) -> None:
+            told.append(name)
+
+    told: list[str] = []
+    folder = Path(store.url) / f"{durable.TEMP_PREFIX}folder"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"x")
+    (folder / f"{durable.TEMP_PREFIX}1-ab").write_bytes(b"x")
+    assert [info.key for info in store.list("", Asking())] == [f"{folder.name}/a.jpg"]
+    assert told == [f"{folder.name}/{durable.TEMP_PREFIX}1-ab"]
+    assert [info.key for info in store.list()] == [f"{folder.name}/a.jpg"]
 
 
 def test_undecodable_names_are_left_out_aloud(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:

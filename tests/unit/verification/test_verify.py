@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import hdrfleet_here
-from fakes import FakeEngine
+from fakes import FakeEngine, HookedStore
 from photographs import write_library
 
 from jobs.options import parse_share
 from jobs.progress import ConsoleReporter
-from jobs.repair import RepairOutcome, run_repair
+from jobs.repair import RepairOutcome, hint, run_repair
 from jobs.verify import print_report
 from pipeline.codecs.exr import HdrImage, decode_exr, encode_exr
 from pipeline.config import EncodeConfig, StorageConfig, build_config
@@ -219,6 +220,87 @@ def test_orphans_and_what_killed_writers_left_are_found(destination: Path) -> No
     (destination / "images" / "stranger.exr").write_bytes(b"x")
     (destination / "images" / ".hdrfleet-tmp-1-ab").write_bytes(b"x")
     assert codes(destination) == {"images/stranger.exr": "orphan", "images/.hdrfleet-tmp-1-ab": "unfinished_write"}
+
+
+def plant_strays(destination: Path) -> Path:
+    """Make links, a pipe and files whose names cannot be keys below images/; returns what a link points to."""
+    images, elsewhere = destination / "images", destination.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept.exr").write_bytes(b"x")
+    (images / "folder\x02").mkdir()
+    for name in ("bell\x07.exr", "folder\x02/in it.exr", os.fsdecode(b"raw\xff.exr")):
+        (images / name).write_bytes(b"x")
+    (images / "to-folder").symlink_to(elsewhere)
+    (images / "to-nothing.exr").symlink_to("gone.exr")
+    (images / "line\nfeed").symlink_to(elsewhere)
+    os.mkfifo(images / "pipe.exr")
+    return elsewhere / "kept.exr"
+
+
+STRAYS = {
+    r"images/bell\x07.exr",
+    r"images/folder\x02/in it.exr",
+    r"images/raw\udcff.exr",
+    r"images/line\nfeed",
+    "images/to-folder",
+    "images/to-nothing.exr",
+    "images/pipe.exr",
+}
+
+
+def test_links_devices_and_names_that_cannot_be_keys_are_found(
+    destination: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_strays(destination)
+    assert codes(destination) == dict.fromkeys(STRAYS, "orphan_unusable")
+    report = verify(destination)
+    print_report(report, show_all=True)
+    told = capsys.readouterr().out
+    assert told.isprintable() or set(filter(lambda char: not char.isprintable(), told)) == {"\n"}
+    assert sum(line.startswith("orphan_unusable  images/") for line in told.splitlines()) == len(STRAYS)
+    assert json.dumps(report.to_json(), ensure_ascii=False).isprintable()
+
+
+def test_links_devices_and_names_that_cannot_be_keys_are_removed_on_demand(destination: Path) -> None:
+    before = contents(destination)
+    kept = plant_strays(destination)
+    assert repair(destination).num_deleted == 0
+    outcome = repair(destination, delete_orphans=True)
+    assert (outcome.num_deleted, outcome.after.findings) == (len(STRAYS), ())
+    assert kept.read_bytes() == b"x", "what a link points to was removed"
+    assert contents(destination) == before
+
+
+def test_a_store_that_cannot_remove_what_has_no_key_says_that_a_person_has_to(destination: Path) -> None:
+    plant_strays(destination)
+    (destination / "images/stranger.exr").write_bytes(b"x")
+    store = HookedStore(open_store(str(destination), StorageConfig()))
+    record = read_job(store)
+    assert record is not None
+    quiet = ConsoleReporter(quiet=True)
+    outcome = run_repair(store, record, record.config, quiet, share=0.0, delete_orphans=True, quiet=True)
+    assert outcome.num_deleted == 1, "the one that has a key"
+    assert {finding.key for finding in outcome.after.findings} == STRAYS
+    assert all("removed by hand" in finding.message for finding in outcome.after.findings)
+    assert "by hand" in hint(outcome.after)
+
+
+def test_a_link_behind_which_rows_have_their_outputs_is_left_alone(destination: Path) -> None:
+    moved = destination.parent / "other disk"
+    (destination / "images/trip 0").rename(moved)
+    (destination / "images/trip 0").symlink_to(moved)
+    report = verify(destination)
+    assert report.is_sound, report.findings
+    assert [note.partition(";")[0] for note in report.notes] == ["images/trip 0 is a link"]
+    assert repair(destination, delete_orphans=True).num_deleted == 0
+    assert verify(destination).num_decoded == 12
+
+
+def test_what_has_no_key_in_our_other_folders_is_found(destination: Path) -> None:
+    (destination / "manifest/bell\x07.parquet").write_bytes(b"x")
+    (destination / "_hdrfleet/to-nothing").symlink_to("gone")
+    unknown = {r"manifest/bell\x07.parquet", "_hdrfleet/to-nothing"}
+    assert codes(destination, 0.0) == dict.fromkeys(unknown, "unknown_object")
 
 
 def test_unfinished_writes_that_cannot_be_looked_for_are_told(
