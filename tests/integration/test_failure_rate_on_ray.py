@@ -56,7 +56,10 @@ def test_a_job_in_which_most_images_fail_stops_and_its_next_run_does_the_rest(
 
     assert hdrfleet_here(*command, "--max-failure-rate", "100%", "--quiet", "--json") == 3
     outcome = json.loads(capsys.readouterr().out)
-    assert outcome["num_planned"] == NUM_IMAGES - len(kept)
+    # A worker that was at its commit when its driver stopped may have made it a moment after we looked.
+    num_late = NUM_IMAGES - len(kept) - outcome["num_planned"]
+    assert 0 <= num_late <= NUM_HELD
+    assert num_late % SHARD_IMAGES == 0
     assert outcome["manifest"]["num_by_status"] == {
         "ok": NUM_IMAGES // GOOD_ONE_IN,
         "failed": NUM_IMAGES - NUM_IMAGES // GOOD_ONE_IN,
