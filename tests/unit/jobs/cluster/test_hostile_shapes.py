@@ -69,7 +69,7 @@ def test_no_shape_makes_a_check_crash(path: Path, data: st.DataObject) -> None:
 @given(st.text(st.sampled_from("sumrate by (up{a=~'b'}[5m:]) offset @ 1 + ^ or \"#$\\"), max_size=60))
 def test_no_text_makes_the_expressions_crash(text: str) -> None:
     list(check_expression("", text))
-    list(check_expression("", text * 500))
+    list(check_expression("", text * 20))
 
 
 @given(st.text(st.sampled_from("FROMRUNUSER abc:@$={}\\#\n\"'/.1"), max_size=200))
