@@ -126,8 +126,9 @@ def test_one_job_however_often_it_is_submitted_and_its_killed_driver_is_started_
 
 
 @pytest.mark.long
-def test_a_job_that_was_stopped_is_resumed_by_the_next(run: Callable[..., Any], bucket: Any) -> None:
-    conversion = ("submit", f"{bucket.url}/in", f"{bucket.url}/out/", *OPTIONS)
+@pytest.mark.parametrize("code", [(), ("--use-image",)], ids=["sent", "of the image"])
+def test_a_job_that_was_stopped_is_resumed_by_the_next(run: Callable[..., Any], bucket: Any, code: Any) -> None:
+    conversion = ("submit", f"{bucket.url}/in", f"{bucket.url}/out/", *OPTIONS, *code)
     first = json.loads(run(*conversion, "--json").stdout)
     wait_until(lambda: num_parts(bucket) >= 2, "two shards committed")
     stopped = run("stop", first["id"])
