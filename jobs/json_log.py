@@ -206,7 +206,7 @@ def _errors_in(reporter: JsonReporter, native: NativeLines) -> Iterator[None]:
             native.close()
             os._exit(code)  # a thread of this process will not end: the interpreter would wait for it
         raise SystemExit(code) from error
-    except Exception as error:
+    except Exception as error:  # the process's edge: whatever it is, a machine that reads the log hears of it
         text = "".join(traceback.format_exception(error))
         reporter.event("error", "error", {"code": "unexpected", "message": text, "exit_code": EXIT_DIED})
         raise SystemExit(EXIT_DIED) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,33 +86,55 @@ def test_started_together_on_s3(photos: Any, s3_bucket: Any, tmp_path: Path, rou
     require_overlap(overlapped)
 
 
+class Takeover:
+    """A driver that was stopped in mid-job, and another one that took its destination."""
+
+    def __init__(self, folder: Path, dst: Path, root: Path) -> None:
+        self.command = ("convert", folder, dst, *OPTIONS, "--lease-timeout", "3")
+        self.first_log, self.second_log = root / "first.log", root / "second.log"
+        self.once = {"HDRFLEET_FAULTS_ONCE": str(root)}
+
+    @contextlib.contextmanager
+    def frozen(self, faults: str) -> Iterator[Any]:
+        """The first driver, stopped there and silent for long enough to be taken over."""
+        first = start_forked(*self.command, log=self.first_log, faults=faults, env=self.once)
+        try:
+            wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
+            time.sleep(2)  # for longer than half of the lease's time it counts as alive
+            yield first
+        finally:
+            first.kill()
+            first.join(20)
+
+    def finish(self) -> None:
+        assert forked(*self.command, log=self.second_log) == 0, self.second_log.read_text()
+
+    def wake(self, first: Any) -> None:
+        os.kill(first.pid, signal.SIGCONT)
+        assert ended(first, self.first_log) == DIED, self.first_log.read_text()
+        assert self.first_log.read_text().strip().endswith("[lease_lost]")
+
+
+def write_photos(folder: Path, first_seed: int = 0) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    inputs = {f"{index:02d}.jpg": jpeg(picture(24, 32, seed=first_seed + index)) for index in range(12)}
+    for name, data in inputs.items():
+        (folder / name).write_bytes(data)
+    return inputs
+
+
 @pytest.mark.timeout(200)
 def test_a_driver_that_froze_stores_nothing_beside_what_its_successor_made(tmp_path: Path) -> None:
     """It is stopped with outputs to store, all sources change, another one takes over; then it wakes up."""
     folder, dst = tmp_path / "photos", tmp_path / "out"
-    folder.mkdir()
-    names = [f"{index:02d}.jpg" for index in range(12)]
-    for index, name in enumerate(names):
-        (folder / name).write_bytes(jpeg(picture(24, 32, seed=index)))
-    options = (*OPTIONS, "--lease-timeout", "3")
-    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
-    once = {"HDRFLEET_FAULTS_ONCE": str(tmp_path)}
-    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.encoded=stop:2", env=once)
-    assert first.pid is not None
-    try:
-        wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
-        for index, name in enumerate(names):
-            (folder / name).write_bytes(jpeg(picture(24, 32, seed=100 + index)))
-        time.sleep(2)  # for longer than half of the lease's time it counts as alive
-        assert forked("convert", folder, dst, *options, log=second_log) == 0, second_log.read_text()
+    write_photos(folder)
+    takeover = Takeover(folder, dst, tmp_path)
+    with takeover.frozen("image.encoded=stop:2") as first:
+        inputs = write_photos(folder, first_seed=100)
+        takeover.finish()
         before = Folder(dst).stamps()
-        assert any(".v2.exr" in key for key in before) or len(before) > len(names)
-        os.kill(first.pid, signal.SIGCONT)
-        assert ended(first, first_log) == DIED, first_log.read_text()
-    finally:
-        first.kill()
-        first.join(20)
-    assert first_log.read_text().strip().endswith("[lease_lost]")
+        assert {f"images/{name}.exr" for name in inputs} <= before.keys(), "under each name there is an output"
+        takeover.wake(first)
     assert Folder(dst).stamps() == before, "a zombie changed something"
 
 
@@ -118,28 +142,14 @@ def test_a_driver_that_froze_stores_nothing_beside_what_its_successor_made(tmp_p
 def test_a_driver_that_froze_finds_that_it_was_taken_over(tmp_path: Path) -> None:
     """It is stopped in mid-job, another one takes the destination and finishes, and then it wakes up."""
     folder, dst = tmp_path / "photos", tmp_path / "out"
-    folder.mkdir()
-    inputs = {f"{index:02d}.jpg": jpeg(picture(24, 32, seed=index)) for index in range(12)}
-    for name, data in inputs.items():
-        (folder / name).write_bytes(data)
-    options = (*OPTIONS, "--lease-timeout", "3")
-    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
-    once = {"HDRFLEET_FAULTS_ONCE": str(tmp_path)}
-    first = start_forked("convert", folder, dst, *options, log=first_log, faults="image.inferred=stop:5", env=once)
-    assert first.pid is not None
-    try:
-        wait_until(lambda: _is_stopped(first.pid), "the first driver is frozen")
-        time.sleep(2)  # for longer than half of the lease's time it counts as alive
-        assert forked("convert", folder, dst, *options, log=second_log) == 0, second_log.read_text()
+    inputs = write_photos(folder)
+    takeover = Takeover(folder, dst, tmp_path)
+    with takeover.frozen("image.inferred=stop:5") as first:
+        takeover.finish()
         rows = require_whole(Folder(dst), inputs, num_leftovers=2)  # what the frozen one is writing
         before = Folder(dst).stamps()
-        os.kill(first.pid, signal.SIGCONT)
-        assert ended(first, first_log) == DIED, first_log.read_text()
-    finally:
-        first.kill()
-        first.join(20)
-    assert first_log.read_text().strip().endswith("[lease_lost]")
-    assert "another hdrfleet has taken over (epoch 2" in first_log.read_text()
+        takeover.wake(first)
+    assert "another hdrfleet has taken over (epoch 2" in takeover.first_log.read_text()
     assert Folder(dst).stamps() == before, "a zombie changed something"
     assert require_whole(Folder(dst), inputs) == rows
     assert len({row["worker"] for row in rows}) <= 2

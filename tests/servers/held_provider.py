@@ -14,16 +14,9 @@ _HELD_S = 180.0
 class HeldProvider(FakeMultiNodeProvider):  # type: ignore[misc]  # untyped in Ray
     """Starts no machine before the file of the provider's setting `gate` is there, or three minutes are over."""
 
-    def create_node_with_resources_and_labels(
-        self,
-        node_config: dict[str, Any],
-        tags: dict[str, str],
-        count: int,
-        resources: dict[str, float],
-        labels: dict[str, str],
-    ) -> None:
+    def create_node_with_resources_and_labels(self, *what: Any, **named: Any) -> None:
         """As Ray's own, later. The autoscaler counts the machines as on their way meanwhile."""
         deadline = time.monotonic() + _HELD_S
         while not Path(self.provider_config["gate"]).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
+        super().create_node_with_resources_and_labels(*what, **named)

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
+from autoscaler_requests import fill
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
 from pipeline.execution.ray_status import refused_requests
 
 ONE_GPU = {"CPU": 1.0, "GPU": 1.0}
-
-
-def fill(request: ResourceRequest, resources: Mapping[str, float], labels: Mapping[str, str]) -> None:
-    request.resources_bundle.update(resources)
-    if labels:
-        selector = request.label_selectors.add()
-        for key, value in labels.items():
-            selector.label_constraints.add(label_key=key, label_values=[value])
 
 
 def status(
