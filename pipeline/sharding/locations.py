@@ -146,7 +146,7 @@ def listed_name(entry: str) -> str:
     """Return an entry as it is recorded: without userinfo, and without a query of the form `?name=value`.
 
     A secret key and a session token may hold slashes; so may a key, and it may hold a question mark. A web address
-    loses its fragment and `;name=value` parameters as well.
+    loses its fragment and `;name=value` parameters with a session or a token as well.
     """
     entry = without_parameters(entry)
     match = _SCHEME.match(entry)
