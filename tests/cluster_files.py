@@ -69,13 +69,19 @@ def found_in_copy(
     path: Path, tmp_path: Path, *breaks: Break, index: int = 0, schemas: list[ObjectSchema] | None = None
 ) -> list[tuple[str, str]]:
     """Break a copy of a file's document `index`; return (place, code) of what is then found."""
+    copied = broken_copy(path, tmp_path, *breaks, index=index)
+    return [(each.place, each.code) for each in validate_file(copied, schemas or []).findings]
+
+
+def broken_copy(path: Path, tmp_path: Path, *breaks: Break, index: int = 0) -> Path:
+    """A copy of a file with its document `index` broken."""
     values = documents(path)
     for apply in breaks:
         apply(values[index])
     copied = tmp_path / path.name
     is_json = path.suffix == ".json"
     copied.write_text(json.dumps(values[0]) if is_json else yaml.safe_dump_all(values, sort_keys=False))
-    return [(each.place, each.code) for each in validate_file(copied, schemas or []).findings]
+    return copied
 
 
 def found_in_text(path: Path, tmp_path: Path, old: str, new: str) -> list[tuple[str, str]]:

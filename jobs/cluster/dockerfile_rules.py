@@ -18,6 +18,10 @@ _SECRET_FILE = re.compile(
 )
 _ASSIGNMENT = re.compile(r"(\w+)=(\"[^\"]*\"|'[^']*'|\S*)")
 _AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE(?:=|\s+)[\"']?(\w*)")
+# Entry points that run what they are given: none, an init, or NVIDIA's script, which ends with exec.
+_PASSES_ON = re.compile(
+    r"""\[\s*(?:\]|"(?:[\w./-]*/)?(?:tini|dumb-init|catatonit|nvidia_entrypoint\.sh)"(?:\s*,\s*"-[^"]*")*\s*\])"""
+)
 _VERSION_LABEL = re.compile(r"org\.opencontainers\.image\.version=[\"']?([^\s\"']+)")
 
 
@@ -75,6 +79,13 @@ def _check_image(parsed: Dockerfile) -> Iterator[Finding]:
     checks = [each for each in last.instructions if each.name == "HEALTHCHECK"]
     if not checks or checks[-1].value.strip().upper() == "NONE":
         yield Finding(place, "no_healthcheck", "has no HEALTHCHECK")
+    starts = [each for each in last.instructions if each.name == "ENTRYPOINT"]
+    if starts and not _PASSES_ON.match(starts[-1].value):
+        yield Finding(
+            f"line {starts[-1].line}: ENTRYPOINT",
+            "entrypoint",
+            "Ray's launcher starts the container with bash, which would become an argument of it; use CMD",
+        )
     for each in last.instructions:
         for version in _VERSION_LABEL.findall(each.value) if each.name == "LABEL" else ():
             if version != pipeline.__version__:

@@ -29,6 +29,7 @@ def is_ray_cluster(document: Any) -> bool:
 
 def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     """Return what is wrong with a cluster file, and notes on what was not checked."""
+    from jobs.cluster.launcher_machines import check_machines
     from jobs.cluster.market import check_launcher_markets
     from jobs.cluster.preemption import check_launcher
     from jobs.cluster.ray_accelerators import check_accelerators
@@ -50,10 +51,10 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_launcher_markets(prepared)
     findings += check_launcher(prepared)
     nodes, notes = check_nodes(prepared)
-    findings += nodes
-    findings += check_accelerators(prepared)
+    machines, notes_on_machines = check_machines(prepared)
+    findings += [*nodes, *machines, *check_accelerators(prepared)]
     provider, more_notes = _check_provider(prepared)
-    return findings + provider, notes + more_notes
+    return findings + provider, notes + notes_on_machines + more_notes
 
 
 def check_schema(config: dict[str, Any]) -> Iterator[Finding]:

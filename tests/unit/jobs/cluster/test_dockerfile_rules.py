@@ -25,6 +25,11 @@ def codes(text: str) -> list[str]:
     return [each.code for each in check_dockerfile(text)]
 
 
+@pytest.mark.parametrize("start", ["[]", '["tini", "--"]', '["/usr/bin/tini", "-g", "--"]', '[ "dumb-init" ]'])
+def test_entrypoint_that_runs_what_it_is_given_is_sound(start: str) -> None:
+    assert codes(f"{SOUND}ENTRYPOINT {start}\n") == []
+
+
 def test_small_file_is_sound() -> None:
     assert codes(SOUND) == []
 
@@ -72,6 +77,9 @@ def test_small_file_is_sound() -> None:
             "RUN echo export RAY_AUTH_MODE=off > /etc/profile.d/x.sh && python3 -m venv",
             "no_token",
         ),
+        ('CMD ["hdrfleet"', 'ENTRYPOINT ["hdrfleet"]\nCMD ["hdrfleet"', "entrypoint"),
+        ('CMD ["hdrfleet"', 'ENTRYPOINT hdrfleet\nCMD ["hdrfleet"', "entrypoint"),
+        ('CMD ["hdrfleet"', 'ENTRYPOINT ["tini", "--", "hdrfleet"]\nCMD ["hdrfleet"', "entrypoint"),
         ("RUN python3 -m venv /opt/hdrfleet", "RUNN python3 -m venv", "docker_syntax"),
     ],
 )
