@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Unit tests share nothing and wait for nothing: one process per core. The others start servers and clusters of their own,
 # and wait for them most of the time: two processes, file by file.
 UNIT_TESTS := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 8
-OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -n 2 --dist loadfile --durations 25
+OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -n 2 --dist loadfile
 # The fuzzer is in no constraints: it has wheels for some versions of Python and some machines only.
 ATHERIS := atheris>=3.0,<3.2
 FUZZ := .cache/fuzz
@@ -32,11 +32,11 @@ test: $(STAMP)  ## run the tests, with coverage of pipeline/
 ifndef UNIT_TESTS_DONE
 	$(UNIT_TESTS) -m 'not long' --cov --cov-report=
 endif
-	$(OTHER_TESTS) -m 'not long' --cov --cov-append --cov-report=term --cov-fail-under=90
+	$(OTHER_TESTS) -m 'not long' --durations 25 --cov --cov-append --cov-report=term --cov-fail-under=90
 
 test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
 	HDRFLEET_SIMULATED_JOBS=$${HDRFLEET_SIMULATED_JOBS:-20000} $(UNIT_TESTS)
-	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu --resume .cache/test-long
+	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(OTHER_TESTS) --durations 50 --resume .cache/test-long
 	$(MAKE) fuzz
 
 fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S seconds (300)

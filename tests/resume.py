@@ -1,5 +1,6 @@
 """`--resume FOLDER`: a run of hours that was stopped or killed goes on where it was, as long as the code is the same.
 
+With pytest-xdist the process that was started keeps the record; the others are told what to leave out.
 What a test leaves in the folder for its own continuation lives as long as the run.
 """
 
@@ -9,9 +10,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+_PASSED = "hdrfleet_passed"
 
 
 def state_of_code(root: Path) -> str:
@@ -24,7 +29,19 @@ def state_of_code(root: Path) -> str:
     return f"{commit} {hashlib.sha256(git('diff', 'HEAD')).hexdigest()}"
 
 
-class Resume:
+class LeaveOut:
+    """Leaves out the tests of these names."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._passed = frozenset(names)
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        left_out = [item for item in items if item.nodeid in self._passed]
+        items[:] = [item for item in items if item.nodeid not in self._passed]
+        config.hook.pytest_deselected(items=left_out)
+
+
+class Resume(LeaveOut):
     """Leaves out the tests that passed before, on this code, and records each that passes as soon as it has."""
 
     def __init__(self, folder: Path, state: str) -> None:
@@ -34,15 +51,15 @@ class Resume:
             shutil.rmtree(folder)
             lines = []
         # The last line of a run that was killed may be a part of a name: no test has it, so it is run again.
-        self._passed = set(lines[1:])
+        super().__init__(lines[1:])
         self._called: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         self._path.write_text("".join(f"{line}\n" for line in (state, *sorted(self._passed))))
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        left_out = [item for item in items if item.nodeid in self._passed]
-        items[:] = [item for item in items if item.nodeid not in self._passed]
-        config.hook.pytest_deselected(items=left_out)
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a process of xdist; one that takes the place of another has to leave out the same."""
+        node.workerinput[_PASSED] = sorted(self._passed)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
@@ -66,5 +83,7 @@ def add_option(parser: pytest.Parser) -> None:
 
 def register(config: pytest.Config) -> None:
     folder = config.getoption("resume")
-    if folder:
+    if folder and hasattr(config, "workerinput"):
+        config.pluginmanager.register(LeaveOut(config.workerinput[_PASSED]))
+    elif folder:
         config.pluginmanager.register(Resume(Path(folder), state_of_code(config.rootpath)))
