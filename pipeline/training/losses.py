@@ -47,6 +47,9 @@ class LossConfig:
     pixels with all channels clipped, by patch: the mean absolute error of log2(red / green) and log2(blue / green), in
     stops, plus `neutral_prior` times their size. With a prior p the best answer is the median of what is plausible
     after a share p / (1 + p) of it has been replaced by gray: white that nothing in the picture colours stays white.
+    `gradient_weight` is that of how the error of luminance, in stops, differs between neighbours of which one at least
+    is clipped, by patch (its total variation; compare the gradient difference loss of Mathieu et al., ICLR 2016):
+    steps at the rim of a clipped area, or within, that the truth does not have.
     """
 
     log_weight: float = 0.0
@@ -57,6 +60,7 @@ class LossConfig:
     overshoot_weight: float = 1.0
     area_weight: float = 0.0
     relative_weight: float = 0.0
+    gradient_weight: float = 0.0
     hue_weight: float = 0.0
     neutral_prior: float = 0.0
 
@@ -97,10 +101,10 @@ def training_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss, a scalar, and its unweighted terms by name, detached.
 
-    All three are (N, 3, H, W) float: network output and truth in the gamma domain, the input in [0, 1]. The peak, area
-    and hue terms are means over what not every worker has equally many of. `share_counts` takes these numbers, int64,
-    of which `config` alone decides how many there are, and returns what to divide by: where workers share a batch, such
-    that the mean over the workers is the whole batch's term (`Peers.share_counts`).
+    All three are (N, 3, H, W) float: network output and truth in the gamma domain, the input in [0, 1]. The peak, area,
+    gradient and hue terms are means over what not every worker has equally many of. `share_counts` takes these
+    numbers, int64, of which `config` alone decides how many there are, and returns what to divide by: where workers
+    share a batch, such that the mean over the workers is the whole batch's term (`Peers.share_counts`).
     """
     total = tanh_l1(output, truth)
     parts = {"tanh_l1": total.detach()}
@@ -113,6 +117,8 @@ def training_loss(
         terms["peak"], counts["peak"] = _peak_error(output, truth, clipped, config)
     if config.area_weight:
         terms["area"], counts["area"] = _area_error(output, truth, clipped, config)
+    if config.gradient_weight:
+        terms["gradient"], counts["gradient"] = _gradient_error(output, truth, clipped)
     if config.relative_weight:
         terms["relative"] = _relative_error(output, truth)
     if config.hue_weight:
@@ -143,6 +149,22 @@ def _area_error(output: Tensor, truth: Tensor, clipped: Tensor, config: LossConf
     num_clipped = clipped.sum(dim=(1, 2, 3))
     by_patch = error.sum(dim=(1, 2, 3)) / num_clipped.clamp_min(1)
     return by_patch.sum(), (num_clipped > 0).sum()
+
+
+def _gradient_error(output: Tensor, truth: Tensor, clipped: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over patches of the mean absolute difference of the error between neighbours, in stops; how many have any.
+
+    Neighbours are pixels side by side or one above the other, of which one at least is clipped.
+    """
+    error = _luminance_stops(output) - _luminance_stops(truth)
+    total, num_pairs = torch.zeros_like(error[:, 0, 0, 0]), torch.zeros_like(error[:, 0, 0, 0])
+    for axis in (2, 3):
+        low = (slice(None),) * axis + (slice(None, -1),)
+        high = (slice(None),) * axis + (slice(1, None),)
+        counted = torch.maximum(clipped[low], clipped[high])
+        total = total + ((error[high] - error[low]).abs() * counted).sum(dim=(1, 2, 3))
+        num_pairs = num_pairs + counted.sum(dim=(1, 2, 3))
+    return (total / num_pairs.clamp_min(1)).sum(), (num_pairs > 0).sum()
 
 
 def _relative_error(output: Tensor, truth: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(de
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
 def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
     config = with_log(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
-    config = replace(config, hue_weight=0.1, neutral_prior=0.5)
+    config = replace(config, hue_weight=0.1, neutral_prior=0.5, gradient_weight=0.1)
     for truth in (0.0, 0.5, 141.0):
         loss, _ = training_loss(full(value), full(truth), full(1.0), config)
         assert math.isfinite(float(loss))
@@ -202,6 +202,31 @@ def test_the_area_term_counts_stops_of_luminance_in_the_clipped_area_of_each_pat
 
 def test_the_area_term_is_nothing_where_nothing_is_clipped() -> None:
     assert parts_of(full(0.9), full(0.3), full(0.4), with_log(area_weight=1.0))["area"] == 0
+
+
+def test_the_gradient_term_sees_steps_at_the_rim_of_a_clipped_area_and_no_level() -> None:
+    truth, ldr = full(1.5, 8).repeat(2, 1, 1, 1), full(0.5, 8).repeat(2, 1, 1, 1)
+    ldr[0, :, :, :4] = 1.0  # the left half of the first patch is clipped; the second patch is not
+    config = LossConfig(gradient_weight=1.0)
+    step = luminance_stops(3.0, 3.0, 3.0) - luminance_stops(1.5, 1.5, 1.5)
+    sticker, level = truth.clone(), truth.clone()
+    sticker[0, :, :, :4] = 3.0
+    level[0] = 3.0
+    level[1, :, :, :4] = 3.0  # a step where nothing is clipped is for other terms to see
+    num_pairs = 8 * 4 + 7 * 4  # side by side, the one over the rim among them; one above the other
+    assert parts_of(sticker, truth, ldr, config)["gradient"] == pytest.approx(8 * step / num_pairs, rel=1e-4)
+    assert parts_of(level, truth, ldr, config)["gradient"] == pytest.approx(0, abs=1e-6)
+    assert parts_of(truth, sticker, ldr, config)["gradient"] == pytest.approx(8 * step / num_pairs, rel=1e-4)
+
+
+def test_every_patch_with_clipped_pixels_has_the_same_say_in_the_gradient_term() -> None:
+    truth, ldr = full(1.5, 8).repeat(3, 1, 1, 1), full(0.5, 8).repeat(3, 1, 1, 1)
+    output = truth.clone()
+    ldr[0, :, 0, 0], output[0, :, 0, 0] = 1.0, 3.0  # one pixel in a corner: two pairs, both with the step
+    ldr[1] = 1.0  # all of the second, and right; nothing of the third
+    step = luminance_stops(3.0, 3.0, 3.0) - luminance_stops(1.5, 1.5, 1.5)
+    gradient_term = parts_of(output, truth, ldr, LossConfig(gradient_weight=1.0))["gradient"]
+    assert gradient_term == pytest.approx((step + 0) / 2, rel=1e-4)
 
 
 def test_the_relative_term_is_that_of_the_metrics_by_patch() -> None:
@@ -274,7 +299,13 @@ def test_the_neutral_prior_answers_gray_only_where_colour_is_in_doubt(
 
 
 ALL_TERMS = LossConfig(
-    log_weight=0.1, peak_weight=0.1, area_weight=0.25, relative_weight=0.15, hue_weight=0.1, neutral_prior=0.5
+    log_weight=0.1,
+    peak_weight=0.1,
+    area_weight=0.25,
+    gradient_weight=0.2,
+    relative_weight=0.15,
+    hue_weight=0.1,
+    neutral_prior=0.5,
 )
 
 
