@@ -157,8 +157,9 @@ class _SheetCollector:
     def finish(self) -> None:
         if self._folder is None or not self._views or self._scene is None:
             return
-        path = self._folder / f"{self._scene.replace('/', '_')}.png"
+        path = self._folder / f"{self._scene}.png"
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             render_evaluation_sheet(self._scene, self._views).save(path, "PNG")
         except OSError as error:
             raise DestinationError(f"cannot write {path}: {error}") from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jobs.progress import ConsoleReporter
 
 _VIEWS = "Simulated views"
+_NUM_NAMED = 3
 _SUBSETS = ("holdout", "train", "all")
 
 
@@ -102,6 +103,7 @@ def evaluate(
         networks = network_methods(weights or [default_weights], device, precision)
         reporter = ConsoleReporter(quiet=quiet)
         _warn_of_learnt_scenes(source, networks, reporter)
+        _warn_of_truths_left_out(source, reporter)
         reporter.note(f"evaluating {plural(source.num_views, 'view')}")
         with progress(source.num_views, quiet=quiet) as on_view:
             evaluation = run(source, networks, baseline_methods(), chosen, sheets=sheets, vdp=vdp, on_view=on_view)
@@ -125,6 +127,16 @@ def _warn_of_learnt_scenes(source: ViewSource, networks: Sequence[Method], repor
         if learnt := learnt_among(source.scenes, method.learnt_from):
             text = learnt_text(method.name, learnt, len(source.scenes))
             reporter.warn(f"{text}; give --split holdout with --holdout FILE, or scenes that it has not seen")
+
+
+def _warn_of_truths_left_out(source: ViewSource, reporter: ConsoleReporter) -> None:
+    from jobs.evaluation_views import PairedFiles
+    from jobs.progress import plural
+
+    if isinstance(source, PairedFiles) and (alone := source.left_out):
+        more = f" and {len(alone) - _NUM_NAMED} more" if len(alone) > _NUM_NAMED else ""
+        named = ", ".join(alone[:_NUM_NAMED]) + more
+        reporter.warn(f"{plural(len(alone), 'HDR file')} without an LDR file of the same name, left out: {named}")
 
 
 def _source(

@@ -123,7 +123,7 @@ class PairedFiles:
 
     Every pair is a scene of its own. The truth must be linear Rec.709 with 1.0 at the LDR's clipping level; where only
     the scale differs, the exposure-aligned metrics still hold. Raises SceneError for a folder without pairs, an LDR
-    file without truth, or two LDR or two HDR files of one name.
+    file without truth, or two LDR or two HDR files of one name; a truth without LDR file is left out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,6 +143,11 @@ class PairedFiles:
     def num_views(self) -> int:
         """How many pairs there are."""
         return len(self._pictures)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The truths that no LDR file goes with, by name."""
+        return tuple(name for name in self._truths if name not in self._pictures)
 
     @property
     def scenes(self) -> tuple[str, ...]:

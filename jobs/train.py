@@ -50,7 +50,9 @@ def train(
             help="Side of the photographs that patches are cropped from; 0 for none.", rich_help_panel=_RECIPE
         ),
     ] = 256,
-    crops_per_view: Annotated[int, typer.Option(help="Patches from each photograph.", rich_help_panel=_RECIPE)] = 4,
+    crops_per_view: Annotated[
+        int | None, typer.Option(help="Patches from each photograph (by default 4).", rich_help_panel=_RECIPE)
+    ] = None,
     pool_views: Annotated[
         int,
         typer.Option(
@@ -92,8 +94,8 @@ def train(
         ),
     ] = None,
     validation_patches: Annotated[
-        int, typer.Option(help="Held-out patches, the same in every run.", rich_help_panel=_DATA)
-    ] = 64,
+        int | None, typer.Option(help="Held-out patches, the same in every run (by default 64).", rich_help_panel=_DATA)
+    ] = None,
     validate_every: Annotated[
         int, typer.Option(help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
     ] = 500,
@@ -150,7 +152,8 @@ def train(
         os.environ.setdefault(name, value)
     with stopping_on_signals():
         from jobs.train_progress import TrainingReporter
-        from jobs.train_run import TrainingRequest, run_training
+        from jobs.train_request import TrainingRequest
+        from jobs.train_run import run_training
 
         request = TrainingRequest(
             data=data,
@@ -164,7 +167,6 @@ def train(
                 "batch_size": batch_size,
                 "patch_px": patch_px,
                 "view_px": view_px,
-                "crops_per_view": crops_per_view,
                 "pool_views": pool_views,
                 "width": width,
                 "learning_rate": lr,
@@ -174,7 +176,6 @@ def train(
                 "grad_clip_norm": grad_clip,
                 "ema_decay": ema_decay,
                 "loss": parse_assignments(loss, "--loss"),
-                "num_validation_patches": validation_patches,
                 "validate_every_steps": validate_every,
                 "num_data_workers": data_workers,
                 "device": device,
@@ -183,6 +184,7 @@ def train(
                 "checkpoint_every_steps": checkpoint_every,
                 "keep_checkpoints": keep_checkpoints,
                 "log_every_steps": log_every,
+                **given(crops_per_view=crops_per_view, num_validation_patches=validation_patches),
             },
             loss_preset=loss_preset,
             camera=parse_assignments(camera, "--camera"),
@@ -208,6 +210,11 @@ def train(
         typer.echo(dumps(result.to_json(), indent=2))
     else:
         typer.echo(result.text())
+
+
+def given(**options: int | None) -> dict[str, object]:
+    """Return the options that were given: some mean nothing beside others, which a default does not claim."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parse_duration(text: str | None, flag: str) -> float | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from jobs.progress import plural
 from jobs.train_progress import TrainingReporter
-from jobs.train_run import TrainingRequest, check_request, open_out, read_scenes, unusable_out
+from jobs.train_request import TrainingRequest, check_request
+from jobs.train_run import note_short_run, open_out, read_scenes, unusable_out
 from pipeline.config import ExecutionConfig
 from pipeline.errors import DestinationError
 from pipeline.execution.address import ray_address
@@ -16,7 +17,7 @@ from pipeline.simulation.scenes import HdrScene
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig
 from pipeline.training.memory import TrainingMemory, estimate_memory
-from pipeline.training.record import check_record
+from pipeline.training.record import as_recorded, check_record
 from pipeline.training.run import list_scenes
 
 _GB = 1e9
@@ -78,13 +79,16 @@ def plan_training(request: TrainingRequest, reporter: TrainingReporter) -> Train
     """
     job = check_request(request)
     config = job.config
+    note_short_run(config, reporter)
     files = list_scenes(request.data, job.holdout)
     scenes = read_scenes(files, reporter, keep=True).values()
     step = 0
     with unusable_out():
         store = open_out(job)
         _require_writable(store.url)
-        if check_record(store, config, job.describe_data(files)):
+        data = job.describe_data(files)
+        config = as_recorded(store, config, data)
+        if check_record(store, config, data):
             steps = Checkpoints(store, config_digest=config.digest(), keep=config.keep_checkpoints).steps()
             step = steps[-1] if steps else 0
     num_parameters = _count_parameters(config)
@@ -127,9 +131,7 @@ def _require_writable(out: str) -> None:
 
 
 def _num_photographs(config: TrainingConfig, num_patches: int) -> int:
-    if config.pool_views or not config.view_px:
-        return config.pool_views or num_patches
-    return -(-num_patches // config.crops_per_view)
+    return config.pool_views or -(-num_patches // config.crops_per_view)
 
 
 def _num_px(scene: HdrScene) -> int:

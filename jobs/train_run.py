@@ -4,74 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from jobs.assignments import assigned
 from jobs.signals import noting_signals
-from jobs.store_options import require_heeded
 from jobs.train_progress import TrainingReporter
-from jobs.weights import read_weights
-from pipeline.config import ExecutionConfig, StorageConfig, first_fault
+from jobs.train_request import TrainingRequest, check_request
+from pipeline.config import ExecutionConfig
+from pipeline.driver_lease import DriverLease, acquire_lease
 from pipeline.errors import (
-    ConfigError,
     DestinationError,
     StorageError,
     SystemicError,
 )
-from pipeline.execution.address import check_address, ray_address
 from pipeline.inference.memory import retain_freed_memory
-from pipeline.models.builtin import DEFAULT
-from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.scenes import HdrScene
-from pipeline.simulation.split import read_names
 from pipeline.storage import ObjectStore, open_store
 from pipeline.training.checkpoints import BEST_WEIGHTS, FINAL_WEIGHTS
-from pipeline.training.config import TrainingConfig, build_training_config
+from pipeline.training.config import TrainingConfig
+from pipeline.training.events import Observer, TrainingEvent
 from pipeline.training.loop import TrainingOutcome
-from pipeline.training.losses import LOSS_PRESETS, LossConfig
-from pipeline.training.metrics import require_tensorboard
-from pipeline.training.record import open_record
+from pipeline.training.record import as_recorded, check_record, open_record
 from pipeline.training.run import SceneFiles, TrainingJob, list_scenes
-from pipeline.training.start import BUILT_IN_STARTS, starting_network
 
 _MAX_FAILURES = 3
-# How a user spells each field of the configuration, where the flag is not the field with dashes.
-_FLAGS = {
-    "time_budget_s": "--time-budget",
-    "learning_rate": "--lr",
-    "final_learning_rate_share": "--final-lr-share",
-    "grad_clip_norm": "--grad-clip",
-    "num_validation_patches": "--validation-patches",
-    "validate_every_steps": "--validate-every",
-    "num_data_workers": "--data-workers",
-    "checkpoint_every_steps": "--checkpoint-every",
-    "log_every_steps": "--log-every",
-}
-
-
-@dataclass(frozen=True)
-class TrainingRequest:
-    """What the command line asks for; `config`, `camera` and `storage` are validated when the run is checked.
-
-    `config["loss"]` changes fields of the preset.
-    """
-
-    data: Path
-    out: str
-    config: dict[str, object]
-    loss_preset: str = "paper"
-    camera: dict[str, object] = field(default_factory=dict)
-    storage: dict[str, object] = field(default_factory=dict)
-    holdout: Path | None = None
-    executor: str = "local"
-    num_workers: int = 1
-    address: str | None = None
-    max_failures: int | None = None
-    tensorboard: bool = True
-    plot: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +68,20 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
     """
     retain_freed_memory()
     job = check_request(request)
+    note_short_run(job.config, reporter)
     files = list_scenes(request.data, job.holdout)
     keep_scenes = request.executor == "local"
     scenes = read_scenes(files, reporter, keep=keep_scenes)
     with unusable_out():
         store = open_out(job)
-        open_record(store, job.config, job.describe_data(files))
-    with reporter.watch() as observe:
+        data = job.describe_data(files)
+        job = replace(job, config=as_recorded(store, job.config, data))
+        check_record(store, job.config, data)
+        lease = _own(store, reporter)
+    with lease, reporter.watch() as watch:
+        with unusable_out():
+            open_record(store, job.config, data)
+        observe = _while_owned(lease, watch)
         message = "stopping after this step, with a checkpoint, or before the first one; once more stops at once"
         if request.executor == "local":
             from pipeline.training.peers import Peers
@@ -144,91 +107,33 @@ def run_training(request: TrainingRequest, reporter: TrainingReporter) -> RunOut
     return RunOutcome(store.url, outcome)
 
 
-def check_request(request: TrainingRequest) -> TrainingJob:
-    """Raise UsageError for what cannot work, before anything is read at length or written."""
-    config = _config({**request.config, "loss": _loss(request)})
-    if request.executor not in {"ray", "local"}:
-        raise ConfigError(f"--executor must be ray or local, not {request.executor}")
-    if request.executor == "local" and request.num_workers > 1:
-        raise ConfigError("--workers: the local executor is one process; use the ray executor for more")
-    if request.executor == "local" and request.address:
-        raise ConfigError("--address needs the ray executor; drop one of the two")
-    if request.executor == "local" and request.max_failures is not None:
-        raise ConfigError("--max-failures: the local executor replaces no workers; drop it, or use the ray executor")
-    if request.num_workers < 1 or (request.max_failures or 0) < 0:
-        raise ConfigError("--workers must be at least 1, --max-failures at least 0")
-    _check_divides(config, request.num_workers)
-    if request.executor == "local" or ray_address(ExecutionConfig(address=request.address)) is None:
-        _check_device(config)
-    if request.executor == "ray":
-        from jobs.train_ray import require_ray_train
+def note_short_run(config: TrainingConfig, reporter: TrainingReporter) -> None:
+    """Say where the learning rate never gets to what was asked for."""
+    if config.warmup_steps >= config.steps:
+        reporter.note(
+            f"the learning rate rises for {config.warmup_steps:,} steps, and training ends after {config.steps:,}: "
+            "give fewer --warmup-steps, or more --steps"
+        )
 
-        require_ray_train()
-        check_address(ray_address(ExecutionConfig(address=request.address)))
-    if request.tensorboard:
-        require_tensorboard()
-    if request.plot:
-        from jobs.train_plot import require_matplotlib
 
-        require_matplotlib()
-    init_name, init_data = _read_start(config)
-    return TrainingJob(
-        config=config,
-        data=str(request.data.absolute()),
-        out=request.out,
-        holdout=None if request.holdout is None else read_names(request.holdout, "--holdout"),
-        camera=assigned(CameraRanges, CameraRanges(), request.camera, "--camera"),
-        storage=_storage(request.storage, request.out),
-        init_name=init_name,
-        init_data=init_data,
-        tensorboard=request.tensorboard,
+def _own(store: ObjectStore, reporter: TrainingReporter) -> DriverLease:
+    """The right to train at OUT, as a conversion has it for its destination. Raises DestinationInUseError."""
+    return acquire_lease(
+        store,
+        timeout_s=ExecutionConfig().lease_timeout_s,
+        is_weak="://" in store.url,  # not every store decides races: one look more costs seconds
+        on_wait=reporter.note,
     )
 
 
-def _config(values: dict[str, object]) -> TrainingConfig:
-    try:
-        return build_training_config(**values)
-    except ConfigError as error:
-        name, separator, text = str(error).partition(": ")
-        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}") if separator else name
-        raise ConfigError(f"{flag}{separator}{text}") from error
+def _while_owned(lease: DriverLease, observe: Observer) -> Observer:
+    """`observe`, and stop with LeaseLostError once another start has taken over, because this one slept."""
 
+    def checked(event: TrainingEvent) -> None:
+        lease.check()
+        observe(event)
 
-def _read_start(config: TrainingConfig) -> tuple[str, bytes | None]:
-    if config.init in BUILT_IN_STARTS:
-        return config.init, None
-    name, data = read_weights(config.init, built_in=(DEFAULT, *BUILT_IN_STARTS))
-    starting_network(name, data, width=config.width, seed=config.seed)
-    return name, data
-
-
-def _loss(request: TrainingRequest) -> LossConfig:
-    if request.loss_preset not in LOSS_PRESETS:
-        raise ConfigError(f"--loss-preset: there is no {request.loss_preset!r}; give {' or '.join(LOSS_PRESETS)}")
-    changed = request.config.get("loss", {})
-    assert isinstance(changed, dict)
-    return assigned(LossConfig, LOSS_PRESETS[request.loss_preset], changed, "--loss")
-
-
-def _storage(values: dict[str, object], url: str) -> StorageConfig:
-    require_heeded(url, values)
-    try:
-        return StorageConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(first_fault(error)[1]) from error
-
-
-def _check_divides(config: TrainingConfig, num_workers: int) -> None:
-    from pipeline.training.batches import Share
-
-    Share(0, num_workers).of(config.batch_size)
-
-
-def _check_device(config: TrainingConfig) -> None:
-    from pipeline.inference.precision import resolve_device
-    from pipeline.training.precision import resolve_training_precision
-
-    resolve_training_precision(config.precision, resolve_device(config.device))
+    return checked
 
 
 def read_scenes(files: SceneFiles, reporter: TrainingReporter, *, keep: bool) -> dict[str, HdrScene]:

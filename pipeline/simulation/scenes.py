@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ _MAX_PLATEAU_SHARE = 0.005
 _PANORAMA_ASPECT = 2.0
 _ASPECT_TOLERANCE = 0.01
 _PRIMARIES_TOLERANCE = 0.005  # of CIE xy: roundings of D65 pass, the primaries of other spaces do not
-_RADIANCE_HEADER_BYTES = 4096
+_MAX_SAMPLE = 1e30  # sums of more are no longer finite in float32
+_MAX_RADIANCE_HEADER_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,18 @@ def load_scene(path: Path, name: str) -> HdrScene:
     """Read one file. An image twice as wide as high is taken as a panorama.
 
     Raises SceneError, naming the file, for what cannot be read, states other primaries than Rec.709, is smaller than
-    64 px, holds NaN or infinity, or is LDR in an HDR container (no more than 256 distinct values of green, under 6
-    stops between the 0.1th percentile and the maximum of luminance, or more than 0.5 % of the pixels with a channel
-    within 0.2 % of the largest sample: clipped). Alpha is left out. Negative samples, which wide-gamut sources leave,
-    count as 0.
+    64 px, holds NaN, infinity or samples above 1e30, or is LDR in an HDR container (no more than 256 distinct values of
+    green, under 6 stops between the 0.1th percentile and the maximum of luminance, or more than 0.5 % of the pixels
+    with a channel within 0.2 % of the largest sample: clipped). Alpha is left out. Negative samples, which wide-gamut
+    sources leave, count as 0.
     """
     pixels = read_linear(path)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < _MIN_SIDE_PX:
         raise SceneError(f"{path}: shape {pixels.shape}; RGB of at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} px is needed")
     if not np.isfinite(pixels).all():
         raise SceneError(f"{path}: holds {np.count_nonzero(~np.isfinite(pixels))} NaN or infinite samples")
+    if pixels.max() > _MAX_SAMPLE:
+        raise SceneError(f"{path}: its largest sample is {pixels.max():.3g}, which no light is; repair the file")
     pixels = np.maximum(pixels, np.float32(0))
     _refuse_ldr(path, pixels)
     height, width = pixels.shape[:2]
@@ -92,7 +95,8 @@ def load_scene(path: Path, name: str) -> HdrScene:
 def read_linear(path: Path) -> FloatArray:
     """Read the samples of one OpenEXR or Radiance file, float32, as they are: (H, W, 3), or what else it holds.
 
-    Raises SceneError, naming the file, for what cannot be read, and other primaries than Rec.709.
+    Radiance's EXPOSURE and COLORCORR are undone. Raises SceneError, naming the file, for what cannot be read, and other
+    primaries than Rec.709.
     """
     try:
         return _decode(path)
@@ -105,12 +109,48 @@ def _decode(path: Path) -> FloatArray:
     if path.suffix.lower() == ".exr":
         decoded = decode_exr(data)
         primaries = decoded.header.get("chromaticities", REC709_CHROMATICITIES)
-        if not np.allclose(np.asarray(primaries, np.float64).ravel(), REC709_CHROMATICITIES, atol=_PRIMARIES_TOLERANCE):
-            raise SceneError(f"{path}: its primaries are not those of Rec.709; convert it to linear Rec.709 first")
+        _require_rec709(path, np.asarray(primaries, np.float64).ravel())
         return np.ascontiguousarray(decoded.image.pixels, dtype=np.float32)
-    if b"FORMAT=32-bit_rle_xyze" in data[:_RADIANCE_HEADER_BYTES]:
-        raise SceneError(f"{path}: holds CIE XYZ; convert it to linear Rec.709 first")
-    return np.ascontiguousarray(imagecodecs.rgbe_decode(data), dtype=np.float32)
+    return _decode_radiance(path, data)
+
+
+def _decode_radiance(path: Path, data: bytes) -> FloatArray:
+    """Samples divided by what the header says that they were multiplied with.
+
+    Source: G. Ward Larson, "Real Pixels", Graphics Gems II, 1991, and Radiance's file format: EXPOSURE and COLORCORR
+    (red, green, blue) may occur more than once, and multiply; PRIMARIES are CIE xy of red, green, blue and white.
+    """
+    scale = np.ones(3, np.float64)
+    for name, value in _radiance_variables(data):
+        if name == "FORMAT" and value == "32-bit_rle_xyze":
+            raise SceneError(f"{path}: holds CIE XYZ; convert it to linear Rec.709 first")
+        if name not in {"PRIMARIES", "EXPOSURE", "COLORCORR"}:
+            continue
+        numbers = np.array([float(each) for each in value.split()])
+        if name == "PRIMARIES":
+            _require_rec709(path, numbers)
+        elif numbers.size not in {1, 3} or not (np.isfinite(numbers).all() and (numbers > 0).all()):
+            raise SceneError(f"{path}: {name}={value} in its header is no factor; repair the file")
+        else:
+            scale *= numbers
+    pixels = np.ascontiguousarray(imagecodecs.rgbe_decode(data), dtype=np.float32)
+    return pixels if (scale == 1).all() else (pixels / scale).astype(np.float32)
+
+
+def _radiance_variables(data: bytes) -> Iterator[tuple[str, str]]:
+    """The NAME=VALUE lines of a header, which an empty line ends."""
+    header = data[:_MAX_RADIANCE_HEADER_BYTES].partition(b"\n\n")[0].decode("latin-1")
+    for line in header.splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            yield name.strip(), value.strip()
+
+
+def _require_rec709(path: Path, primaries: npt.NDArray[np.float64]) -> None:
+    if primaries.size != len(REC709_CHROMATICITIES) or not np.allclose(
+        primaries, REC709_CHROMATICITIES, atol=_PRIMARIES_TOLERANCE
+    ):
+        raise SceneError(f"{path}: its primaries are not those of Rec.709; convert it to linear Rec.709 first")
 
 
 def _refuse_ldr(path: Path, pixels: FloatArray) -> None:

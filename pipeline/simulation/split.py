@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -53,14 +54,29 @@ def read_names(path: Path, flag: str) -> tuple[str, ...]:
 def learnt_among(names: Iterable[str], learnt: Iterable[str]) -> list[str]:
     """Return those of `names` that are scenes which were `learnt`, in their order.
 
-    A scene is known by its file, without folder and resolution: `sky/venice_sunset_2k` is `venice_sunset`.
+    A scene is known by its file, without folder and resolution: `sky/venice_sunset_2k` is `venice_sunset`. Where files
+    in several folders have one name, such as `sky/scene` and `sea/scene`, the folder counts.
     """
-    known = {_scene_of(name) for name in learnt}
-    return [name for name in names if _scene_of(name) in known]
+    names, learnt = list(names), list(learnt)
+    shared = _shared_files(names) | _shared_files(learnt)
+
+    def scene_of(name: str) -> str:
+        path = _without_resolution(name)
+        file = path.rpartition("/")[2]
+        return path if file in shared else file
+
+    known = {scene_of(name) for name in learnt}
+    return [name for name in names if scene_of(name) in known]
 
 
-def _scene_of(name: str) -> str:
-    return re.sub(r"_\d+k$", "", name.rsplit("/", 1)[-1].lower())
+def _shared_files(names: Iterable[str]) -> set[str]:
+    """The names of files, without folder, that more than one folder holds."""
+    counts = Counter(path.rpartition("/")[2] for path in {_without_resolution(name) for name in names})
+    return {file for file, count in counts.items() if count > 1}
+
+
+def _without_resolution(name: str) -> str:
+    return re.sub(r"_\d+k$", "", name.lower())
 
 
 def _is_held_out(name: str) -> bool:

@@ -95,7 +95,8 @@ class Checkpoints:
     def save(self, state: TrainingState) -> int:
         """Write a checkpoint and the averaged weights of its step; return the bytes. Then remove what is too old.
 
-        Objects of the same step that a killed run left without a commit are replaced.
+        Objects of the same step that a killed run left without a commit are replaced. Raises DestinationError where the
+        step is committed already: another process trains here.
         """
         parts = {
             "weights": _dump({"network": _plain(state.network), "average": _plain(state.average)}),
@@ -107,6 +108,7 @@ class Checkpoints:
                 }
             ),
         }
+        self._require_uncommitted(state.step)
         for name, data in parts.items():
             self._write(_part_key(state.step, name), data)
         self._write(f"{WEIGHTS_FOLDER}/{_stem(state.step)}.safetensors", self._export(state))
@@ -119,7 +121,7 @@ class Checkpoints:
             parts={name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in parts.items()},
             best=state.best,
         )
-        self._write(_commit_key(state.step), json.dumps(asdict(commit), indent=1).encode())
+        self._commit(state.step, json.dumps(asdict(commit), indent=1).encode())
         self._prune()
         return sum(map(len, parts.values()))
 
@@ -216,8 +218,29 @@ class Checkpoints:
             raise DamagedCheckpointError(f"{key} holds {type(loaded).__name__}")
         return loaded
 
+    def _require_uncommitted(self, step: int) -> None:
+        try:
+            self._store.stat(_commit_key(step))
+        except ObjectMissingError:
+            return
+        raise self._taken(step)
+
+    def _commit(self, step: int, data: bytes) -> None:
+        """Create the object that makes the checkpoint count; one with these bytes is our own, its answer lost."""
+        try:
+            self._store.create(_commit_key(step), data)
+        except ObjectExistsError:
+            if self._store.read(_commit_key(step)) != data:
+                raise self._taken(step) from None
+
+    def _taken(self, step: int) -> DestinationError:
+        return DestinationError(
+            f"{self._store.url}: another training has written the checkpoint of step {step:,}; stop one of the two and "
+            "start the other again"
+        )
+
     def _write(self, key: str, data: bytes) -> None:
-        """Create the object; only what a killed run left at an uncommitted step is ever replaced."""
+        """Create the object, or replace what a killed run left of it at a step that it did not commit."""
         try:
             self._store.create(key, data)
         except ObjectExistsError:

@@ -15,6 +15,9 @@ from pipeline.training.losses import LossConfig
 SCHEMA_VERSION = 2
 """Raised when the same configuration would train otherwise than before, or when checkpoints change their form."""
 
+# Fields that came later, with what was done before there was a choice: left out of records and digests while they have
+# that value, so that older runs go on.
+_NEUTRAL = {"loss.gradient_weight": 0.0}
 # What may differ from one start to the next on the same OUT: how long to train, and where and how to run.
 _FREE_FIELDS = frozenset(
     {
@@ -42,8 +45,9 @@ class TrainingConfig(FrozenModel):
     patch: the data of a step depend on the seed and the step alone, not on the number of workers or on restarts.
     A step whose loss or gradient is not finite is skipped; more than `max_skipped_in_a_row` end the run.
     `validate_every_steps` 0 never validates. Patches of `patch_px` are cropped from simulated photographs of `view_px`
-    (0: of the patch's size), `crops_per_view` from each; with `pool_views`, from that many which are taken at the start
-    and kept on the device, for GPUs that learn faster than processors photograph.
+    (0: of the patch's size), `crops_per_view` from each, one where photographs are no larger than patches; with
+    `pool_views`, from that many which are taken at the start and kept on the device, for GPUs that learn faster than
+    processors photograph.
     """
 
     steps: int = Field(20_000, ge=1)
@@ -93,6 +97,28 @@ class TrainingConfig(FrozenModel):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _nothing_unheard(self) -> Self:
+        if self.pool_views and "crops_per_view" in self.model_fields_set:
+            msg = "crops_per_view means nothing with pool_views, which are cropped anew for each step; drop it"
+            raise ValueError(msg)
+        if not self.validate_every_steps and "num_validation_patches" in self.model_fields_set:
+            msg = "num_validation_patches means nothing where validate_every_steps is 0; drop one of the two"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _small_views_give_one_patch(self) -> Self:
+        """A second crop of a photograph that is no larger than a patch would be the same patch."""
+        if self.crops_per_view > 1 and self.view_px in {0, self.patch_px}:
+            if "crops_per_view" in self.model_fields_set:
+                msg = (
+                    f"crops_per_view {self.crops_per_view} needs photographs larger than patches; give 1, or a view_px"
+                )
+                raise ValueError(msg)
+            object.__setattr__(self, "crops_per_view", 1)
+        return self
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -102,7 +128,12 @@ class TrainingConfig(FrozenModel):
         """What shapes the weights and must stay the same for one OUT, flat: `loss.<name>` for the parts of the loss."""
         values = self.model_dump(mode="json", exclude=set(_FREE_FIELDS))
         loss = values.pop("loss")
-        return {"schema_version": SCHEMA_VERSION, **values, **{f"loss.{name}": value for name, value in loss.items()}}
+        values |= {f"loss.{name}": value for name, value in loss.items()}
+        later = {name for name, value in _NEUTRAL.items() if values[name] == value}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **{name: value for name, value in values.items() if name not in later},
+        }
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of `bound_fields`; checkpoints carry it."""

@@ -82,6 +82,16 @@ Their later stages add `hue_weight`, `neutral_prior` and `overshoot_weight` (doc
 """
 
 
+HEEDED_BY = {
+    "clipped_weight": ("log_weight",),
+    "overshoot_weight": ("log_weight", "area_weight"),
+    "huber_stops": ("log_weight", "peak_weight", "area_weight"),
+    "peak_block_px": ("peak_weight",),
+    "neutral_prior": ("hue_weight",),
+}
+"""Fields of LossConfig that change terms: which of these has to have a weight."""
+
+
 def tanh_l1(output: Tensor, truth: Tensor) -> Tensor:
     """Mean |tanh(output) - tanh(truth)| of gamma-domain values (Chen et al., HDRUNet, CVPRW 2021: Tanh_L1)."""
     return (torch.tanh(output) - torch.tanh(truth)).abs().mean()

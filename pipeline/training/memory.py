@@ -56,7 +56,7 @@ def estimate_memory(
     """
     activations = ACTIVATION_BYTES[precision] * config.width * num_patches * config.patch_px**2
     view_px = (config.view_px or config.patch_px) ** 2
-    num_kept = _KEPT_PHOTOGRAPHS if config.view_px and config.crops_per_view > 1 else 1
+    num_kept = _KEPT_PHOTOGRAPHS if config.crops_per_view > 1 else 1
     processes = max(1, num_data_processes)
     return TrainingMemory(
         network_bytes=round(_OVERHEAD * activations) + _PARAMETER_BYTES * num_parameters,

@@ -35,9 +35,10 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Patch k is (ldr, truth): uint8 (3, H, W), and float32 (3, H, W) in the network's gamma domain with 1.0 at the
     picture's clipping level. `crops_per_view` patches come from one photograph, interleaved with those of 63 others;
-    they are kept in memory until then, 15 bytes a pixel. `view_px` 0 photographs patches as they are. One crop in two
-    is drawn at random; the other is the one of four drawn with the most clipped pixels, because highlights are small.
-    A patch is turned by a random multiple of 90 degrees one time in four: pictures are mostly upright, but not always.
+    they are kept in memory until then, 15 bytes a pixel. `view_px` 0 photographs patches as they are, one each. One
+    crop in two is drawn at random; the other is the one of four drawn with the most clipped pixels, because highlights
+    are small. A patch is turned by a random multiple of 90 degrees one time in four: pictures are mostly upright, but
+    not always.
     Raises ConfigError for a patch size that is no multiple of 4, a view smaller than the patch, or without scenes.
     """
 
@@ -60,6 +61,10 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
             raise ConfigError(f"views of {view_px} px hold no patches of {patch_px} px; give larger views, or 0")
         if crops_per_view < 1:
             raise ConfigError(f"{crops_per_view} crops per view; give 1 or more")
+        if crops_per_view > 1 and view_px in {0, patch_px}:
+            raise ConfigError(
+                f"{crops_per_view} crops of a view that is one patch are the same; give 1, or larger views"
+            )
         self._scenes = scenes
         self._patch_px = patch_px
         self._view_px = view_px or patch_px

@@ -11,6 +11,8 @@ from pipeline.training.config import TrainingConfig
 
 RECORD_KEY = "training.json"
 _CONVERSION_KEY = "_hdrfleet/job.json"
+_INIT_DIGEST = "data.init_sha256"
+_LATER = ("data.scenes_sha256",)
 _MAX_NAMED = 6
 
 
@@ -35,12 +37,27 @@ def check_record(store: ObjectStore, config: TrainingConfig, data: Mapping[str, 
         if _holds(store, _CONVERSION_KEY):
             raise DestinationError(f"{store.url} holds a conversion; give training a folder of its own")
         return False
+    # Older records know their scenes by name alone.
+    recorded = {name: fields[name] for name in _LATER if name in fields} | recorded
     if recorded != fields:
         raise DestinationError(
             f"{store.url} holds a training run with other settings: {_differences(recorded, fields)}; "
             "give those settings, or another OUT"
         )
     return True
+
+
+def as_recorded(store: ObjectStore, config: TrainingConfig, data: Mapping[str, object]) -> TrainingConfig:
+    """Return `config` with its first weights named as in the record here, where those are the same bytes.
+
+    Weights may have moved, or be named by another path, since the run began. Raises DestinationError for a record that
+    cannot be read.
+    """
+    fields, recorded = _fields(config, data), _read(store) or {}
+    init = recorded.get("init")
+    if isinstance(init, str) and recorded.get(_INIT_DIGEST) == fields.get(_INIT_DIGEST):
+        return config.model_copy(update={"init": init})
+    return config
 
 
 def _fields(config: TrainingConfig, data: Mapping[str, object]) -> dict[str, object]:

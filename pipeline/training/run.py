@@ -53,12 +53,17 @@ class SceneFiles:
         return [load_scene(self.paths[name], name) for name in names]
 
     def describe(self) -> dict[str, object]:
-        """What the record of a run holds of its scenes."""
+        """What the record of a run holds of its scenes: their names, and the bytes of their files."""
         names = "\n".join([*self.train, "", *self.holdout])
+        files = hashlib.sha256()
+        for name in (*self.train, *self.holdout):
+            with self.paths[name].open("rb") as file:
+                files.update(hashlib.file_digest(file, "sha256").digest())
         return {
             "num_train_scenes": len(self.train),
             "num_holdout_scenes": len(self.holdout),
             "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "scenes_sha256": files.hexdigest(),
         }
 
 

@@ -96,8 +96,11 @@ def test_pairs_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (tmp_path / f"{name}.png").write_bytes(
             png(np.rint(linear_to_srgb(np.clip(truth, 0, 1)) * 255).astype(np.uint8))
         )
+    write_exr(tmp_path / "c.exr", truth)
     assert hdrfleet_here("evaluate", "--pairs", tmp_path, "--metrics", "fast", "--json", "--device", "cpu") == 0
-    report = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "1 HDR file without an LDR file of the same name, left out: c" in " ".join(printed.err.split())
+    report = json.loads(printed.out)
     assert set(report["scenes"]) == {"a", "b"}
     assert report["means"]["srgb"]["unclipped_error_stops"] < 0.05
     unclipped = {name: values["unclipped_pu21_psnr_db"] for name, values in report["means"].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,8 @@ from torch import distributed
 from training_runs import HELD_OUT, SCENES, NumberedPatches, write_scenes
 
 from pipeline.config import StorageConfig
+from pipeline.driver_lease import DriverLease, acquire_lease
+from pipeline.errors import LeaseLostError
 from pipeline.models.checkpoint import load_weights
 from pipeline.models.origin import learnt_scenes
 from pipeline.storage import ObjectStore, open_store
@@ -105,8 +108,6 @@ def test_weights_name_the_scenes_of_the_runs_before_theirs(scenes: Path, tmp_pat
         "1",
         "--no-tensorboard",
         "--no-plot",
-        "--validate-every",
-        "0",
     ]
     assert hdrfleet_here("train", scenes, first, *arguments, "--holdout", scenes / "holdout.txt") == 0
     (tmp_path / "other.txt").write_text("desk")
@@ -223,6 +224,17 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
         (["{s}", "{out}", "--loss", "log_weight"], "--loss: 'log_weight' is not NAME=VALUE"),
         (["{s}", "{out}", "--loss", "log_wait=1"], "--loss log_wait: no such field; there are area_weight, "),
         (["{s}", "{out}", "--loss", "log_weight=-1"], ": --loss log_weight is -1.0; give 0 or more [bad_config]"),
+        (
+            ["{s}", "{out}", "--loss", "overshoot_weight=2"],
+            "--loss overshoot_weight: nothing heeds it; give log_weight or",
+        ),
+        (["{s}", "{out}", "--loss", "neutral_prior=1"], "--loss neutral_prior: nothing heeds it; give hue_weight"),
+        (["{s}", "{out}", "--view-px", "0", "--crops-per-view", "4"], "crops_per_view 4 needs photographs larger"),
+        (
+            ["{s}", "{out}", "--pool-views", "9", "--crops-per-view", "4"],
+            "crops_per_view means nothing with pool_views",
+        ),
+        (["{s}", "{out}", "--validate-every", "0"], "num_validation_patches means nothing where"),
         (["{s}", "{out}", "--loss-preset", "best"], "--loss-preset: there is no 'best'; give paper or balanced"),
         (["{s}", "{out}", "--loss", "log_weight=heavy"], "--loss log_weight: "),
         (["{s}", "{out}", "--camera", "iso=100"], "--camera iso: no such field"),
@@ -257,6 +269,52 @@ def test_bad_usage_is_exit_2_and_says_what_is_wrong(
         assert says in " ".join(message.split())
         assert len(message.strip().splitlines()) == 1
         assert not (tmp_path / "out").exists(), "nothing may be left that binds a later, right command"
+
+
+def test_a_second_training_in_one_place_is_refused_while_the_first_runs(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = options(scenes, "--executor", "local", "--steps", "8")
+    with acquire_lease(at(tmp_path / "out"), timeout_s=60.0):
+        assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments) == 2
+        assert "is in use by another hdrfleet" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "training.json").exists()
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments) == 0
+    assert [row["step"] for row in curve(at(tmp_path / "out"))] == [2, 4, 6, 8]
+
+
+def test_a_training_that_was_taken_over_stops(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own look at the lease, which it takes every half minute, says so."""
+
+    def lost(lease: DriverLease) -> None:
+        raise LeaseLostError("another hdrfleet has taken over")
+
+    monkeypatch.setattr(DriverLease, "check", lost)
+    arguments = options(scenes, "--executor", "local", "--steps", "8")
+    assert hdrfleet_here("train", scenes, tmp_path / "out", *arguments) == 1
+    assert "lease_lost" in capsys.readouterr().err
+    assert not (tmp_path / "out" / FINAL_WEIGHTS).exists()
+
+
+def test_first_weights_may_be_named_otherwise_and_a_scene_may_not_change(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(scenes, tmp_path / "scenes"))
+    base, out = tmp_path / "base", tmp_path / "out"
+    assert hdrfleet_here("train", data, base, *options(data, "--executor", "local", "--steps", "4")) == 0
+    weights = base / FINAL_WEIGHTS
+    moved = Path(shutil.copy(weights, tmp_path / "moved.safetensors"))
+    for steps, init in (("4", weights), ("8", moved)):
+        arguments = options(data, "--executor", "local", "--steps", steps, "--init", init)
+        assert hdrfleet_here("train", data, out, *arguments) == 0
+    assert [row["step"] for row in curve(at(out))] == [2, 4, 6, 8]
+    (data / "desk.exr").write_bytes((data / "harbour.exr").read_bytes())
+    capsys.readouterr()
+    longer = options(data, "--executor", "local", "--steps", "12", "--init", moved)
+    assert hdrfleet_here("train", data, out, *longer) == 2
+    assert "data.scenes_sha256 is" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(

@@ -145,7 +145,10 @@ def test_a_sheet_per_scene(tmp_path: Path) -> None:
     evaluate(
         FixedViews(), networks, baseline_methods(), choose_metrics("mu_psnr_db"), sheets=tmp_path, on_view=names.append
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dim.png", "sub_bright.png"]
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")) == [
+        Path("dim.png"),
+        Path("sub/bright.png"),
+    ]
     with Image.open(tmp_path / "dim.png") as sheet:
         assert sheet.height > 6 * 256, "two views of input, network and truth"
     assert len(names) == 4

@@ -83,6 +83,7 @@ def test_pairs_by_stem_in_subfolders_and_several_formats(tmp_path: Path) -> None
     source = PairedFiles(tmp_path)
     views = {view.name: view for view in source}
     assert source.num_views == 2
+    assert source.left_out == ("alone",)
     assert set(views) == {"a", "sub/b"}
     assert (views["a"].ldr == pixels).all()
     assert views["a"].truth == pytest.approx(truth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 
@@ -41,7 +42,6 @@ def test_the_command_has_the_defaults_of_the_configuration() -> None:
         "lr": "learning_rate",
         "final_lr_share": "final_learning_rate_share",
         "grad_clip": "grad_clip_norm",
-        "validation_patches": "num_validation_patches",
         "validate_every": "validate_every_steps",
         "data_workers": "num_data_workers",
         "checkpoint_every": "checkpoint_every_steps",
@@ -55,7 +55,6 @@ def test_the_command_has_the_defaults_of_the_configuration() -> None:
                 "batch_size",
                 "patch_px",
                 "view_px",
-                "crops_per_view",
                 "pool_views",
                 "width",
                 "warmup_steps",
@@ -72,6 +71,11 @@ def test_the_command_has_the_defaults_of_the_configuration() -> None:
     assert {option: parameters[option].default for option in fields} == {
         option: getattr(config, field) for option, field in fields.items()
     }
+    # Some options mean nothing beside others, so the command leaves these to the configuration; help names the values.
+    for option, field in {"crops_per_view": "crops_per_view", "validation_patches": "num_validation_patches"}.items():
+        assert parameters[option].default is None
+        (of_typer,) = get_type_hints(train, include_extras=True)[option].__metadata__
+        assert f"(by default {getattr(config, field)})" in of_typer.help
 
 
 def test_the_command_line_stays_light() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.color import REC709_CHROMATICITIES, linear_to_srgb, luminance, srgb_to_linear
 from pipeline.errors import SceneError
-from pipeline.simulation.scenes import find_scenes, load_scene
+from pipeline.simulation.scenes import find_scenes, load_scene, read_linear
 from pipeline.simulation.views import box_downscale
 
 ACES_AP0 = (0.7347, 0.2653, 0.0, 1.0, 0.0001, -0.077, 0.32168, 0.33767)
@@ -163,6 +163,55 @@ def test_primaries_other_than_rec709_are_refused(tmp_path: Path) -> None:
     (tmp_path / "xyz.hdr").write_bytes(radiance(pixels).replace(b"32-bit_rle_rgbe", b"32-bit_rle_xyze"))
     with pytest.raises(SceneError, match=r"xyz\.hdr: holds CIE XYZ"):
         load_scene(tmp_path / "xyz.hdr", "xyz")
+
+
+def with_variables(pixels: NDArray[np.float32], *lines: bytes) -> bytes:
+    """A Radiance file with these lines in its header."""
+    return radiance(pixels).replace(b"FORMAT=", b"".join(line + b"\n" for line in lines) + b"FORMAT=", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_rec709"),
+    [
+        (b"PRIMARIES=0.640 0.330 0.300 0.600 0.150 0.060 0.3127 0.3290", True),
+        (b"PRIMARIES= .708 .292 .170 .797 .131 .046 .3127 .3290", False),
+        (b"PRIMARIES=0.640 0.330 0.290 0.600 0.150 0.060 0.333 0.333", False),
+        (b"PRIMARIES=0.64 0.33", False),
+    ],
+    ids=["rec709", "rec2020", "radiance's own", "two numbers"],
+)
+def test_primaries_of_radiance_files_are_read(line: bytes, is_rec709: bool, tmp_path: Path) -> None:
+    path = tmp_path / "stated.hdr"
+    path.write_bytes(with_variables(photograph(), line))
+    if is_rec709:
+        load_scene(path, "stated")
+    else:
+        with pytest.raises(SceneError, match=r"stated\.hdr: its primaries"):
+            load_scene(path, "stated")
+
+
+def test_exposure_and_colour_correction_of_radiance_files_are_undone(tmp_path: Path) -> None:
+    (tmp_path / "plain.hdr").write_bytes(radiance(photograph()))
+    (tmp_path / "pulled.hdr").write_bytes(
+        with_variables(photograph(), b"EXPOSURE=4.0", b"# EXPOSURE=3", b"EXPOSURE= 0.5", b"COLORCORR=1 2 0.5")
+    )
+    plain, pulled = (read_linear(tmp_path / f"{name}.hdr") for name in ("plain", "pulled"))
+    np.testing.assert_allclose(pulled, plain / np.float32([2, 4, 1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [b"0", b"-1", b"nan", b"1 2", b"bright"])
+def test_a_factor_that_is_none_is_refused(value: bytes, tmp_path: Path) -> None:
+    (tmp_path / "odd.hdr").write_bytes(with_variables(photograph(), b"EXPOSURE=" + value))
+    with pytest.raises(SceneError, match=r"odd\.hdr"):
+        read_linear(tmp_path / "odd.hdr")
+
+
+def test_samples_that_no_light_has_are_refused(tmp_path: Path) -> None:
+    pixels = photograph()
+    pixels[5, 5, 1] = 3.3e38
+    write_exr(tmp_path / "wild.exr", pixels)
+    with pytest.raises(SceneError, match=r"wild\.exr: its largest sample is 3\.3e\+38"):
+        load_scene(tmp_path / "wild.exr", "wild")
 
 
 def test_pixels_are_kept_as_they_are_but_for_negative_ones(tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_a_scene_is_known_in_any_folder_and_resolution(name: str) -> None:
     assert learnt_among(["venice_sunset"], [name]) == ["venice_sunset"]
 
 
+def test_scenes_that_share_a_file_name_are_known_by_their_folders() -> None:
+    learnt = {"sky/scene", "sea/scene", "lake"}
+    assert learnt_among(["wood/scene", "sky/scene", "Sea/scene_2k", "old/lake"], learnt) == [
+        "sky/scene",
+        "Sea/scene_2k",
+        "old/lake",
+    ]
+    assert learnt_among(["a/scene", "b/scene"], {"scene"}) == []
+    assert learnt_among(["sky/venice_1k"], {"venice_1k", "venice_2k"}) == ["sky/venice_1k"]
+
+
 def test_other_scenes_are_not_known() -> None:
     assert learnt_among(["studio_02", "venice", "venice_sunset_b"], {"studio_01", "venice_sunset"}) == []
     assert learnt_among(["studio_02"], frozenset()) == []

@@ -124,6 +124,15 @@ def test_what_a_killed_run_left_does_not_count_and_is_replaced(store: ObjectStor
     assert loaded.step == 2
 
 
+def test_a_step_that_another_training_has_committed_is_not_written_over(store: ObjectStore) -> None:
+    ours, theirs = checkpoints(store), checkpoints(store)
+    theirs.save(state(1))
+    before = {info.key: store.read(info.key) for info in store.list()}
+    with pytest.raises(DestinationError, match="another training has written the checkpoint of step 1"):
+        ours.save(state(1))
+    assert {info.key: store.read(info.key) for info in store.list()} == before
+
+
 def damage(store: ObjectStore, how: str) -> None:
     weights, commit = "checkpoints/step-00000002.weights.pt", "checkpoints/step-00000002.json"
     match how:

@@ -8,7 +8,7 @@ import pytest
 from training_runs import memory_store, tiny_config
 
 from pipeline.errors import DestinationError
-from pipeline.training.record import RECORD_KEY, check_record, open_record
+from pipeline.training.record import RECORD_KEY, as_recorded, check_record, open_record
 
 DATA = {"names_sha256": "a" * 64, "camera.full_well_e": (800.0, 40_000.0)}
 
@@ -42,6 +42,39 @@ def test_other_settings_are_named() -> None:
     assert "loss.log_weight is 0.25, not 1.0" in message
     assert "data.names_sha256 is" in message
     assert "batch_size" not in message
+
+
+def test_a_run_that_an_earlier_version_began_goes_on() -> None:
+    store = memory_store("record-older")
+    open_record(store, tiny_config(), DATA)
+    recorded = json.loads(store.read(RECORD_KEY))
+    assert "loss.gradient_weight" not in recorded  # later than the first records, which know nothing of it
+    open_record(store, tiny_config(), {**DATA, "scenes_sha256": "c" * 64})  # nor of the bytes of their scenes
+    with pytest.raises(DestinationError, match=r"loss\.gradient_weight is null, not 0\.5"):
+        open_record(store, tiny_config(loss={"log_weight": 0.25, "gradient_weight": 0.5}), DATA)
+
+
+def test_other_bytes_of_a_scene_are_another_run() -> None:
+    store = memory_store("record-scenes")
+    open_record(store, tiny_config(), {**DATA, "scenes_sha256": "c" * 64})
+    open_record(store, tiny_config(), {**DATA, "scenes_sha256": "c" * 64})
+    with pytest.raises(DestinationError, match=r"data\.scenes_sha256 is"):
+        open_record(store, tiny_config(), {**DATA, "scenes_sha256": "d" * 64})
+
+
+def test_first_weights_may_have_moved() -> None:
+    store = memory_store("record-moved")
+    here, there = tiny_config(init="weights/a.pth"), tiny_config(init="/mnt/weights/a.pth")
+    data = {**DATA, "init_sha256": "e" * 64}
+    assert as_recorded(store, here, data) == here
+    open_record(store, here, data)
+    found = as_recorded(store, there, data)
+    assert found.digest() == here.digest()
+    open_record(store, found, data)
+    other = {**DATA, "init_sha256": "f" * 64}
+    assert as_recorded(store, there, other) == there
+    with pytest.raises(DestinationError, match=r"data\.init_sha256 is"):
+        open_record(store, there, other)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]"])

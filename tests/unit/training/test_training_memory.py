@@ -40,7 +40,8 @@ def test_activations_are_what_the_network_keeps(width: int, precision: ConcreteP
 
 
 def estimate(**values: object) -> dict[str, int]:
-    config = tiny_config(**{"width": 64, "view_px": 256, "crops_per_view": 4, "patch_px": 128, **values})
+    asked = {"width": 64, "view_px": 256, "crops_per_view": 4, "patch_px": 128, **values}
+    config = tiny_config(**{name: value for name, value in asked.items() if value is not None})
     memory = estimate_memory(
         config, precision="fp32", num_parameters=1_000_000, num_patches=4, num_scene_px=10, num_data_processes=3
     )
@@ -63,9 +64,10 @@ def test_the_parts() -> None:
 
 
 def test_a_pool_lies_on_the_device_and_no_photographs_beside_it() -> None:
-    found = estimate(pool_views=1000)
+    found = estimate(pool_views=1000, crops_per_view=None)
     assert found["pool"] == 9 * 1000 * 256**2
     assert found["device"] == found["network"] + found["pool"]
     assert found["photographs"] == 0
     assert estimate(crops_per_view=1)["photographs"] == 3 * 15 * 256**2
-    assert estimate(view_px=0)["photographs"] == 3 * 15 * 128**2
+    assert estimate(view_px=0, crops_per_view=None)["photographs"] == 3 * 15 * 128**2
+    assert estimate(view_px=128, crops_per_view=None)["photographs"] == 3 * 15 * 128**2
