@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import math
+from itertools import accumulate
 
 from pipeline.errors import ConfigError, ObjectMissingError
 from pipeline.storage import ObjectStore
@@ -17,6 +18,10 @@ _NOT_LOSSES = frozenset(
 )
 
 Columns = dict[str, list[float]]
+
+# Of finite values, and how many they are.
+_Sum = tuple[float, int]
+_NOTHING: _Sum = (0.0, 0)
 
 
 def require_matplotlib() -> None:
@@ -70,9 +75,27 @@ def _read(store: ObjectStore, key: str) -> Columns:
 
 
 def _running_mean(values: list[float]) -> list[float]:
-    """The mean of the last tenth of what came before each value, so that noise does not hide the trend."""
-    means = []
-    for end in range(1, len(values) + 1):
-        recent = [value for value in values[max(0, end - max(1, end // 10)) : end] if math.isfinite(value)]
-        means.append(sum(recent) / len(recent) if recent else math.nan)
+    """The mean of the last tenth of what came before each value, so that noise does not hide the trend.
+
+    Takes linear time, and sums are never subtracted: after one huge loss nothing would be left of the small ones. The
+    window is a queue of two parts: `older` has the sums from each of its values to the part's end, the first value's
+    last; `newer` is one sum, whose values become the next older part.
+    """
+    means: list[float] = []
+    older: list[_Sum] = []
+    newer, start = _NOTHING, 0
+    for end, value in enumerate(values, start=1):
+        newer = _add(newer, value)
+        while start < end - max(1, end // 10):
+            if not older:
+                older = list(accumulate(reversed(values[start:end]), _add, initial=_NOTHING))[1:]
+                newer = _NOTHING
+            older.pop()
+            start += 1
+        total, number = older[-1] if older else _NOTHING
+        means.append((total + newer[0]) / (number + newer[1]) if number + newer[1] else math.nan)
     return means
+
+
+def _add(so_far: _Sum, value: float) -> _Sum:
+    return (so_far[0] + value, so_far[1] + 1) if math.isfinite(value) else so_far

@@ -18,6 +18,7 @@ from pipeline.training.events import (
     TrainingEvent,
     Validated,
     ViewsTaken,
+    WorkersAwaited,
 )
 
 _PLAIN_EVERY_S = 10.0
@@ -73,6 +74,8 @@ class _Watch:
                 self._reporter.warn(f"checkpoint of step {event.step:,} left aside: {event.reason}")
             case ViewsTaken():
                 self._show_views(event)
+            case WorkersAwaited():
+                self._reporter.note(event.text)
             case CheckpointSaved():
                 pass  # durable every few minutes: no news
 

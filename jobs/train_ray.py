@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
 
 from jobs.signals import noting_signals
 from jobs.train import THREADS_ENV
+from jobs.train_placement import StartWatch, WorkerPlan, plan_workers
+from jobs.train_worker import ANSWER_TIMEOUT_S, Monitor, News, run_worker
 from pipeline.config import ExecutionConfig
-from pipeline.errors import ConfigError, DivergedError, HdrfleetError, InterruptedJobError, WorkerLostError
+from pipeline.errors import ConfigError, HdrfleetError, InterruptedJobError, WorkerLostError
 from pipeline.execution.ray_session import ray_session
 from pipeline.inference.memory import MALLOC_ENV
-from pipeline.training.config import TrainingConfig
-from pipeline.training.events import Observer, StepDone, TrainingEvent
+from pipeline.training.events import Observer, WorkersAwaited
 from pipeline.training.loop import TrainingOutcome
 from pipeline.training.run import TrainingJob
 
 _POLL_S = 0.5
-_TELL_EVERY_S = 0.5
-_STOP_TIMEOUT_S = 120.0
-# What every worker raises at the same step: there is nothing to retry.
-_AGREED = (InterruptedJobError, DivergedError)
+_END_TIMEOUT_S = 20.0
 
 
 def require_ray_train() -> None:
@@ -51,17 +51,20 @@ def train_on_ray(
     """Train with `num_workers` processes on the cluster at `address`, or on Ray started here.
 
     A worker that is lost costs the steps since the last checkpoint: Ray Train starts all of them anew, up to
-    `max_failures` times. Raises ConfigError when the workers do not fit, what the loop raises, and WorkerLostError.
+    `max_failures` times. How long they are waited for: see `StartWatch`. Raises ConfigError when the workers do not
+    fit, what the loop raises, InterruptedJobError when asked to stop while they are waited for, and WorkerLostError.
     """
     execution = ExecutionConfig(executor="ray", num_workers=num_workers, address=address)
     with ray_session(execution), tempfile.TemporaryDirectory(prefix="hdrfleet-ray-train-") as folder:
-        scaling = plan_workers(job.config, num_workers)
-        monitor = _Monitor.remote()  # type: ignore[attr-defined]
-        fit = _fitter(job, scaling, monitor, max_failures, folder)
-        with noting_signals(stop_message) as should_stop, _Background(fit) as running:
-            _relay(running, monitor, observe, should_stop)
+        plan = plan_workers(job.config.device, num_workers)
+        monitor = Monitor.remote()  # type: ignore[attr-defined]
+        fit = _fitter(job, plan, monitor, max_failures, folder)
+        watch = StartWatch(plan, execution.worker_start_timeout_s)
+        background = _Background(fit, lambda: _kill(monitor))
+        with noting_signals(stop_message) as should_stop, _freeing_places(), background as running:
+            _relay(running, monitor, observe, should_stop, watch)
             failure = running.failure()
-        result = ray.get(monitor.result.remote(), timeout=_STOP_TIMEOUT_S)
+        result = ray.get(monitor.result.remote(), timeout=ANSWER_TIMEOUT_S)
     if isinstance(result, HdrfleetError):
         raise result
     if failure is not None:
@@ -72,80 +75,29 @@ def train_on_ray(
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """What each of `num_workers` reserves."""
-
-    num_workers: int
-    num_cpus: int
-    use_gpu: bool
-
-
-def plan_workers(config: TrainingConfig, num_workers: int) -> WorkerPlan:
-    """Give each worker a GPU where there are GPUs, else as many cores as let all of them fit. Raises ConfigError."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if config.device.startswith("cuda") and not num_gpus:
-        raise ConfigError("device cuda was asked for, but Ray sees no GPU; use --device auto or cpu")
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    if num_gpus and config.device != "cpu":
-        if num_workers > num_gpus:
-            raise ConfigError(f"--workers: {num_workers} workers need a GPU each, but Ray sees {num_gpus}")
-        return WorkerPlan(num_workers, max(1, min(8, sum(cores) // num_gpus)), use_gpu=True)
-    for num_cpus in range(max(cores, default=0), 0, -1):
-        if sum(number // num_cpus for number in cores) >= num_workers:
-            return WorkerPlan(num_workers, num_cpus, use_gpu=False)
-    raise ConfigError(f"--workers: {num_workers} workers need a core each, but Ray has {sum(cores)}")
-
-
-@ray.remote(num_cpus=0)
-class _Monitor:
-    """Where the first worker says what happens, and the driver says that it should stop."""
-
-    def __init__(self) -> None:
-        self._events: list[TrainingEvent] = []
-        self._stop = False
-        self._result: TrainingOutcome | HdrfleetError | None = None
-
-    def tell(self, event: TrainingEvent) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[TrainingEvent]:
-        events, self._events = self._events, []
-        return events
-
-    def request_stop(self) -> None:
-        self._stop = True
-
-    def should_stop(self) -> bool:
-        return self._stop
-
-    def finish(self, result: TrainingOutcome | HdrfleetError) -> None:
-        self._result = result
-
-    def result(self) -> TrainingOutcome | HdrfleetError | None:
-        return self._result
-
-
 def _fitter(job: TrainingJob, plan: WorkerPlan, monitor: Any, max_failures: int, folder: str) -> Callable[[], None]:
     """Build the call that runs Ray Train to its end. `folder` takes what Ray Train itself writes."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
+    from jobs.train_callback import StartCallback
+
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
-        _run_worker,
+        run_worker,
         train_loop_config={"job": job, "monitor": monitor},
         scaling_config=ScalingConfig(
-            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=_resources(plan)
+            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources()
         ),
         run_config=RunConfig(
             name="hdrfleet",
             storage_path=folder,
+            # Workers that do not start are tried again for ever, as far as Ray Train goes: `StartWatch` is the bound.
             failure_config=FailureConfig(max_failures=max_failures),
             worker_runtime_env={"env_vars": {} if plan.use_gpu else {**MALLOC_ENV, **THREADS_ENV}},
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[StartCallback(monitor)],
         ),
     )
 
@@ -155,74 +107,14 @@ def _fitter(job: TrainingJob, plan: WorkerPlan, monitor: Any, max_failures: int,
     return fit
 
 
-def _resources(plan: WorkerPlan) -> dict[str, float]:
-    return {"CPU": plan.num_cpus, **({"GPU": 1} if plan.use_gpu else {})}
-
-
-def _run_worker(parts: dict[str, Any]) -> None:
-    """What runs in each worker. Errors that all workers share are a result; the others make Ray Train start anew."""
-    import torch
-    from ray.train import get_context
-    from ray.train.torch import get_device
-
-    from pipeline.inference.memory import retain_freed_memory
-    from pipeline.training.batches import Share
-    from pipeline.training.peers import Peers
-    from pipeline.training.run import train
-
-    job: TrainingJob = parts["job"]
-    retain_freed_memory()
-    if job.config.device != "cpu" and get_device().type == "cuda":
-        torch.cuda.set_device(get_device())
-    context = get_context()
-    peers = Peers(Share(context.get_world_rank(), context.get_world_size()))
-    link = _MonitorLink(parts["monitor"])
-    try:
-        result: TrainingOutcome | HdrfleetError = train(
-            job, peers=peers, observe=link.tell, should_stop=link.should_stop if peers.is_first else lambda: False
-        )
-    except _AGREED as error:
-        result = error
-    except HdrfleetError as error:
-        ray.get(parts["monitor"].finish.remote(error))
-        raise
-    if peers.is_first:
-        ray.get(parts["monitor"].finish.remote(result))
-
-
-class _MonitorLink:
-    """The first worker's end of the monitor; never waits for it, so that a slow driver costs no step."""
-
-    def __init__(self, monitor: Any) -> None:
-        self._monitor = monitor
-        self._told_at = self._asked_at = -_TELL_EVERY_S
-        self._question: Any = None
-        self._stop = False
-
-    def tell(self, event: TrainingEvent) -> None:
-        """Pass an event on; of the steps only one every so often."""
-        if isinstance(event, StepDone):
-            if monotonic() - self._told_at < _TELL_EVERY_S:
-                return
-            self._told_at = monotonic()
-        self._monitor.tell.remote(event)
-
-    def should_stop(self) -> bool:
-        """Return the newest answer that has arrived, and ask again now and then."""
-        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            self._stop = ray.get(self._question)
-            self._question = None
-        if self._question is None and monotonic() - self._asked_at >= _TELL_EVERY_S:
-            self._asked_at = monotonic()
-            self._question = self._monitor.should_stop.remote()
-        return self._stop
-
-
 class _Background:
-    """One call in a thread of its own: Ray Train would take over Ctrl-C in the main thread."""
+    """One call in a thread of its own: Ray Train would take over Ctrl-C in the main thread.
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
+    Left before its end, it is made to `end`.
+    """
+
+    def __init__(self, call: Callable[[], None], end: Callable[[], None]) -> None:
+        self._call, self._end = call, end
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="ray-train", daemon=True)
 
@@ -237,7 +129,10 @@ class _Background:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        return None
+        deadline = monotonic() + _END_TIMEOUT_S
+        while self._thread.is_alive() and monotonic() < deadline:
+            self._end()  # once more as long as there is nothing to end: it may be just about to begin
+            self._thread.join(_POLL_S)
 
     def is_done(self, timeout_s: float) -> bool:
         """Wait up to `timeout_s` for the end."""
@@ -249,23 +144,67 @@ class _Background:
         return self._failure
 
 
-def _relay(running: _Background, monitor: Any, observe: Observer, should_stop: Callable[[], bool]) -> None:
-    """Show events and pass a stop on until Ray Train has ended."""
+def _relay(
+    running: _Background, monitor: Any, observe: Observer, should_stop: Callable[[], bool], watch: StartWatch
+) -> None:
+    """Show events and pass a stop on until Ray Train has ended.
+
+    Raises what no other attempt would change, as soon as one worker tells it: the others may wait for that worker.
+    """
     asked = False
     while not running.is_done(_POLL_S):
+        news = _show(monitor, observe)
+        if news.fatal is not None:
+            raise news.fatal
+        if should_stop() and not news.are_up:
+            raise InterruptedJobError("stopped while the workers were waited for")
         if should_stop() and not asked:
             asked = True
             monitor.request_stop.remote()
-        _show(monitor, observe)
+        text = watch.look(are_asked_for=news.are_asked_for, are_up=news.are_up)
+        if text is not None:
+            observe(WorkersAwaited(text))
     _show(monitor, observe)
 
 
-def _show(monitor: Any, observe: Observer) -> None:
+def _show(monitor: Any, observe: Observer) -> News:
     try:
-        for event in ray.get(monitor.take.remote(), timeout=_STOP_TIMEOUT_S):
-            observe(event)
+        news: News = ray.get(monitor.take.remote(), timeout=ANSWER_TIMEOUT_S)
     except RayError as error:
         raise WorkerLostError(f"Ray has ended: {type(error).__name__}") from error
+    for event in news.events:
+        observe(event)
+    return news
+
+
+def _kill(monitor: Any) -> None:
+    """End Ray Train's controller, and the workers with it. It cannot be asked: it is deaf while it waits for places."""
+    with contextlib.suppress(RayError):
+        controller = ray.get(monitor.controller.remote(), timeout=_END_TIMEOUT_S)
+        if controller is not None:
+            ray.kill(controller)
+
+
+@contextlib.contextmanager
+def _freeing_places() -> Iterator[None]:
+    """Give back places that the body asked for: Ray keeps those of a killed controller until this process leaves."""
+    before = _places()
+    try:
+        yield
+    finally:
+        for place in _places() - before:
+            with contextlib.suppress(RayError):
+                ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(place))))
+
+
+def _places() -> set[str]:
+    """Ids of this job's placement groups that are not removed. They end with the job's."""
+    job = ray.get_runtime_context().get_job_id()
+    try:
+        groups: dict[str, dict[str, Any]] = ray.util.placement_group_table()
+    except (RayError, RuntimeError):
+        return set()
+    return {place for place, group in groups.items() if place.endswith(job) and group["state"] != "REMOVED"}
 
 
 def _reason(failure: Exception) -> str:

@@ -74,5 +74,12 @@ class ViewsTaken:
     num_wanted: int
 
 
-TrainingEvent = StepDone | Validated | CheckpointSaved | Started | CheckpointDamaged | ViewsTaken
+@dataclass(frozen=True, slots=True)
+class WorkersAwaited:
+    """There are no workers yet, or no new ones for lost ones; `text` says in one line what they wait for."""
+
+    text: str
+
+
+TrainingEvent = StepDone | Validated | CheckpointSaved | Started | CheckpointDamaged | ViewsTaken | WorkersAwaited
 Observer = Callable[[TrainingEvent], None]

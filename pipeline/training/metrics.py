@@ -89,7 +89,8 @@ class MetricsWriter:
             self._cut_after(name, step)
         if self._tensorboard and self._events is None:
             writer = importlib.import_module("tensorboardX").SummaryWriter
-            self._events = writer(str(self._folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
+            # Also at step 0: a start that was killed before its first checkpoint has left points of steps to come.
+            self._events = writer(str(self._folder / TENSORBOARD_FOLDER), purge_step=step + 1)
 
     def _cut_after(self, name: str, step: int) -> None:
         """Keep the rows up to `step` of what an earlier start wrote."""

@@ -6,7 +6,7 @@ import pytest
 
 from jobs import train_progress
 from jobs.train_progress import TrainingReporter
-from pipeline.training.events import ViewsTaken
+from pipeline.training.events import ViewsTaken, WorkersAwaited
 
 
 def test_the_pools_photographs_are_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +20,12 @@ def test_the_pools_photographs_are_counted(monkeypatch: pytest.MonkeyPatch, caps
         "photographs of the pool 400/1,000, about 2 min left",
         "photographs of the pool 1,000/1,000",
     ]
+
+
+def test_a_wait_for_workers_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingReporter().watch() as observe:
+        observe(WorkersAwaited("waiting for workers"))
+    assert capsys.readouterr().err == "waiting for workers\n"
 
 
 def test_nothing_is_said_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_runs import memory_store
@@ -131,9 +132,18 @@ def test_a_remote_store_has_the_rows_at_each_checkpoint() -> None:
     assert events.size_bytes > 0
 
 
-def test_tensorboard_files_hold_the_same_values(tmp_path: Path) -> None:
+def events_of(path: Path) -> list[Any]:
     from tensorboardX.proto.event_pb2 import Event
 
+    data, at, events = path.read_bytes(), 0, []
+    while at < len(data):  # TFRecord: length, its checksum, the record, its checksum
+        (size,) = struct.unpack_from("<Q", data, at)
+        events.append(Event.FromString(data[at + 12 : at + 12 + size]))
+        at += size + 16
+    return events
+
+
+def test_tensorboard_files_hold_the_same_values(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"), StorageConfig())
     with writer(store, tensorboard=True) as metrics:
         metrics(Started(0, 0.0))
@@ -141,12 +151,20 @@ def test_tensorboard_files_hold_the_same_values(tmp_path: Path) -> None:
         metrics(step(2, loss=0.75))
         metrics(Validated(2, 2.0, {"loss": 0.125}, 0.125, is_best=True))
     (path,) = (tmp_path / "out" / "tensorboard").iterdir()
-    data, at, values = path.read_bytes(), 0, {}
-    while at < len(data):  # TFRecord: length, its checksum, the record, its checksum
-        (size,) = struct.unpack_from("<Q", data, at)
-        event = Event.FromString(data[at + 12 : at + 12 + size])
-        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        at += size + 16
+    values = {(value.tag, event.step): value.simple_value for event in events_of(path) for value in event.summary.value}
     assert values["train/loss", 2] == 0.5
     assert values["validation/loss", 2] == 0.125
     assert values["train/patches_per_s", 2] == 2
+
+
+@pytest.mark.parametrize("resumed_at", [0, 4])
+def test_tensorboard_drops_the_points_of_steps_that_are_taken_again(tmp_path: Path, resumed_at: int) -> None:
+    """Also where a run was killed before its first checkpoint, and begins at step 0 again."""
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    store = open_store(str(tmp_path / "out"), StorageConfig())
+    with writer(store, tensorboard=True) as metrics:
+        metrics(Started(resumed_at, 0.0))
+    (path,) = (tmp_path / "out" / "tensorboard").iterdir()
+    started = [event.step for event in events_of(path) if event.session_log.status == SessionLog.START]
+    assert started == [resumed_at + 1]
