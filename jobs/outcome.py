@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
@@ -46,7 +47,10 @@ class ConversionOutcome:
             return f"{plural(self.num_planned, 'image')} in {self.seconds:.1f} s to {self.destination}"
         if self.failures.num_rows:
             failed = plural(self.failures.num_rows, "image")
-            return f"nothing to do: in {self.destination}, {failed} failed before and did not change since"
+            return (
+                f"nothing to do: in {self.destination}, {failed} failed before and did not change since; "
+                f"hdrfleet retry {shlex.quote(self.destination)} tries again"
+            )
         if self.num_unusable:
             return f"nothing to do: what can be converted is in {self.destination}"
         return f"nothing to do: {self.destination} is complete"

@@ -37,6 +37,7 @@ from pipeline.sharding import (
     read_plan_summaries,
     write_plan,
 )
+from pipeline.sharding.plan import PLAN_PREFIX
 from pipeline.storage import ObjectStore
 from pipeline.store_verdict import StoreVerdict
 
@@ -75,10 +76,15 @@ class Job:
         self.record = record
 
     def pending(self) -> list[PlannedWork]:
-        """Plans with uncommitted shards, oldest first."""
+        """Plans with uncommitted shards, oldest first. Raises DestinationError where a plan that has rows is gone."""
         work = []
         plans = read_plan_summaries(self.store)
         committed = committed_parts(self.store)
+        if lost := sorted(committed.keys() - {plan.plan for plan in plans}):
+            raise DestinationError(
+                f"{self.store.url} holds rows of plan {lost[0]}, but not {PLAN_PREFIX}/{lost[0]}/plan.json; what is "
+                "planned next would pass for done: restore it from a backup, or give another destination"
+            )
         for plan in plans:
             done = frozenset(committed.get(plan.plan, set()).intersection(range(plan.num_shards)))
             if len(done) < plan.num_shards:
@@ -196,6 +202,7 @@ def open_job(
     )
     existing = read_job(store)
     if existing is None:
+        _require_nothing_of_a_job(store)
         try:
             store.create(JOB_KEY, record.model_dump_json(indent=2).encode())
             fault_point("job.created")
@@ -205,6 +212,20 @@ def open_job(
         except ObjectDeniedError as error:
             raise DestinationError(f"cannot write to {store.url}: {error}") from error
     return _joined(existing, record.model_copy(update={"config": config}), store)
+
+
+def _require_nothing_of_a_job(store: ObjectStore) -> None:
+    """Raise DestinationError where a job has been whose job.json is gone: its rows would pass for a new one's."""
+    there = next(iter(store.list(PLAN_PREFIX)), None)
+    if there is None and not committed_parts(store):
+        return
+    if read_job(store) is not None:  # another driver's, created since
+        return
+    what = "plans" if there else "rows"
+    raise DestinationError(
+        f"{store.url} holds {what} of a job, but not its {JOB_KEY}: restore that from a backup, or give another "
+        "destination"
+    )
 
 
 def confirm_job(job: Job) -> Job:

@@ -121,13 +121,20 @@ class OutputStage:
         )
 
     def _is_whole(self, draft: Draft, ldr: LdrImage, data: bytes) -> bool:
-        """Whether `data` decodes to an image of the source's size, with alpha where that has it."""
+        """Whether `data` decodes to an image of the source's size, with alpha where that has it.
+
+        And with the position if it is asked for, and never without: an earlier run may have had another opinion.
+        """
         with self._checking:  # no budget holds what it decodes: one at a time is enough
             try:
                 with self._working(draft, ldr):
-                    image = decode_exr(data).image
+                    decoded = decode_exr(data)
             except VerifyError:
                 return False
+        image, made = decoded.image, decoded.provenance
+        wants_position = self._options.keep_gps and ldr.info.capture.has_position
+        if made is not None and made.capture.has_position is not wants_position:
+            return False
         return image.pixels.shape == ldr.pixels.shape and (image.alpha is None) == (ldr.alpha is None)
 
     def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:

@@ -102,6 +102,11 @@ class CaptureMetadata:
     longitude_deg: float | None = None
     altitude_m: float | None = None
 
+    @property
+    def has_position(self) -> bool:
+        """Whether any of latitude, longitude and altitude is known."""
+        return any(value is not None for value in (self.latitude_deg, self.longitude_deg, self.altitude_m))
+
 
 @dataclass(frozen=True, slots=True)
 class LdrInfo:

@@ -161,6 +161,9 @@ def map_exception(error: Exception, where: str) -> HdrfleetError:
     if isinstance(error, botocore_errors.ClientError):
         return map_client_error(error, where)
     text = f"{where}: {redact_url(_text(error))}"
+    if isinstance(error, botocore_errors.NoCredentialsError):
+        advice = "set AWS_PROFILE or AWS_ACCESS_KEY_ID, give a profile, or ask a public bucket anonymously"
+        text = f"{text.rstrip('.')}; {advice}"
     if isinstance(error, _CREDENTIAL_EXCEPTIONS):
         return CredentialsError(text)
     if isinstance(error, (*_CONFIG_EXCEPTIONS, ValueError)):  # botocore reports a malformed endpoint as ValueError

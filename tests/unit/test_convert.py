@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from fakes import FakeEngine, HookedStore
 from photographs import jpeg, picture, write_library
+from PIL import Image
 
 from pipeline.codecs.exr import decode_exr
 from pipeline.config import ConversionConfig, StorageConfig, build_config
@@ -366,6 +368,30 @@ def test_a_second_attempt_adopts_and_gives_the_same_rows(
         assert {k: v for k, v in row.items() if k not in RUN_COLUMNS} == {
             k: v for k, v in after[name].items() if k not in RUN_COLUMNS
         }
+
+
+def located_jpeg() -> bytes:
+    """A photograph whose EXIF says where it was taken."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update({1: "N", 2: (39.0, 18.0, 0.0), 3: "W", 4: (120.0, 20.0, 0.0)})
+    stored = io.BytesIO()
+    Image.fromarray(picture(16, 16)).save(stored, "JPEG", exif=exif)
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize("adopt", [True, False], ids=["looks first", "does not"])
+@pytest.mark.parametrize("keeps", [True, False], ids=["keeps", "leaves out"])
+def test_an_output_with_a_position_is_not_adopted_without_leave_nor_one_without_where_it_is_asked_for(
+    keeps: bool, adopt: bool, source: ObjectStore, destination: ObjectStore
+) -> None:
+    shard = Shard(1, 0, put(source, {"a.jpg": located_jpeg(), "b.jpg": jpeg(picture(16, 16))}))
+    converter(source, destination, encode={"keep_gps": not keeps}).run(shard)
+    destination.delete("manifest/plan=1/shard-000000.parquet")
+    converter(source, destination, encode={"keep_gps": keeps}).run(shard, 2, adopt=adopt)
+    found = rows(destination)
+    assert found["a.jpg"]["output"] == "images/a.jpg.v2.exr"
+    assert ("latitude" in decode_exr(destination.read("images/a.jpg.v2.exr")).header) is keeps
+    assert found["b.jpg"]["output"] == "images/b.jpg.exr"  # nothing to keep or to leave out
 
 
 def test_a_zombie_that_did_not_look_first_changes_nothing(source: ObjectStore, destination: ObjectStore) -> None:

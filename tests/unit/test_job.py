@@ -353,6 +353,40 @@ def test_a_job_that_vanished_is_not_gone_on_with(store: ObjectStore, photos: Pat
         confirm_job(job)
 
 
+def with_rows(store: ObjectStore, photos: Path) -> Job:
+    """A job of which one shard is committed."""
+    job = opened(store, photos)
+    work = job.extend(open_source(SourceConfig(url=str(photos))))
+    assert work is not None
+    now = datetime.now(UTC)
+    shard = next(iter(job.shards(work)))
+    results = [ImageResult(task, ConversionStatus.FAILED, now, now, "empty", "why") for task in shard.tasks]
+    commit_part(store, results, shard, 1, Provenance("0", "identity", "w" * 64, "p", "w", "n"))
+    return job
+
+
+@pytest.mark.parametrize("left", ["plans", "rows"])
+def test_what_is_left_of_a_job_without_its_record_is_not_taken_for_another(
+    left: str, store: ObjectStore, photos: Path
+) -> None:
+    with_rows(store, photos)
+    store.delete(JOB_KEY)
+    if left == "rows":
+        for info in list(store.list("_hdrfleet/plan")):
+            store.delete(info.key)
+    before = {info.key for info in store.list()}
+    with pytest.raises(DestinationError, match=rf"holds {left} of a job, but not its _hdrfleet/job\.json"):
+        opened(store, photos)
+    assert {info.key for info in store.list()} == before
+
+
+def test_rows_of_a_plan_that_is_gone_stop_the_job(store: ObjectStore, photos: Path) -> None:
+    job = with_rows(store, photos)
+    store.delete("_hdrfleet/plan/1/plan.json")
+    with pytest.raises(DestinationError, match=r"holds rows of plan 1, but not _hdrfleet/plan/1/plan\.json"):
+        job.pending()
+
+
 def test_a_verdict_that_is_kept_makes_a_job_weak_and_none_makes_it_strong(store: ObjectStore, photos: Path) -> None:
     opened(store, photos)
     keep_verdict(store, WEAK.model_copy(update={"place": "s3://elsewhere"}))

@@ -137,3 +137,8 @@ def test_code_of_a_cause_is_found() -> None:
     assert s3_errors.has_code(outer, "NoSuchUpload")
     assert not s3_errors.has_code(outer, "NoSuchKey")
     assert not s3_errors.has_code(StorageError("z"), "NoSuchUpload")
+
+
+def test_missing_credentials_say_what_to_give() -> None:
+    message = str(s3_errors.map_exception(botocore_errors.NoCredentialsError(), "s3://bucket/a"))
+    assert message.startswith("s3://bucket/a: Unable to locate credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID")
