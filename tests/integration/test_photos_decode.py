@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from commands import hdrfleet_here
 from fakes import FakeEngine
 from PIL import Image
 
@@ -22,7 +24,7 @@ from pipeline.errors import ImageError
 from pipeline.manifest import open_manifest
 from pipeline.records import Provenance
 from pipeline.sharding import open_source, plan_shards, source_store
-from pipeline.storage import open_store
+from pipeline.storage import ObjectStore, open_store
 
 LIMITS = DecodeConfig()
 
@@ -226,6 +228,25 @@ def test_every_photo_becomes_the_row_and_the_exr_it_should(shared_data: Path, tm
     for shard in plan_shards(open_source(config.source).iterate(), 1, config.sharding):
         converter.run(shard)
     converter.close()
+    require_rows_and_outputs(store)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_command_converts_every_photo_with_the_default_weights(shared_data: Path, tmp_path: Path) -> None:
+    arguments = ("--executor", "local", "--device", "cpu", "--verify", "all", "--quiet")
+    assert hdrfleet_here("convert", shared_data / "photos", tmp_path, *arguments) == 3  # some are damaged on purpose
+    rows = require_rows_and_outputs(open_store(str(tmp_path), StorageConfig()))
+    for name, row in rows.items():
+        if row["status"] == "ok":
+            assert row["num_nan"] == row["num_inf"] == 0, name
+            # Well exposed parts come back much as they were, in brightness and colour: 24 dB and 0.025 at the least.
+            assert row["fidelity_psnr_db"] is None or row["fidelity_psnr_db"] > 20, name
+            assert row["chroma_shift"] is None or row["chroma_shift"] < 0.03, name
+
+
+def require_rows_and_outputs(store: ObjectStore) -> dict[str, dict[str, Any]]:
+    """The rows by source, once they and the outputs are found to be what the table says."""
     rows = {row["source"]: row for row in open_manifest(store).current.to_pylist()}
     assert rows.keys() == PHOTOS.keys()
     for name, expected in PHOTOS.items():
@@ -241,3 +262,4 @@ def test_every_photo_becomes_the_row_and_the_exr_it_should(shared_data: Path, tm
             stored = decode_exr(store.read(row["output"])).image
             assert stored.pixels.shape == (expected.height, expected.width, 3), name
             assert (stored.alpha is not None) == expected.has_alpha, name
+    return rows
