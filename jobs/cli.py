@@ -22,6 +22,7 @@ from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.preemption.command import node_agent
 from jobs.signals import stopping_on_signals
+from jobs.stdout import guarded_stdout
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
 from jobs.upkeep import compact, gc
@@ -203,7 +204,10 @@ def demo(
 def main() -> NoReturn:
     """Entry point: every expected error is one line on standard error and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        with guarded_stdout():
+            code = app(standalone_mode=False)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read has seen enough
     except MISUSED as error:
         sys.exit(_explain_misuse(error))
     except StuckError as error:
