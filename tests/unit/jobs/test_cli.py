@@ -55,6 +55,20 @@ def test_version_and_help_are_no_errors(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["convert", "", "out"], "SRC is empty; give one that is not"),
+        (["convert", "in", ""], "DST is empty; give one that is not"),
+        (["convert", "in", "out", "--weights", ""], "--weights is empty; give one that is not"),
+        (["plan", ""], "SRC is empty; give one that is not"),
+    ],
+)
+def test_an_empty_argument_is_called_empty(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hdrfleet_here(*arguments) == 2
+    assert capsys.readouterr().err == f"hdrfleet: {says} [bad_config]\n"
+
+
 # What each command calls once it is at work.
 AT_WORK = [
     (["query", "dst"], "jobs.cli.open_destination"),
