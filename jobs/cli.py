@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import pipeline
 from jobs import options as opt
@@ -20,13 +22,26 @@ from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.preemption.command import node_agent
 from jobs.signals import stopping_on_signals
+from jobs.stdout import guarded_stdout
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
 from jobs.upkeep import compact, gc
-from pipeline.errors import HdrfleetError, StuckError, UsageError
+from pipeline.errors import HdrfleetError, InterruptedJobError, StuckError, UsageError
+
+
+class _Commands(TyperGroup):
+    """All commands: Ctrl-C where one is not at its work yet, or done with it, ends as it does within."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise InterruptedJobError("interrupted") from error
+
 
 app = typer.Typer(
     name="hdrfleet",
+    cls=_Commands,
     help="Convert image libraries from LDR to HDR: linear OpenEXR out, and a manifest that can be queried.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,7 +51,7 @@ app = typer.Typer(
 weights_app = typer.Typer(no_args_is_help=True, help="Look at network weights.")
 app.add_typer(weights_app, name="weights")
 app.add_typer(cluster_app, name="cluster")
-app.command()(plan)
+app.command()(stopping_on_signals()(plan))
 app.command()(convert)
 app.command()(evaluate)
 app.command()(train)
@@ -65,6 +80,7 @@ def _root(
 
 
 @app.command()
+@stopping_on_signals()
 def query(
     dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
     sql: Annotated[
@@ -89,7 +105,7 @@ def query(
 
     Example: hdrfleet query DST "select source, stops_gained_clipped from manifest order by 2 desc limit 10"
     """
-    from jobs.deadline import ending_with
+    from jobs.deadline import done_within
     from jobs.tables import print_arrow, print_json, print_summary
     from pipeline.errors import ConfigError
     from pipeline.manifest import FAILED_ROWS, SUMMARY_COLUMNS, open_manifest, run_query, summarise, took_too_long
@@ -109,9 +125,9 @@ def query(
     store, _ = open_destination(dst, opt.storage(endpoint_url, profile, region))
     if sql is not None:
         manifest, timeout_s = open_manifest(store), timeout or _QUERY_TIMEOUT_S
-        with ending_with(took_too_long(timeout_s), timeout_s):  # DuckDB heeds no interrupt within one expression
-            result = run_query(manifest, sql, timeout_s=timeout_s)
-        print_arrow(result, style)
+        ask = partial(run_query, manifest, sql, timeout_s=timeout_s)
+        # DuckDB heeds no interrupt within one expression.
+        print_arrow(done_within(timeout_s, took_too_long(timeout_s), ask), style)
         return
     summary = summarise(open_manifest(store, columns=SUMMARY_COLUMNS))
     if style == "json":
@@ -121,6 +137,7 @@ def query(
 
 
 @app.command()
+@stopping_on_signals()
 def status(
     context: typer.Context,
     dst: Annotated[str, typer.Argument(metavar="DST|ID", help="Destination of a conversion, or a submitted job's id.")],
@@ -152,6 +169,7 @@ def status(
 
 
 @weights_app.command("inspect")
+@stopping_on_signals()
 def inspect_weights(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file, 'default' or 'identity'.")],
     json: opt.Json = False,
@@ -170,6 +188,7 @@ def inspect_weights(
 
 
 @app.command()
+@stopping_on_signals()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the demo puts its files.")] = Path(
         "demo-output"
@@ -177,16 +196,18 @@ def demo(
     executor: Annotated[str, typer.Option(help="ray or local.")] = "ray",
 ) -> None:
     """Make photographs of a rendered scene, one of them broken, convert them, and show the result."""
-    with stopping_on_signals():
-        from jobs.demo import run_demo
+    from jobs.demo import run_demo
 
-        run_demo(folder, executor)
+    run_demo(folder, executor)
 
 
 def main() -> NoReturn:
     """Entry point: every expected error is one line on standard error and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        with guarded_stdout():
+            code = app(standalone_mode=False)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read has seen enough
     except MISUSED as error:
         sys.exit(_explain_misuse(error))
     except StuckError as error:

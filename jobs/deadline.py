@@ -4,40 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock, Timer
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from typing import NoReturn, TypeVar
 
 from jobs.explain import tell
-from pipeline.errors import HdrfleetError
+from pipeline.errors import HdrfleetError, InterruptedJobError
 
 GRACE_S = 2.0
 
+_Result = TypeVar("_Result")
 
-@contextmanager
-def ending_with(error: HdrfleetError, seconds: float) -> Iterator[None]:
-    """Where the block takes longer than `seconds` and a grace, say `error` as `main` does, and end the process.
 
-    For a call into native code that heeds no interrupt, of a command that has nothing to put back. The block must have
-    written nothing to standard output. It has to let go of the interpreter's lock while it works.
+def done_within(seconds: float, error: HdrfleetError, work: Callable[[], _Result]) -> _Result:
+    """What `work` returns or raises. Where it takes longer than `seconds` and a grace, say `error` and end the process.
+
+    So does Ctrl-C, at once. For a call into native code that heeds no interrupt, of a command that has nothing to put
+    back: `work` runs in a thread that is left behind. It must have written nothing to standard output, and has to let
+    go of the interpreter's lock while it works.
     """
-    has_ended = False
-    deciding = Lock()
+    outcome: Future[_Result] = Future()
 
-    def end() -> None:
-        with deciding:
-            if has_ended:
-                return
-            code = tell(error)
-            sys.stderr.flush()
-            os._exit(code)
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as failure:  # noqa: BLE001  whoever waits raises it
+            outcome.set_exception(failure)
 
-    timer = Timer(seconds + GRACE_S, end)
-    timer.daemon = True
-    timer.start()
+    Thread(target=run, name="work", daemon=True).start()
     try:
-        yield
-    finally:
-        with deciding:
-            has_ended = True
-        timer.cancel()
+        return outcome.result(seconds + GRACE_S)
+    except TimeoutError:
+        if outcome.done():  # the work's own
+            raise
+        _end(error)
+    except KeyboardInterrupt:
+        _end(InterruptedJobError("interrupted"))
+
+
+def _end(error: HdrfleetError) -> NoReturn:
+    """As `main` would, but without waiting for threads."""
+    code = tell(error)
+    sys.stderr.flush()
+    os._exit(code)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import ConversionConfig, ExecutionConfig, StorageConfig, build_config
+from pipeline.config import EMPTY, ConversionConfig, ExecutionConfig, StorageConfig, build_config
 from pipeline.errors import ConfigError
 from pipeline.execution.scaling import budget_in_worker_s
 
@@ -285,8 +285,10 @@ def build(**parts: object) -> ConversionConfig:
         return build_config(**parts)
     except ConfigError as error:
         field, separator, text = str(error).partition(": ")
-        text = _FIELD.sub(lambda match: _FLAGS.get(match[0], match[0]), text)
-        raise ConfigError(f"{_FLAGS.get(field, field)}{separator}{text}") from error
+        name, text = _FLAGS.get(field, field), _FIELD.sub(lambda match: _FLAGS.get(match[0], match[0]), text)
+        if text == EMPTY:
+            raise ConfigError(f"{name} is empty; give one that is not") from error
+        raise ConfigError(f"{name}{separator}{text}") from error
 
 
 def absolute(url: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import sys
 from collections import Counter
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -17,27 +15,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.units import byte_size, megapixel_size
+from jobs.values import as_text, plain
 from pipeline.errors import QueryError, first_line
 from pipeline.manifest import ManifestSummary
 
 _NUM_FAILURES_SHOWN = 5
 _PIPED_WIDTH = 100_000
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+_TEXT_IN_CSV = (
+    pa.types.is_nested,
+    pa.types.is_timestamp,
+    pa.types.is_time,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_interval,
+)
 
 
 def print_json(value: object) -> None:
     """Write one JSON document, keys in the order given."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN, no infinity and no decimals: null and floats stand in."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    sys.stdout.write(json.dumps(plain(value), indent=2, default=str, allow_nan=False) + "\n")
 
 
 def print_summary(
@@ -110,8 +108,8 @@ def _counts(counts: Any) -> str:
 def print_arrow(table: pa.Table, style: str) -> None:
     """Print a query result as `table`, `csv` (RFC 4180 with a header) or `json` (an array of objects).
 
-    Raises QueryError for values that these cannot show: dates beyond the year 9999, intervals as CSV; two columns of
-    one name as JSON.
+    Raises QueryError for values that these cannot show, such as dates beyond the year 9999, and for two columns of one
+    name as JSON.
     """
     try:
         if style == "json":
@@ -138,7 +136,7 @@ def _print_rows(table: pa.Table) -> None:
     """A table where it fits the terminal, else one block per row with a line per column."""
     console = fitting_console()
     # Column by column: a row as a mapping would lose all but the last of several columns with one name.
-    columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [[as_text(value) for value in column.to_pylist()] for column in table.columns]
     cells = list(zip(*columns, strict=True))
     names = table.column_names
     widths = [max(map(len, [name, *column])) for name, column in zip(names, columns, strict=True)]
@@ -151,7 +149,7 @@ def _print_rows(table: pa.Table) -> None:
         return
     view = Table(box=None, pad_edge=False, header_style="bold")
     for field in table.schema:
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        numeric = any(is_kind(field.type) for is_kind in _NUMBERS)
         view.add_column(escape(field.name), justify="right" if numeric else "left", no_wrap=True)
     for row in cells:
         view.add_row(*map(escape, row))
@@ -159,19 +157,9 @@ def _print_rows(table: pa.Table) -> None:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """CSV has no lists: join their items with semicolons."""
+    """What CSV lacks, and what Arrow would write in another form than tables and JSON have, as text."""
     for index, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type):
-            joined = [None if value is None else _cell(value) for value in table.column(index).to_pylist()]
-            table = table.set_column(index, field.name, pa.array(joined, pa.string()))
+        if any(is_kind(field.type) for is_kind in _TEXT_IN_CSV):
+            texts = [None if value is None else as_text(value) for value in table.column(index).to_pylist()]
+            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
     return table
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ";".join(map(str, value))
-    return str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from pipeline.config import StorageConfig
 from pipeline.errors import StorageError, SystemicError, WeightsError
@@ -21,6 +22,11 @@ def read_weights(name: str, *, built_in: Sequence[str] = BUILT_IN_WEIGHTS) -> tu
         return read_default_weights()
     if name in BUILT_IN_WEIGHTS:
         return name, None
+    offered = f"give a .pth or .safetensors file, or one of: {', '.join(built_in)}"
+    if not name:
+        raise WeightsError(f"the name of the weights is empty; {offered}")
+    if "://" not in name and Path(name).is_dir():
+        raise WeightsError(f"cannot read weights {name}: it is a folder; {offered}")
     if "://" in name and "?" in name:
         raise WeightsError(
             f"{redact_url(name)}: a weights URL cannot have a query; download the file and give its path"
@@ -30,10 +36,7 @@ def read_weights(name: str, *, built_in: Sequence[str] = BUILT_IN_WEIGHTS) -> tu
         store = open_store(folder or ("/" if name.startswith("/") else "."), StorageConfig())
         return redact_url(file), store.read(file)
     except (StorageError, SystemicError, ValueError) as error:
-        raise WeightsError(
-            f"cannot read weights {redact_url(name)}: {error}; "
-            f"give a .pth or .safetensors file, or one of: {', '.join(built_in)}"
-        ) from error
+        raise WeightsError(f"cannot read weights {redact_url(name)}: {error}; {offered}") from error
 
 
 def describe_weights(name: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pipeline.places import DestinationConfig, FrozenModel, SourceConfig, Storag
 from pipeline.scaling_config import PlacementConfig, ScalingConfig
 
 __all__ = [
+    "EMPTY",
     "PIXEL_PIPELINE_VERSION",
     "ConversionConfig",
     "DecodeConfig",
@@ -44,6 +45,8 @@ PixelType = Literal["half", "float"]
 VerifyMode = Literal["off", "sample", "all"]
 ExecutorName = Literal["ray", "local"]
 
+EMPTY = "it is empty"
+_SHOULD = re.compile(r"^(Input|String|List|Tuple|Dictionary) should")  # pydantic's subjects
 _COMPRESSION = re.compile(r"(none|zip|piz|htj2k256|dwaa(:\d+(\.\d+)?)?)")
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 _DWAA_DEFAULT_LEVEL = 45.0
@@ -288,6 +291,7 @@ def _with_fitting_deadlines(config: ConversionConfig) -> ConversionConfig:
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """Return where pydantic found the first fault, as `part.field` (empty for the whole), and what it is, one line."""
     first = error.errors(include_url=False, include_input=False)[0]
-    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ").replace(
-        "Input should", "it should"
-    )
+    where, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_too_short" and first["ctx"]["min_length"] == 1:
+        return where, EMPTY
+    return where, _SHOULD.sub("it should", what)

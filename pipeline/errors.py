@@ -55,6 +55,7 @@ Each class has a stable `code` that scripts and the manifest may rely on::
         ├── BudgetSpentError           budget_spent (exit 4)
         ├── DivergedError              diverged
         ├── ManifestError              bad_manifest
+        ├── StandardOutputError        standard_output
         └── InterruptedJobError        interrupted
 
 Foreign exceptions are mapped once, where they enter (`raise ... from`): storage, codecs, checkpoint, execution.
@@ -407,6 +408,12 @@ class ManifestError(SystemicError):
     """What the destination records about the job contradicts itself."""
 
     code = "bad_manifest"
+
+
+class StandardOutputError(SystemicError):
+    """Standard output does not take the result."""
+
+    code = "standard_output"
 
 
 class InterruptedJobError(SystemicError):

@@ -74,7 +74,9 @@ class SourceReader:
         except ObjectDeniedError as error:
             raise SourceDeniedError(f"it may not be read: {error}") from error
         except ObjectTooLargeError as error:
-            raise TooLargeError(f"it has more bytes than the limit of {self._max_bytes}") from error
+            # Of a list, or a store without etags, the size that was planned may not be the one that was met.
+            size = f"{task.size_bytes} bytes, more" if task.size_bytes > self._max_bytes else "more bytes"
+            raise TooLargeError(f"it has {size} than the limit of {self._max_bytes}") from error
         if not data:
             raise EmptyImageError("the file has no bytes")
         return data

@@ -46,7 +46,8 @@ def run_query(
 
     Raises QueryError, in one line, for anything else: invalid SQL, another kind of statement, more than one, access
     to anything outside, a spent `timeout_s` or `memory_limit_bytes` (DuckDB's working memory, without the result).
-    `timeout_s` is looked at between rows and operators: one expression that computes for longer ends first.
+    `timeout_s` is looked at between rows and operators: one expression that computes for longer ends first. Ctrl-C
+    raises KeyboardInterrupt.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -59,6 +60,11 @@ def run_query(
         return _plain_integers(_fetch(connection, sql, timeout_s))
     except duckdb.Error as error:
         raise QueryError(_explained(error)) from error
+    except RuntimeError as error:
+        # DuckDB looks for signals while it works, and drops what their handler raised for an exception of its own.
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
     finally:
         connection.close()
 

@@ -39,6 +39,7 @@ from pipeline.records import (
 from pipeline.storage import ObjectStore, redact_url
 
 MAX_MESSAGE_CHARS = 500
+_WHAT_NEXT = "; hdrfleet verify DST says what else contradicts itself there"
 
 Row = dict[str, object]
 
@@ -260,8 +261,8 @@ def _is_attempt(rows: pa.Table, results: Sequence[ImageResult], attempt: int, pr
 
 def _require_same_shard(rows: pa.Table, shard: Shard, provenance: Provenance, key: str) -> None:
     if rows["source"].to_pylist() != [task.source for task in shard.tasks]:
-        raise ManifestError(f"{key}: the stored part lists other sources than this shard")
+        raise ManifestError(f"{key}: the stored part lists other sources than this shard{_WHAT_NEXT}")
     for name in ("weights_sha256", "pixel_digest"):
         ours = getattr(provenance, name)
         if any(theirs != ours for theirs in rows[name].unique().to_pylist()):
-            raise ManifestError(f"{key}: the stored part was made with another {name}")
+            raise ManifestError(f"{key}: the stored part was made with another {name}{_WHAT_NEXT}")

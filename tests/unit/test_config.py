@@ -22,6 +22,8 @@ def config(**parts: object) -> ConversionConfig:
         ({"sharding": {"max_images": 0}}, "sharding.max_images"),
         ({"execution": {"executor": "local", "address": "ray://x"}}, "an address needs the ray executor"),
         ({"execution": {"executor": "local", "num_workers": 2}}, "the local executor is one worker"),
+        ({"model": {"weights": ""}}, "model.weights: it is empty"),
+        ({"execution": {"placement": {"accelerator_type": "x" * 65}}}, "it should have at most 64 characters"),
         ({"execution": {"wrokers": 2}}, "execution.wrokers: Extra inputs are not permitted"),
     ],
 )

@@ -258,6 +258,9 @@ def test_limits_and_denied_sources_cost_their_rows(source: ObjectStore, destinat
     faulty = FaultyStore(source, on_read={"no.jpg": ObjectDeniedError("no.jpg: access denied")})
     limits = {"max_bytes": len(source.read("big.jpg")) - 1, "max_pixels": 899}
     converter(faulty, destination, decode=limits).run(Shard(1, 0, tasks))
+    too_many = limits["max_bytes"]
+    said = f"it has {too_many + 1} bytes, more than the limit of {too_many}"
+    assert rows(destination)["big.jpg"]["error_message"] == said
     codes = {name: row["error_code"] for name, row in rows(destination).items()}
     assert codes == {"big.jpg": "too_large", "wide.jpg": "too_large", "no.jpg": "source_denied"}
 

@@ -215,6 +215,15 @@ def test_a_query_that_takes_too_long_is_stopped(manifest: Manifest) -> None:
     assert "took longer than 0.05 s" in refused(manifest, endless, timeout_s=0.05)
 
 
+def test_a_query_that_a_signal_ends_is_an_interrupt(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> pa.Table:
+        raise RuntimeError("Query interrupted")  # what DuckDB makes of a handler's exception
+
+    monkeypatch.setattr("pipeline.manifest.query._fetch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_query(manifest, "select 1")
+
+
 def test_a_query_within_its_time_answers(manifest: Manifest) -> None:
     assert run_query(manifest, "SELECT count(*) AS n FROM manifest", timeout_s=60).to_pylist() == [{"n": 2}]
 

@@ -284,10 +284,10 @@ def _stored(results, shard, provenance=PROVENANCE) -> bytes:
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (_stored([B], make_shard(B)), "other sources"),
+        (_stored([B], make_shard(B)), "other sources .*; hdrfleet verify DST says"),
         (_stored([A], make_shard(A, shard=4)), "not what its name says"),
         (_stored([A], make_shard(A, plan=4)), "not what its name says"),
-        (_stored([A], make_shard(A), replace(PROVENANCE, weights_sha256="9" * 64)), "another weights_sha256"),
+        (_stored([A], make_shard(A), replace(PROVENANCE, weights_sha256="9" * 64)), "another weights_sha256; hdrfl"),
         (_stored([A], make_shard(A), replace(PROVENANCE, pixel_digest="9" * 64)), "another pixel_digest"),
         (_stored([A], make_shard(A))[:-20], "not a readable manifest part"),
         (b"", "not a readable manifest part"),

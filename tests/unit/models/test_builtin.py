@@ -30,6 +30,20 @@ def test_the_default_is_trained_and_identity_stays_by_name() -> None:
     assert read_weights("identity") == ("identity", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("{root}", "cannot read weights {root}: it is a folder; give a .pth or .safetensors file, or one of: default"),
+        ("{root}/", "cannot read weights {root}/: it is a folder; give a .pth"),
+        ("", "the name of the weights is empty; give a .pth"),
+    ],
+)
+def test_what_is_no_file_is_called_what_it_is(name: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        read_weights(name.format(root=tmp_path))
+    assert str(caught.value).startswith(says.format(root=tmp_path))
+
+
 def test_damaged_or_missing_weights_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.models.builtin.resources.files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=r"holds no hdrunet-default\.safetensors"):
