@@ -194,7 +194,7 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["{photos}", ""], "DST: "),
+        (["{photos}", ""], "DST is empty; give one"),
         (["{photos}", "s3://"], "an S3 URL has the form"),
         (["{photos}", "ftq://h/out"], "ftq"),
         (["{photos}", "{photos}"], "SRC is DST or lies inside it"),
