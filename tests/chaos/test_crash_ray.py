@@ -58,22 +58,27 @@ RAYLET_STEPS = [("shard.leased", 1), ("shard.leased", 2), ("shard.settled", 1), 
 QUICK_LEASE = ("--lease-timeout", "3")
 
 
+def resume(tmp_path: Path, dst: str, reader: Reader, expected: dict[str, str | None], num_leftovers: int) -> list[Row]:
+    """Run the job again; return its rows once all is found whole and as without a fault, and nothing done again."""
+    photos, before = tmp_path / "photos", Durable.of(reader)
+    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=200)
+    assert again.returncode == 3, again.stderr  # three inputs are bad
+    rows = require_whole(reader, {name: (photos / name).read_bytes() for name in expected}, num_leftovers=num_leftovers)
+    assert {row["source"]: row["error_code"] for row in rows} == expected
+    before.require_kept(reader, rows)
+    require_undisturbed(tmp_path, rows)
+    return rows
+
+
 def die_above_workers(tmp_path: Path, dst: str, reader: Reader, fault: tuple[str, int], num_leftovers: int) -> None:
     photos, (step, passes) = tmp_path / "photos", fault
     expected = write_library(photos, num_photos=6, size=(24, 32))
-    inputs = {name: (photos / name).read_bytes() for name in expected}
     options = (*OPTIONS, *QUICK_LEASE) if step == "lease.renewed" else OPTIONS
     env = {"HDRFLEET_FAULTS": f"{step}=kill:{passes}"}
     first = hdrfleet("convert", photos, dst, *options, home=tmp_path / "home", env=env, timeout_s=150)
     assert first.returncode == -9, f"the step was not reached: {first.stderr}"
     wait_for_workers(tmp_path / "home")
-    before = Durable.of(reader)
-    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=150)
-    assert again.returncode == 3, again.stderr
-    rows = require_whole(reader, inputs, num_leftovers=num_leftovers)
-    assert {row["source"]: row["error_code"] for row in rows} == expected
-    before.require_kept(reader, rows)
-    require_undisturbed(tmp_path, rows)
+    resume(tmp_path, dst, reader, expected, num_leftovers)
 
 
 @pytest.mark.long
@@ -120,14 +125,7 @@ def lose_raylet(tmp_path: Path, dst: str, reader: Reader, fault: tuple[str, int]
     said = log.read_text()
     assert code in {1, 3}, said  # workers that end what they hold before they miss it may be all that there is to do
     assert "Traceback" not in said
-    before = Durable.of(reader)
-    again = hdrfleet("convert", photos, dst, *OPTIONS, home=home, timeout_s=200)
-    assert again.returncode == 3, again.stderr
-    inputs = {name: (photos / name).read_bytes() for name in expected}
-    rows = require_whole(reader, inputs, num_leftovers=num_leftovers)
-    assert {row["source"]: row["error_code"] for row in rows} == expected
-    before.require_kept(reader, rows)
-    require_undisturbed(tmp_path, rows)
+    resume(tmp_path, dst, reader, expected, num_leftovers)
 
 
 @pytest.mark.long
@@ -164,15 +162,9 @@ def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: 
         assert first.returncode == 3, first.stderr  # a lost worker is replaced, and three inputs are bad
     else:
         assert first.returncode in {1, 3}, first.stderr
-    before = Durable.of(reader)
-    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=200)
-    assert again.returncode == 3, again.stderr
-    rows = require_whole(reader, {name: (photos / name).read_bytes() for name in expected}, num_leftovers=num_leftovers)
-    assert {row["source"]: row["error_code"] for row in rows} == expected
-    before.require_kept(reader, rows)
+    rows = resume(tmp_path, dst, reader, expected, num_leftovers)
     # What was begun again had been leased to the one worker that died.
     assert len({row["shard"] for row in rows if row["attempt"] > 1}) <= LEASES_PER_WORKER
-    require_undisturbed(tmp_path, rows)
     return rows
 
 
