@@ -85,9 +85,7 @@ def query(
     dst: Annotated[str, typer.Argument(metavar="DST", help="Destination of a conversion.")],
     sql: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[SQL]", help="A SELECT over manifest (one current row per source) or manifest_history."
-        ),
+        typer.Argument(metavar="SQL", help="A SELECT over manifest (one current row per source) or manifest_history."),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="List the images that failed, each with its code and message.")
@@ -190,9 +188,9 @@ def inspect_weights(
 @app.command()
 @stopping_on_signals()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the demo puts its files.")] = Path(
-        "demo-output"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(parser=opt.named_path, metavar="FOLDER", help="Where the demo puts its files.")
+    ] = Path("demo-output"),
     executor: Annotated[str, typer.Option(help="ray or local.")] = "ray",
 ) -> None:
     """Make photographs of a rendered scene, one of them broken, convert them, and show the result."""

@@ -27,10 +27,16 @@ _SUBSETS = ("holdout", "train", "all")
 
 def evaluate(
     hdr_folder: Annotated[
-        Path | None, typer.Argument(metavar="[HDR_FOLDER]", help="OpenEXR and Radiance files to photograph.")
+        Path | None,
+        typer.Argument(parser=opt.named_path, metavar="HDR_FOLDER", help="OpenEXR and Radiance files to photograph."),
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="Instead: a folder of LDR files with HDR truths of the same name.")
+        Path | None,
+        typer.Option(
+            parser=opt.named_path,
+            metavar="PATH",
+            help="Instead: a folder of LDR files with HDR truths of the same name.",
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None,
@@ -67,7 +73,10 @@ def evaluate(
     records: Annotated[
         Path | None, typer.Option(help="Write one row per view and method: a .parquet or .csv file.")
     ] = None,
-    sheets: Annotated[Path | None, typer.Option(help="Write one picture sheet per scene into this folder.")] = None,
+    sheets: Annotated[
+        Path | None,
+        typer.Option(parser=opt.named_path, metavar="PATH", help="Write one picture sheet per scene into this folder."),
+    ] = None,
     cvvdp: Annotated[
         Path | None, typer.Option(help="The cvvdp program of an environment of its own: adds ColorVideoVDP.")
     ] = None,

@@ -16,6 +16,14 @@ from pipeline.execution.scaling import budget_in_worker_s
 
 _MAX_DURATION_S = 100 * 366 * 86_400
 
+
+def named_path(text: str) -> Path:
+    """A folder or file as it was typed; raises typer.BadParameter for none, which would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("is empty; give one that is not")
+    return Path(text)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on standard output.")]
 
 MaxFailureRate = Annotated[

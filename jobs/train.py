@@ -32,7 +32,12 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of HDR photographs and panoramas (.exr, .hdr).")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            parser=opt.named_path, metavar="DATA", help="Folder of HDR photographs and panoramas (.exr, .hdr)."
+        ),
+    ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL prefix for checkpoints, weights, metrics.")],
     steps: Annotated[int, typer.Option(help="Train this many steps in all.")] = 20_000,
     time_budget: Annotated[

@@ -87,6 +87,12 @@ def _check_image(parsed: Dockerfile) -> Iterator[Finding]:
             "Ray's launcher starts the container with bash, which would become an argument of it; use CMD",
         )
     for each in last.instructions:
+        if each.name == "EXPOSE":
+            yield Finding(
+                f"line {each.line}: EXPOSE {each.value}",
+                "public_port",
+                "`docker run -P` would open it on every address of the machine; drop it: Ray's nodes do without",
+            )
         for version in _VERSION_LABEL.findall(each.value) if each.name == "LABEL" else ():
             if version != pipeline.__version__:
                 yield Finding(

@@ -50,6 +50,12 @@ _ADDRESS = re.compile(
     r"""(?:^|(?<=[\s"'(\[{<=,;]))(?P<slashes>(?://)?)"""
     r"""(?!\d{1,2}:\d\d(?::\d\d)?@)[^\s/@:?#"'(\[{<=,;]*:(?!//|\d+(?:/|\s|$))[^\s"'<>]*@"""
 )
+# A token in prose, without a mark between: long, with digits and letters, and no file's name.
+_TOKEN_IN_PROSE = re.compile(
+    r"(?P<name>\b(?:token|secret|password)(?: is)?\s+)(?=[\w+/=-]*\d)(?=[\w+/=-]*[A-Za-z])[\w+/=-]{16,}"
+    r"(?![\w+/=-]|\.\w)",
+    re.IGNORECASE,
+)
 # What botocore, adlfs, azure-identity and fsspec read secrets from; Google's clients take none from the environment.
 _SECRET_VARIABLES = (
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ACCESS_KEY_ID"),
@@ -67,9 +73,11 @@ _SHORTEST_SECRET = 8
 def redact_url(text: str) -> str:
     """Return `text` without secrets: safe in logs and error messages.
 
-    What `redact_name` takes out, and `user:password` in front of a host that has no scheme.
+    What `redact_name` takes out, `user:password` in front of a host that has no scheme, and what looks like a token
+    behind that word.
     """
-    return _ADDRESS.sub(rf"\g<slashes>{_MASK}@", redact_name(text))
+    text = _ADDRESS.sub(rf"\g<slashes>{_MASK}@", redact_name(text))
+    return _TOKEN_IN_PROSE.sub(rf"\g<name>{_MASK}", text)
 
 
 def redact_name(text: str) -> str:

@@ -69,6 +69,23 @@ def test_an_empty_argument_is_called_empty(arguments: list[str], says: str, caps
     assert capsys.readouterr().err == f"hdrfleet: {says} [bad_config]\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["train", "", "out"], "DATA"),
+        (["evaluate", ""], "HDR_FOLDER"),
+        (["evaluate", "--pairs", ""], "--pairs"),
+        (["evaluate", "in", "--sheets", ""], "--sheets"),
+        (["demo", ""], "FOLDER"),
+    ],
+)
+def test_an_empty_folder_is_not_the_current_one(
+    arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hdrfleet_here(*arguments) == 2
+    assert f"Invalid value for '{name}': is empty; give one that is not" in capsys.readouterr().err
+
+
 # What each command calls once it is at work.
 AT_WORK = [
     (["query", "dst"], "jobs.cli.open_destination"),

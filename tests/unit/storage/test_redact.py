@@ -49,6 +49,12 @@ def _no_credentials_here(monkeypatch: pytest.MonkeyPatch) -> None:
         ("token=abc refresh_token=d,e api_key: f", "token=*** refresh_token=*** api_key: ***"),
         ('password="a, b" and more', 'password="***" and more'),
         ("password=a,b and more", "password=*** and more"),
+        ("ray token 3f2a9c0d11e24b6f8a7b refused", "ray token *** refused"),
+        ("the password is hunter2hunter2hunter2.", "the password is ***."),
+        (
+            "token 3f2a9c0d11e24b6f8a7b.jpg and token authentication",
+            "token 3f2a9c0d11e24b6f8a7b.jpg and token authentication",
+        ),
         ("the tokens: three", "the tokens: three"),
         ("/data/photos/design=1.jpg", "/data/photos/design=1.jpg"),
         ("no secret here: a signature block", "no secret here: a signature block"),

@@ -79,6 +79,7 @@ def test_small_file_is_sound() -> None:
         ),
         ('CMD ["hdrfleet"', 'ENTRYPOINT ["hdrfleet"]\nCMD ["hdrfleet"', "entrypoint"),
         ('CMD ["hdrfleet"', 'ENTRYPOINT hdrfleet\nCMD ["hdrfleet"', "entrypoint"),
+        ('CMD ["hdrfleet"', 'EXPOSE 8265 6379\nCMD ["hdrfleet"', "public_port"),
         ('CMD ["hdrfleet"', 'ENTRYPOINT ["tini", "--", "hdrfleet"]\nCMD ["hdrfleet"', "entrypoint"),
         ("RUN python3 -m venv /opt/hdrfleet", "RUNN python3 -m venv", "docker_syntax"),
     ],

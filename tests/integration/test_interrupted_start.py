@@ -1,0 +1,38 @@
+"""Ctrl-C before the command is at its work: while its modules are read, and while its arguments are."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import environment
+
+INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+
+
+def start(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m jobs --version` after what `code` does to it."""
+    (folder / "sitecustomize.py").write_text(code)
+    env = environment(folder, {})
+    env["PYTHONPATH"] = f"{folder}:{env.get('PYTHONPATH', '')}"
+    command = [sys.executable, "-m", "jobs", "--version"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.timeout(100)
+def test_while_its_modules_are_read(tmp_path: Path) -> None:
+    """The shell says of a program that a signal ended what there is to say."""
+    hook = "import sys\nclass Hook:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n"
+    lines = "".join(f"            {line}\n" for line in INTERRUPT.splitlines())
+    ended = start(tmp_path, f"{hook}{lines}sys.meta_path.insert(0, Hook())\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.timeout(100)
+def test_while_its_arguments_are_read(tmp_path: Path) -> None:
+    lines = "".join(f"    {line}\n" for line in INTERRUPT.splitlines())
+    ended = start(tmp_path, f"import typer\ndef echo(*_, **__):\n{lines}    raise AssertionError\ntyper.echo = echo\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGINT, "", "")
