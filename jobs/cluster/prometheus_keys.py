@@ -32,7 +32,6 @@ _DISCOVERY = (
     *("aws", "azure", "consul", "digitalocean", "dns", "docker", "dockerswarm", "ec2", "ecs", "eureka", "file"),
     *("gce", "hetzner", "http", "ionos", "kubernetes", "kuma", "lightsail", "linode", "marathon", "msk", "nerve"),
     *("nomad", "openstack", "ovhcloud", "puppetdb", "scaleway", "serverset", "stackit", "triton", "uyuni", "vultr"),
-    *(),
 )
 DISCOVERY = ("static_configs", *(f"{name}_sd_configs" for name in _DISCOVERY))
 SCRAPE_CONFIG = (
