@@ -28,5 +28,5 @@ class Lease:
 
     @property
     def is_alone(self) -> bool:
-        """Whether it may have been what its last holder went down with: nothing is put beside it."""
-        return self.attempt > 1 and not self.is_excused
+        """Whether it may have been what a holder went down with: nothing is put beside it."""
+        return self.is_suspect and not self.is_excused

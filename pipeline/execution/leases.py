@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 from pipeline.errors import StorageError, SystemicError, may_pass
+from pipeline.execution.activity import Activity
 from pipeline.execution.bisection import Bisection
 from pipeline.execution.elsewhere import Elsewhere
 from pipeline.execution.lease import Lease
 from pipeline.execution.node_health import NOWHERE, NodeHealth, Place, said
 from pipeline.execution.patience import Patience
 from pipeline.execution.splits import SplitShard, without
-from pipeline.execution.waiting import WaitingLeases
+from pipeline.execution.waiting import OTHERS_FIRST_S, WaitingLeases
 from pipeline.records import ImageResult, ImageTask, Shard, ShardKey
 
 __all__ = ["Lease", "LeaseBook"]
@@ -30,12 +32,13 @@ class LeaseBook:
     """Hands out every shard until it is completed or has failed `max_attempts` times.
 
     Owns the order of work and the attempt counts, not the workers. Draws from `shards` only as leases are taken, so
-    a plan of any length costs memory for the outstanding leases alone. A shard that was given back goes to the next
-    worker that holds nothing, before new ones, and is alone there, so that a shard that kills workers takes no
+    a plan of any length costs memory for the outstanding leases alone. A shard that came back is begun before new ones:
+    the next worker with room takes it, where its store failed it or its worker had to leave. One that was lost with its
+    worker goes to the next that holds nothing, and is alone there, so that a shard that kills workers takes no
     neighbour along twice. One that does it again is bisected until the images that do it are known, on another node
     than the last time wherever there are two: for such a shard, workers there make room. One whose worker lost its
     device is excused, and goes to any worker of another node, beside what that has. A worker whose store failed a
-    shard, and others of its node, get it back only when nobody else is there to try: they may be the ones that cannot
+    shard, and others of its node, get it back only when nobody else is at work: they may be the ones that cannot
     reach the store. While a store fails time and again, no new shard is begun. A shard can be split among workers: its
     parts are leased as shards are, and once the rows of all are in, the shard is leased to be committed. Not
     thread-safe: one scheduler owns it.
@@ -59,7 +62,7 @@ class LeaseBook:
         health = health or NodeHealth(num_workers=num_workers)
         self._elsewhere = Elsewhere(clock, health, has_several_nodes=has_several_nodes)
         self._returned = WaitingLeases(self._elsewhere)
-        self._idle_since: float | None = clock()
+        self._activity = Activity(OTHERS_FIRST_S)
         self._outstanding: dict[ShardKey, Lease] = {}
         self._held: defaultdict[str, dict[ShardKey, Lease]] = defaultdict(dict)
         self._failures: Counter[ShardKey] = Counter()
@@ -101,7 +104,8 @@ class LeaseBook:
         held, now = self._held.get(holder, {}), self._clock()
         if any(lease.is_alone for lease in held.values()):
             return None
-        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), idle_since=self._idle_since)
+        at_work = partial(self._activity.recent, now)
+        returned = self._returned.take(now, holder, place.node, is_busy=bool(held), at_work=at_work)
         if returned is not None:
             return self._begin(replace(returned, holder=holder, place=place))
         if self._returned and self._patience.suspects_store:
@@ -191,7 +195,11 @@ class LeaseBook:
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts and may_pass(error):
-            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), is_refused=self._has_others)
+            self._return(
+                *(lease, lease.shard, delay_s * 2 ** (num_failures - 1)),
+                is_refused=self._has_others,
+                is_shared=not lease.is_suspect,
+            )
         else:
             self._give_up(lease, error)
 
@@ -252,7 +260,7 @@ class LeaseBook:
         """Return a lease whose holder has to leave: the shard failed nobody, and nothing is counted against it."""
         if self._end(lease):
             self.num_given_back += 1
-            self._return(lease, lease.shard, is_excused=lease.is_excused)
+            self._return(lease, lease.shard, is_excused=lease.is_excused, is_shared=not lease.is_suspect)
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
@@ -269,7 +277,7 @@ class LeaseBook:
 
     def _begin(self, lease: Lease) -> Lease:
         lease = replace(lease, is_last=self._failures[lease.shard.key] + 1 >= self._max_attempts)
-        self._idle_since = None
+        self._activity.began(lease.holder, lease.place.node)
         self._outstanding[lease.shard.key] = self._held[lease.holder][lease.shard.key] = lease
         return lease
 
@@ -281,19 +289,25 @@ class LeaseBook:
         del held[lease.shard.key]
         if not held:
             del self._held[lease.holder]
-        if not self._held:
-            self._idle_since = self._clock()
+            self._activity.ended(self._clock(), lease.holder, lease.place.node)
         return True
 
     def _return(
-        self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False, is_refused: bool = False
+        self,
+        lease: Lease,
+        shard: Shard,
+        delay_s: float = 0.0,
+        *,
+        is_excused: bool = False,
+        is_refused: bool = False,
+        is_shared: bool = False,
     ) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
         again = replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows, is_excused=is_excused)
         bisection = self._bisections.get(shard.key)
         struck_on = bisection.struck_on(shard) if bisection else frozenset()
-        self._returned.put(due, again, struck_on, is_refused=is_refused)
+        self._returned.put(due, again, struck_on, is_refused=is_refused, is_shared=is_shared)
 
     def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""

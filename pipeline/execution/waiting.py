@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Set
+from collections.abc import Callable, Container, Iterable, Set
 from dataclasses import dataclass
 
 from pipeline.execution.elsewhere import Elsewhere
 from pipeline.execution.lease import Lease
 from pipeline.execution.lease_queue import ReturnQueue
 
-# Those who hold nothing ask for leases once a second: whoever is left after this long is alone.
-_OTHERS_FIRST_S = 10.0
+# Those who hold nothing ask for leases once a second: a busy holder leaves them what they would take.
+_IDLE_FIRST_S = 2.0
+# A lease waits at least this long for those who have not refused it, and as long as any of them is at work.
+OTHERS_FIRST_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,53 +20,77 @@ class _Waiting:
     lease: Lease
     struck_on: Set[str]
     is_refused: bool
+    is_shared: bool
     due: float
 
 
 class WaitingLeases:
     """The first that suits a holder is taken first.
 
-    All but excused ones suit those alone that hold nothing. Of several nodes, see `Elsewhere.prefers`: where workers
-    that are always busy are waited for, as many of them as leases wait have to make room. One that `is_refused` by its
-    last holder goes to other nodes, to other holders where there is but one node, and back once nobody else takes it.
+    Excused and shared ones suit those as well that are busy: they endanger nobody, and in a long job nobody is ever
+    without a lease. All others suit those alone that hold nothing. Of several nodes, see `Elsewhere.prefers`: where
+    workers that are always busy are waited for, as many of them as leases wait have to make room. One that `is_refused`
+    by its last holder goes to other nodes, to other holders where there is but one node, and back once none of these is
+    at work.
     """
 
     def __init__(self, elsewhere: Elsewhere) -> None:
         self._elsewhere = elsewhere
         self._queue: ReturnQueue[_Waiting] = ReturnQueue()
-        self._num_excused = 0
+        self._num_for_busy = 0
         self._making_room: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, due: float, lease: Lease, struck_on: Set[str] = frozenset(), *, is_refused: bool = False) -> None:
+    def put(
+        self,
+        due: float,
+        lease: Lease,
+        struck_on: Set[str] = frozenset(),
+        *,
+        is_refused: bool = False,
+        is_shared: bool = False,
+    ) -> None:
         """Keep a lease until the time `due` and from then on; `struck_on` as in `Elsewhere.prefers`."""
-        self._queue.put(due, _Waiting(lease, struck_on, is_refused, due))
-        self._num_excused += lease.is_excused
+        waiting = _Waiting(lease, struck_on, is_refused, is_shared, due)
+        self._queue.put(due, waiting)
+        self._num_for_busy += _is_for_busy(waiting)
 
     def take(
-        self, now: float, holder: str, node: str, *, is_busy: bool, idle_since: float | None = None
+        self,
+        now: float,
+        holder: str,
+        node: str,
+        *,
+        is_busy: bool,
+        at_work: Callable[[], Iterable[tuple[str, str]]] = tuple,
     ) -> Lease | None:
         """Remove and return a lease for this holder on this node; None where none suits.
 
-        `is_busy`: it has leases. `idle_since`: nobody has had any from then on; None where somebody has.
+        `is_busy`: it has leases. `at_work` gives the holders that have any, or had some of late, and their nodes.
         """
-        if not self._queue or (is_busy and not self._num_excused):
+        if not self._queue or (is_busy and not self._num_for_busy):
             return None
+        others: list[tuple[str, str]] = []
+
+        def is_left(waiting: _Waiting) -> bool:
+            if now < waiting.due + OTHERS_FIRST_S:
+                return False
+            others.extend(() if others else at_work())
+            return all(self._has_refused(waiting, *other) for other in others)
 
         def suits(waiting: _Waiting) -> bool:
-            if is_busy and not waiting.lease.is_excused:
+            if is_busy and not (waiting.lease.is_excused or self._is_left_by_idle(waiting, now)):
                 return False
-            if self._has_refused(waiting, holder, node):
-                is_left = idle_since is not None and now >= max(waiting.due, idle_since) + _OTHERS_FIRST_S
-                return is_left and self._prefers(waiting, node) is not False
+            if self._has_refused(waiting, holder, node) and not is_left(waiting):
+                return False
             return self._prefers(waiting, node) is not False
 
         found = self._queue.take(now, suits)
         if found is None:
             return None
-        self._num_excused -= found.lease.is_excused
+        self._num_for_busy -= _is_for_busy(found)
         self._making_room.discard(holder)
         return found.lease
 
@@ -85,7 +111,11 @@ class WaitingLeases:
     def drop(self, is_void: Callable[[Lease], bool]) -> None:
         """Remove what nobody needs any more; takes linear time."""
         self._queue.drop(lambda waiting: is_void(waiting.lease))
-        self._num_excused = self._queue.num_all(lambda waiting: waiting.lease.is_excused)
+        self._num_for_busy = self._queue.num_all(_is_for_busy)
+
+    @staticmethod
+    def _is_left_by_idle(waiting: _Waiting, now: float) -> bool:
+        return waiting.is_shared and now >= waiting.due + _IDLE_FIRST_S
 
     def _has_refused(self, waiting: _Waiting, holder: str, node: str) -> bool:
         """Whether it is this holder, or another one of its node, whose store failed the lease."""
@@ -96,3 +126,7 @@ class WaitingLeases:
 
     def _prefers(self, waiting: _Waiting, node: str) -> bool | None:
         return self._elsewhere.prefers(waiting.lease.shard.key, node, waiting.struck_on)
+
+
+def _is_for_busy(waiting: _Waiting) -> bool:
+    return waiting.lease.is_excused or waiting.is_shared

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -136,23 +137,79 @@ def test_a_delayed_retry_waits_for_its_time_and_longer_each_time() -> None:
         now[0] += 0.2
 
 
-def test_a_retry_has_its_worker_to_itself() -> None:
+def test_what_was_lost_with_a_worker_has_the_next_one_to_itself() -> None:
     book = LeaseBook(shards(4), 3)
     innocent, poison = take(book, "w1"), take(book, "w1")
-    book.give_back(innocent, NO_ANSWER)
-    book.give_back(poison, NO_ANSWER)
+    book.lose(innocent, "worker_crash", "died")
+    book.lose(poison, "worker_crash", "died")
     again = take(book, "w2")
     assert again.attempt == 2
-    assert book.take("w2") is None, "nothing beside a retry"
+    assert book.take("w2") is None, "nothing beside it"
     other = take(book, "w3")
     assert other.attempt == 2
     book.complete(again)
     fresh = take(book, "w2")
     assert (fresh.shard.shard, fresh.attempt) == (2, 1)
-    book.give_back(other, NO_ANSWER)
+    book.lose(other, "worker_crash", "died")
     beside = take(book, "w2")
-    assert beside.attempt == 1, "a busy worker gets new shards, not retries"
+    assert beside.attempt == 1, "a busy worker gets new shards, not what took others down"
     assert take(book, "w3").attempt == 3
+
+
+@pytest.mark.parametrize(("num_workers", "num_nodes"), [(1, 1), (2, 1), (2, 2), (8, 8)])
+def test_what_a_store_failed_does_not_wait_for_the_end_of_a_long_job(num_workers: int, num_nodes: int) -> None:
+    """Workers that hold two leases each are never idle until then: they take it as soon as they have room."""
+    now, began = [0.0], {}
+    book = LeaseBook(shards(400), 4, num_workers=num_workers, clock=lambda: now[0], has_several_nodes=num_nodes > 1)
+    ends: dict[str, list[tuple[float, Lease]]] = {f"w{index}": [] for index in range(num_workers)}
+    failed_at = math.inf
+    while not book.is_finished:
+        now[0] += 1
+        book.see([f"n{index}" for index in range(num_nodes)])
+        for index, (holder, held) in enumerate(ends.items()):
+            while len(held) < 2 and (lease := book.take(holder, Place(f"n{index % num_nodes}"))):
+                began[lease.shard.shard, lease.attempt] = now[0]
+                held.append((now[0] + 30 + 7 * len(held), lease))
+            for end, lease in [each for each in held if each[0] <= now[0]]:
+                held.remove((end, lease))
+                if (lease.shard.shard, lease.attempt) == (1, 1):
+                    failed_at = now[0]
+                    book.give_back(lease, NO_ANSWER, delay_s=5)
+                else:
+                    book.complete(lease)
+    assert book.num_completed == 400
+    assert began[1, 2] <= failed_at + 5 + 30 + 7, "once the next lease has ended"
+    assert began[1, 2] < now[0] / 4, "long before the end"
+
+
+def test_what_a_worker_that_left_gave_back_is_done_beside_other_work() -> None:
+    now = [0.0]
+    book = LeaseBook(shards(9), 4, num_workers=2, clock=lambda: now[0])
+    left, _ = take(book, "w1"), take(book, "w2")
+    book.release(left)
+    assert take(book, "w2").attempt == 1, "for a moment it is for workers that hold nothing"
+    now[0] += 2
+    again = take(book, "w2")
+    assert (again.shard.shard, again.attempt) == (left.shard.shard, 2)
+    assert take(book, "w2").attempt == 1, "it endangers nobody"
+
+
+def test_what_its_only_worker_was_failed_comes_back_when_the_other_has_gone() -> None:
+    """One that is always at work, and the only one there is by now: it tries again, and not at the end."""
+    now = [0.0]
+    book = LeaseBook(shards(1000), 4, num_workers=2, clock=lambda: now[0])
+    gone, failed = take(book, "gone"), take(book, "left")
+    book.complete(gone)
+    book.give_back(failed, NO_ANSWER, delay_s=5)
+    seen = []
+    while len(seen) < 60 and (not seen or seen[-1].attempt == 1):
+        held = take(book, "left")
+        beside = take(book, "left")
+        seen += [held, beside]
+        now[0] += 5
+        book.complete(held)
+        book.complete(beside)
+    assert any(lease.attempt == 2 for lease in seen), "it waits for somebody who does not come"
 
 
 def test_a_worker_whose_store_failed_a_shard_leaves_it_to_others() -> None:
