@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError, first_line
 from pipeline.manifest.schema import META_ATTEMPT, META_PLAN, META_SCHEMA_VERSION, META_SHARD, SCHEMA, SCHEMA_VERSION
+from pipeline.manifest.seal import require_seal
 
 MANIFEST_PREFIX = "manifest"
 _PART_KEY = re.compile(rf"{MANIFEST_PREFIX}/plan=(\d+)/shard-(\d{{6,}})\.parquet")
@@ -53,6 +54,7 @@ def read_part(data: bytes, key: str, *, columns: Sequence[str] | None = None) ->
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         meta = file.metadata.metadata or {}
+        require_seal(data, meta, key)
         check_version(meta, key)
         plan, shard, attempt = (_number(meta, name, key) for name in (META_PLAN, META_SHARD, META_ATTEMPT))
         ref = parse_part_key(key)
@@ -62,7 +64,7 @@ def read_part(data: bytes, key: str, *, columns: Sequence[str] | None = None) ->
         present = set(file.schema_arrow.names)
         rows = file.read(columns=[name for name in wanted if name in present], use_threads=False)
         return StoredPart(plan, shard, attempt, conformed(rows, wanted, key))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{key}: not a readable manifest part ({first_line(error)})") from error
 
 

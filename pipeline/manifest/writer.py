@@ -24,6 +24,7 @@ from pipeline.manifest.schema import (
     SCHEMA_VERSION,
     STATISTIC_COLUMNS,
 )
+from pipeline.manifest.seal import META_SEAL, UNSEALED, seal
 from pipeline.records import (
     ConversionStatus,
     ImageFailure,
@@ -59,6 +60,7 @@ def rows_to_part(results: Sequence[ImageResult], shard: Shard, attempt: int, pro
         META_PLAN: str(shard.plan).encode(),
         META_SHARD: str(shard.shard).encode(),
         META_ATTEMPT: str(attempt).encode(),
+        META_SEAL: UNSEALED,
     }
     sink = io.BytesIO()
     try:
@@ -73,7 +75,7 @@ def rows_to_part(results: Sequence[ImageResult], shard: Shard, attempt: int, pro
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
         reason = first_line(error)
         raise ManifestError(f"{part_key(shard.plan, shard.shard)}: a row does not fit the schema ({reason})") from error
-    return sink.getvalue()
+    return seal(sink.getvalue())
 
 
 def commit_part(

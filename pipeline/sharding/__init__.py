@@ -4,8 +4,6 @@ from pipeline.sharding.listing import ListingCounts, SourceListing
 from pipeline.sharding.locations import SourceShape, is_on_web, source_shape
 from pipeline.sharding.names import output_key, require_short_prefix
 from pipeline.sharding.plan import (
-    PlanPart,
-    PlanSummary,
     iter_shards,
     load_inventory,
     plan_folder,
@@ -13,6 +11,7 @@ from pipeline.sharding.plan import (
     read_plan_summary,
     write_plan,
 )
+from pipeline.sharding.plan_summary import PlanPart, PlanSummary
 from pipeline.sharding.shards import changed_tasks, estimate_megapixels, plan_shards
 from pipeline.sharding.sources import open_source, source_is_there, source_store
 

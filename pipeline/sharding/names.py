@@ -6,6 +6,7 @@ The encoding of a source name (after a URL scheme or one leading slash is droppe
 - control characters, line separators, backslashes, lone surrogates and the noncharacters U+FFFE and U+FFFF become
   `%HH` per UTF-8 byte, in capitals;
 - the segments `.` and `..` become `%2E` and `%2E%2E`; an empty segment becomes `%_`;
+- a segment that begins as our own temporary files do has its first dot written `%2E`: these are swept away;
 - a `%` that could be read as one of these escapes becomes `%25`; any other `%` stays;
 - a last segment that ends like a revision (`.v2`) has that dot written `%2E`, so that revision 2 of `a.jpg` and a
   source named `a.jpg.v2` differ; a folder that ends in `.exr` likewise, so that no output is another's folder;
@@ -25,6 +26,7 @@ import re
 
 from pipeline.errors import DestinationError
 from pipeline.sharding.locations import LOCAL_SCHEME, locate
+from pipeline.storage.durable import TEMP_PREFIX
 
 OUTPUT_FOLDER = "images"
 OUTPUT_SUFFIX = ".exr"
@@ -96,6 +98,8 @@ def _encode(segment: str) -> str:
         return "%_"
     if segment in {".", ".."}:
         return segment.replace(".", "%2E")
+    if segment.startswith(TEMP_PREFIX):
+        return "%2E" + _encode(segment.removeprefix("."))
     return _UNSAFE.sub(_percent, _AMBIGUOUS_PERCENT.sub("%25", segment))
 
 

@@ -12,25 +12,26 @@ import contextlib
 import hashlib
 import io
 import itertools
+import json
 import re
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from pipeline.config import FrozenModel
 from pipeline.errors import ManifestError, ObjectExistsError, ObjectMissingError, first_line
 from pipeline.faults import fault_point
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding.listing import SourceListing
+from pipeline.sharding.plan_summary import PLAN_SCHEMA_VERSION, PlanPart, PlanSummary, digest_of
 from pipeline.sharding.shards import estimate_megapixels
 from pipeline.storage import ObjectStore
 
 PLAN_PREFIX = "_hdrfleet/plan"
-PLAN_SCHEMA_VERSION = 1
 MAX_PART_IMAGES = 50_000
 PLAN_SCHEMA = pa.schema(
     [
@@ -44,40 +45,6 @@ PLAN_SCHEMA = pa.schema(
 )
 _SHA_CHARS = 12
 _PLAN_KEY = re.compile(rf"{PLAN_PREFIX}/([1-9][0-9]*)/plan\.json")
-
-
-class PlanPart(FrozenModel):
-    """One Parquet file of a plan: its name in the plan's folder, its SHA-256 (hex), and the shards that it holds."""
-
-    name: str
-    sha256: str
-    num_images: int = Field(ge=1)
-    first_shard: int = Field(ge=0)
-    last_shard: int = Field(ge=0)
-
-
-class PlanSummary(FrozenModel):
-    """What `plan.json` says. `num_bytes` and `megapixels` (an estimate) are of the source images.
-
-    `created_at` is UTC in ISO 8601. `num_ignored` counts files of the source that are no images by their names, split
-    up in `ignored_by_extension`; `ignored_examples` names up to five. `num_unusable` images have names that no output
-    can have. `adopts_earlier` is that of its shards.
-    """
-
-    schema_version: int = PLAN_SCHEMA_VERSION
-    plan: int = Field(ge=1)
-    num_shards: int = Field(ge=1)
-    num_images: int = Field(ge=1)
-    num_bytes: int = Field(ge=0)
-    megapixels: float = Field(ge=0)
-    created_at: str
-    num_ignored: int = 0
-    ignored_by_extension: dict[str, int] = Field(default_factory=dict)
-    ignored_examples: tuple[str, ...] = ()
-    num_unusable: int = 0
-    unusable_examples: tuple[str, ...] = ()
-    adopts_earlier: bool = True
-    parts: tuple[PlanPart, ...] = Field(min_length=1)
 
 
 def plan_number(key: str) -> int | None:
@@ -133,6 +100,8 @@ def write_plan(
         adopts_earlier=adopts_earlier,
         parts=tuple(parts),
     )
+    document = summary.model_dump(mode="json")
+    summary = summary.model_copy(update={"sha256": digest_of(document)})
     try:
         store.create(f"{plan_folder(plan)}/plan.json", summary.model_dump_json(indent=1).encode())
     except ObjectExistsError:
@@ -144,14 +113,17 @@ def write_plan(
 def read_plan_summary(store: ObjectStore, plan: int) -> PlanSummary:
     """Read a committed plan's summary. Raises ObjectMissingError where there is none, ManifestError for damage."""
     key = f"{plan_folder(plan)}/plan.json"
+    data = store.read(key)
     try:
-        summary = PlanSummary.model_validate_json(store.read(key))
+        summary = PlanSummary.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ManifestError(f"{key} is not a plan: {where} {first['msg']}".replace("\n", " ")) from error
     if summary.plan != plan or summary.schema_version != PLAN_SCHEMA_VERSION:
         raise ManifestError(f"{key} says plan {summary.plan}, schema version {summary.schema_version}")
+    if summary.sha256 and summary.sha256 != digest_of(json.loads(data)):
+        raise ManifestError(f"{key} is not what was committed: its SHA-256 differs from the one within it")
     return summary
 
 
@@ -237,4 +209,7 @@ def _read_part(store: ObjectStore, plan: PlanSummary, part: PlanPart) -> pa.Tabl
         raise ManifestError(f"{key} is not readable: {first_line(error)}") from error
     if table.schema.names != PLAN_SCHEMA.names or table.num_rows != part.num_images:
         raise ManifestError(f"{key} does not hold the columns and rows of a plan")
+    shards = pc.unique(table.column("shard")).to_pylist()
+    if shards != list(range(part.first_shard, part.last_shard + 1)):
+        raise ManifestError(f"{key} does not hold the shards that plan.json says")
     return table

@@ -133,7 +133,7 @@ def _with_rows(
     """
 
     def read(key: str) -> ShardRows:
-        # Every column, for nothing else tells that one of them is damaged: a part has no digest.
+        # Every column: in a part of a release without seals nothing else tells that one of them is damaged.
         part = read_part(store.read(key), key)
         return ShardRows(key, part.rows.select(ROW_COLUMNS), part.attempt)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import ManifestError
 from pipeline.manifest import SCHEMA, commit_part, completed_shards, open_manifest, part_key, rows_to_part
 from pipeline.manifest.parts import read_part
+from pipeline.manifest.seal import META_SEAL, UNSEALED
 from pipeline.manifest.writer import MAX_MESSAGE_CHARS, clean_message
 from pipeline.records import ConversionStatus, ShardResult
 from pipeline.storage import open_store
@@ -144,6 +146,8 @@ def test_the_file_says_what_it_is() -> None:
 
     file = pq.ParquetFile(io.BytesIO(data))
     own = {k: v for k, v in file.metadata.metadata.items() if k.startswith(b"hdrfleet.")}
+    digest = own.pop(META_SEAL)
+    assert hashlib.sha256(data.replace(digest, UNSEALED)).hexdigest().encode() == digest
     assert own == {
         b"hdrfleet.schema_version": b"1",
         b"hdrfleet.plan": b"5",

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.sharding.names import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, output_key, unrooted
+from pipeline.storage.durable import TEMP_PREFIX
 
 # Text that is rich in what the encoding treats specially, beside all of Unicode with lone surrogates.
 SPECIAL = st.sampled_from(
@@ -27,6 +28,7 @@ SPECIAL = st.sampled_from(
         ".v10",
         ".v1",
         ".exr",
+        TEMP_PREFIX,
         "a",
         "a.jpg",
         "\udc80",
@@ -57,6 +59,8 @@ REVISIONS = st.integers(1, 12)
         ("a.jpg.v2", 1, "images/a.jpg%2Ev2.exr"),
         ("a.jpg.v1", 1, "images/a.jpg.v1.exr"),
         ("a.jpg.exr/b.jpg", 1, "images/a.jpg%2Eexr/b.jpg.exr"),
+        (f"{TEMP_PREFIX}b.jpg", 1, "images/%2Ehdrfleet-tmp-b.jpg.exr"),
+        (f"{TEMP_PREFIX}a%2E/{TEMP_PREFIX}.jpg", 2, "images/%2Ehdrfleet-tmp-a%252E/%2Ehdrfleet-tmp-.jpg.v2.exr"),
     ],
 )
 def test_examples(source: str, revision: int, key: str) -> None:

@@ -171,6 +171,11 @@ def test_damage_is_found(store: ObjectStore) -> None:
         ({"schema_version": 99}, "schema version 99"),
         ({"parts": []}, "is not a plan: parts"),
         ({"surprise": 1}, "is not a plan: surprise"),
+        ({"num_shards": 9}, "its parts are not its shards"),
+        ({"num_images": 77}, "its parts do not have as many images"),
+        ({"adopts_earlier": False}, "its SHA-256 differs"),
+        ({"megapixels": 1.0}, "its SHA-256 differs"),
+        ({"sha256": "0" * 64}, "its SHA-256 differs"),
         (None, "is not a plan"),
     ],
 )
@@ -180,6 +185,36 @@ def test_a_damaged_summary_is_named(store: ObjectStore, change: dict[str, object
     store.replace(key, b"{torn" if change is None else json.dumps(json.loads(store.read(key)) | change).encode())
     with pytest.raises(ManifestError, match=message):
         read_plan_summaries(store)
+
+
+@pytest.mark.parametrize("changes", [{"first_shard": 2}, {"last_shard": 7}, {"first_shard": 3, "last_shard": 2}])
+@pytest.mark.parametrize("index", [0, 1])
+def test_parts_that_leave_shards_out_are_refused(store: ObjectStore, changes: dict[str, int], index: int) -> None:
+    """Whoever reads a plan skips the parts of which every shard is done, by these numbers."""
+    summary = write_plan(store, 1, shards_of(tasks_of(8)), max_part_images=4)
+    assert summary is not None
+    document = summary.model_dump(mode="json") | {"sha256": ""}
+    document["parts"][index] |= changes
+    store.replace("_hdrfleet/plan/1/plan.json", json.dumps(document).encode())
+    with pytest.raises(ManifestError, match="its parts are not its shards"):
+        read_plan_summaries(store)
+
+
+def test_a_part_of_other_shards_than_the_plan_says_is_refused(store: ObjectStore) -> None:
+    summary = write_plan(store, 1, shards_of(tasks_of(8)))
+    assert summary is not None
+    part = summary.parts[0].model_copy(update={"last_shard": summary.parts[0].last_shard + 1})
+    with pytest.raises(ManifestError, match=r"does not hold the shards that plan\.json says"):
+        list(iter_shards(store, summary.model_copy(update={"parts": (part,)})))
+
+
+def test_a_plan_of_a_release_without_digests_is_read(store: ObjectStore) -> None:
+    summary = write_plan(store, 1, shards_of(tasks_of(8)))
+    assert summary is not None
+    document = summary.model_dump(mode="json")
+    del document["sha256"]
+    store.replace("_hdrfleet/plan/1/plan.json", json.dumps(document, indent=3).encode())
+    assert read_plan_summaries(store) == [summary.model_copy(update={"sha256": ""})]
 
 
 def test_a_part_of_other_columns_is_refused(store: ObjectStore) -> None:

@@ -20,6 +20,7 @@ import pytest
 from commands import hdrfleet_here
 from fakes import FakeEngine, HookedStore
 from photographs import write_library
+from written_parts import written_part
 
 from jobs.options import parse_share
 from jobs.progress import ConsoleReporter
@@ -38,7 +39,7 @@ from pipeline.errors import (
 )
 from pipeline.job import Job, open_job, read_job
 from pipeline.lease_record import newest_epoch
-from pipeline.manifest import part_key
+from pipeline.manifest import SCHEMA, part_key
 from pipeline.manifest.compaction import compact
 from pipeline.records import Provenance
 from pipeline.scaling_record import ScalingEvent, append_event
@@ -123,8 +124,7 @@ def test_without_a_sample_no_output_is_read(destination: Path) -> None:
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     table = pq.read_table(io.BytesIO(path.read_bytes()))
-    metadata = table.schema.metadata
-    pq.write_table(change(table).replace_schema_metadata(metadata), path)
+    path.write_bytes(written_part(change(table), table.schema.metadata))
 
 
 def part(destination: Path, plan: int = 1, shard: int = SHARD) -> Path:
@@ -709,3 +709,21 @@ def test_what_scaling_decisions_leave_is_known(destination: Path) -> None:
     event = ScalingEvent(at="2026-11-28T12:00:00+00:00", delta=2, num_workers=2, reason="start 2 beside 0")
     append_event(open_store(str(destination), StorageConfig()), event)
     assert codes(destination, 0.0) == {}
+
+
+def test_a_plan_that_contradicts_its_parts_is_found(destination: Path) -> None:
+    path = destination / "_hdrfleet/plan/2/plan.json"
+    document = json.loads(path.read_text())
+    for change in ({"num_shards": 9}, {"num_images": 77}, {"adopts_earlier": False}):
+        path.write_text(json.dumps(document | change))
+        assert codes(destination)["_hdrfleet/plan/2"] == "plan_damaged"
+
+
+def test_a_bit_that_a_part_has_lost_is_found(destination: Path) -> None:
+    """Also in what verification has nothing to compare with."""
+    damaged = part(destination)
+    data = bytearray(damaged.read_bytes())
+    column = pq.ParquetFile(damaged).metadata.row_group(0).column(SCHEMA.get_field_index("clipped_fraction"))
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    damaged.write_bytes(data)
+    assert codes(destination)[part_key(1, SHARD)] == "part_damaged"
