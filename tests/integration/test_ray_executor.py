@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 from commands import descendants
+from counted_engine import slow_engine, start_together
 from photographs import jpeg, picture
 
 from pipeline.config import ConversionConfig, StorageConfig, build_config
@@ -79,11 +80,19 @@ def test_a_worker_that_dies_is_replaced_and_its_leases_are_leased_again(
 
 
 @pytest.mark.timeout(180)
-def test_two_workers_share_the_shards_and_the_counts_add_up(ray_here: None, config: ConversionConfig) -> None:
+def test_two_workers_share_the_shards_and_the_counts_add_up(
+    ray_here: None, config: ConversionConfig, tmp_path: Path
+) -> None:
     seen: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.num_workers == 2:  # one that starts much later than the other would find no work
+            start_together(tmp_path / "out")
+
     two = WorkerResources(num_workers=2, num_workers_on_node=2, num_cpus=1, num_gpus=0)
-    with RayExecutor(WorkerSpec(config, "identity", None), two) as executor:
-        summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=seen.append)
+    with RayExecutor(WorkerSpec(config, "identity", None, build_engine=slow_engine), two) as executor:
+        summary = executor.run(shards(config), num_shards=NUM_PHOTOS, resuming=False, on_progress=watch)
     assert summary.num_ok == NUM_PHOTOS
     assert max(progress.num_workers for progress in seen) == 2
     assert len({row["worker"] for row in rows(config)}) == 2

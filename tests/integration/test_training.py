@@ -130,8 +130,10 @@ def test_a_run_lives_in_a_bucket(
     listed = s3_bucket.client.list_objects_v2(Bucket=s3_bucket.name, Prefix="runs/first/")["Contents"]
     keys = {entry["Key"].removeprefix("runs/first/") for entry in listed}
     assert {FINAL_WEIGHTS, BEST_WEIGHTS, METRICS_CSV, VALIDATION_CSV, "curves.png", "training.json"} <= keys
-    assert {key for key in keys if key.endswith(".json")} - {"training.json"} == {
-        f"checkpoints/step-{step:08d}.json" for step in (4, 5, 8, 9)[-3:]
+    assert {key for key in keys if key.endswith(".json")} == {
+        "training.json",
+        *(f"_hdrfleet/lease/{epoch:06d}.json" for epoch in (1, 2)),
+        *(f"checkpoints/step-{step:08d}.json" for step in (5, 8, 9)),
     }
     assert len([key for key in keys if key.startswith("tensorboard/")]) == 2
     assert [row["step"] for row in curve(at(out))] == [2, 4, 5, 6, 8, 9]
