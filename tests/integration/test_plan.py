@@ -164,6 +164,10 @@ def test_a_conversion_above_its_limit_does_not_start(
     assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "0.5") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "are above the limit of 0.50; nothing was started" in line
+    (tmp_path / "four.toml").write_text(MINE.replace("gpus = 0", "gpus = 4"))
+    four = ["--prices", tmp_path / "four.toml", *limit[2:], "--shard-images", "1", "--max-cost", "0.5"]
+    assert hdrfleet_here("convert", photos, tmp_path / "out", *four) == 2
+    assert "on 1 workers of mine are above" in capsys.readouterr().err  # it takes one, whatever the machine has
     elastic = [word for word in limit if word not in {"--executor", "local"}]
     many = ("--max-workers", "40", "--shard-images", "1")
     assert hdrfleet_here("convert", photos, tmp_path / "out", *elastic, "--max-cost", "0.5", *many) == 2
