@@ -83,7 +83,15 @@ def _quantile(metric: MetricDefinition, share: float) -> Query:
 
 
 def _in_an_hour(metric: MetricDefinition) -> Query:
-    grown = f"increase({_series(metric)}[1h])"
+    """What a counter grew by, that with which a series began included.
+
+    A series of an error code begins at its first failure, and that of a driver's first starts may have had no report at
+    0 before: `increase` sees nothing in either. What a series of this hour had at first is therefore added, under a
+    label of its own, which keeps the two apart until they are summed.
+    """
+    series = f"{_series(metric)}[1h]"
+    began = f"min_over_time({series}) unless present_over_time({series} offset 1h)"
+    grown = f'increase({series}) or label_replace({began}, "part", "first", "", "")'
     return (
         Query(f"sum by ({metric.tag}) ({grown})", f"{{{{{metric.tag}}}}}")
         if metric.tag

@@ -14,6 +14,7 @@ from jobs.plan_speed import (
     Prediction,
     WorkerSpeed,
     Workload,
+    believed_on,
     measured_compression,
     measured_speed,
     node_speed,
@@ -119,7 +120,7 @@ def make_plan(config: ConversionConfig, request: PlanRequest) -> ConversionPlan:
     for node in types:
         is_measured = measured is not None and request.node_type is not None
         speed = (
-            measured_speed(work, measured, node.start_s)
+            measured_speed(work, measured, node.start_s, believed_megapixels_per_s=believed_on(node, config))
             if measured and is_measured
             else node_speed(work, node, config, width=width)
         )

@@ -121,7 +121,7 @@ def require_within_cost(
     default = choose(load_node_types(cost.prices), cost.node_type)[0].num_workers
     execution = config.execution
     most = execution.scaling.max_workers if execution.scaling else execution.num_workers
-    counts = (most or default,)
+    counts = (1 if execution.executor == "local" else most or default,)
     # They were given for DST; the earlier job's may be another kind of store.
     storage = heeded(cost.throughput_from or "", destination_storage.as_fields())
     prediction = require_affordable(config, _request(cost, storage, counts), max_cost, on_spot=cost.spot)

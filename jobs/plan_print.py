@@ -10,6 +10,7 @@ from rich.table import Table
 
 from jobs.plan import ConversionPlan
 from jobs.plan_source import SourceEstimate
+from jobs.plan_speed import most_workers
 from jobs.progress import plural
 from jobs.units import byte_size, duration, megapixel_size, money
 
@@ -86,11 +87,24 @@ def _certainty_lines(plan: ConversionPlan) -> list[str]:
             "speeds are estimates: no GPU has been measured with hdrfleet; 30 % of a card's peak (15 to 50), codecs as "
             "measured on another processor (0.7 to 2 times). --throughput-from DST replaces them"
         )
-    num_shards = plan.source.num_shards
-    if any(prediction.num_workers >= num_shards for machine in plan.machines for prediction in machine.predictions):
-        lines.append(f"more than {plural(num_shards, 'worker')} would find no work: --shard-images makes more shards")
+    lines += _most_workers_lines(plan)
     lines.append("prices are the table's, examples unless it is yours (--prices); transfer and storage are not in them")
     return lines
+
+
+def _most_workers_lines(plan: ConversionPlan) -> list[str]:
+    """How many workers are started at most, where the table has a row that reaches it."""
+    most = {
+        num
+        for machine in plan.machines
+        if (num := most_workers(plan.work, machine.speed)) <= max(each.num_workers for each in machine.predictions)
+    }
+    if not most:
+        return []
+    low, high = min(most), max(most)
+    limit = plural(high, "worker") if low == high else f"{low:,} to {high:,} workers, by machine"
+    line = f"the job starts no more than {limit}: others would have too little work"
+    return [f"{line}; --shard-images makes more shards" if high < plan.source.num_images else line]
 
 
 def _table(plan: ConversionPlan) -> Table:

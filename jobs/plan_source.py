@@ -25,6 +25,7 @@ class SourceEstimate:
 
     `num_unknown` of the `num_sampled` headers did not say how large the image is: those were estimated from bytes.
     `num_unreadable` are no image, missing or denied: they count as no pixels, for they will cost a row and no work.
+    `megapixels_by_bytes` are what the files' sizes say: shards are cut, and workers counted, by these.
     """
 
     num_images: int
@@ -40,6 +41,7 @@ class SourceEstimate:
     megapixels: float
     megapixels_low: float | None
     megapixels_high: float | None
+    megapixels_by_bytes: float
 
 
 def estimate_source(listing: SourceListing, sharding: ShardingConfig, *, num_headers: int, seed: int) -> SourceEstimate:
@@ -71,6 +73,7 @@ def estimate_source(listing: SourceListing, sharding: ShardingConfig, *, num_hea
         megapixels=total,
         megapixels_low=low,
         megapixels_high=high,
+        megapixels_by_bytes=drawn.estimated,
     )
 
 

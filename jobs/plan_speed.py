@@ -9,6 +9,9 @@ from jobs.plan_measured import Measured
 from jobs.plan_prices import NodeType
 from jobs.plan_source import SourceEstimate
 from pipeline.config import ConversionConfig, EncodeConfig
+from pipeline.execution.base import WorkSize
+from pipeline.execution.belief import believed_megapixels_per_s
+from pipeline.execution.tail import MIN_PART_S, num_worth_starting
 
 # MB per megapixel of half RGB, and MP/s of one processor core for encoding and quality statistics together; decoding
 # JPEG. Measured on ten photographs with the default weights (`python -m bench.output_size`, docs/performance.md).
@@ -23,7 +26,7 @@ _NETWORK_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A whole job: images, their pixels and bytes, and what is written."""
+    """A whole job: images, their pixels and bytes, and what is written; `size` is what the scheduler sees of it."""
 
     num_images: int
     megapixels: float
@@ -32,11 +35,15 @@ class Workload:
     source_bytes: int
     output_bytes: float
     num_shards: int
+    size: WorkSize
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpeed:
-    """Worker-seconds for the whole job, between what they may be at best and at worst; `limit` names what bounds it."""
+    """Worker-seconds for the whole job, between what they may be at best and at worst; `limit` names what bounds it.
+
+    `believed_megapixels_per_s` is what the scheduler takes a worker to do when it decides how many to start.
+    """
 
     worker_s: float
     worker_s_low: float
@@ -44,6 +51,7 @@ class WorkerSpeed:
     limit: str
     source: str
     start_s: float
+    believed_megapixels_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +95,30 @@ def workload(source: SourceEstimate, config: ConversionConfig, measured: Measure
         source_bytes=source.num_bytes,
         output_bytes=per_megapixel * source.megapixels,
         num_shards=source.num_shards,
+        size=WorkSize(source.num_images, source.megapixels_by_bytes),
     )
 
 
-def measured_speed(work: Workload, measured: Measured, start_s: float) -> WorkerSpeed:
-    """The speed of an earlier job's workers for this one."""
+def measured_speed(
+    work: Workload, measured: Measured, start_s: float, *, believed_megapixels_per_s: float | None = None
+) -> WorkerSpeed:
+    """The speed of an earlier job's workers for this one; believed to be that, too, where the machine is not known."""
     low, taken, high = (
         measured.worker_s(work.num_images, megapixels)
         for megapixels in (work.megapixels_low, work.megapixels, work.megapixels_high)
     )
     source = f"measured on {measured.device} ({measured.precision}), {measured.num_images:,} images of {measured.where}"
-    return WorkerSpeed(taken, low * (1 - measured.error), high * (1 + measured.error), "as measured", source, start_s)
+    believed = believed_megapixels_per_s or max(1e-9, work.megapixels) / max(1e-9, taken)
+    least, most = low * (1 - measured.error), high * (1 + measured.error)
+    return WorkerSpeed(taken, least, most, "as measured", source, start_s, believed)
+
+
+def believed_on(node: NodeType, config: ConversionConfig) -> float:
+    """MP/s that the scheduler believes a worker on `node` to do; without a card it has all its cores."""
+    num_gpus = 0.0
+    if node.gpus and config.inference.device != "cpu":
+        num_gpus = 1 / (config.execution.placement.workers_per_gpu or 1)
+    return believed_megapixels_per_s(num_gpus=num_gpus, num_cpus=node.cpus / node.num_workers)
 
 
 def node_speed(work: Workload, node: NodeType, config: ConversionConfig, *, width: int = 64) -> WorkerSpeed:
@@ -116,7 +137,7 @@ def node_speed(work: Workload, node: NodeType, config: ConversionConfig, *, widt
         if node.peak_tflops
         else f"{node.source}, {taken:g} MP/s"
     )
-    return WorkerSpeed(worker_s, at_best, at_worst, limit, source, node.start_s)
+    return WorkerSpeed(worker_s, at_best, at_worst, limit, source, node.start_s, believed_on(node, config))
 
 
 def _slowest(
@@ -139,15 +160,22 @@ def _slowest(
     return max(stages.items(), key=lambda stage: stage[1])
 
 
-def predict(work: Workload, speed: WorkerSpeed, node: NodeType | None, num_workers: int) -> Prediction:
-    """Wall time = start + worker-seconds / workers + half a shard for the last ones to end.
+def most_workers(work: Workload, speed: WorkerSpeed) -> int:
+    """How many workers are started at most, however many may be: by the scheduler's own rule."""
+    return num_worth_starting(work.size, work.num_shards, speed.believed_megapixels_per_s)
 
-    No more workers than shards. `node` None is a machine without a price, one worker on each.
+
+def predict(work: Workload, speed: WorkerSpeed, node: NodeType | None, num_workers: int) -> Prediction:
+    """Wall time = start + worker-seconds / workers + half of what is not parted, for the last ones to end.
+
+    At the end shards are parted among the workers, down to an image, or to twice the smallest part that is handed over.
+    No more workers than the scheduler starts. `node` None is a machine without a price, one worker on each.
     """
-    used = max(1, min(num_workers, work.num_shards))
+    used = min(num_workers, most_workers(work, speed))
 
     def wall_s(worker_s: float) -> float:
-        tail_s = worker_s / max(1, work.num_shards) / 2 * (1 - 1 / used)
+        whole_s = max(worker_s / max(1, work.num_images), 2 * MIN_PART_S)
+        tail_s = min(worker_s / max(1, work.num_shards), whole_s) / 2 * (1 - 1 / used)
         return speed.start_s + worker_s / used + tail_s
 
     taken = wall_s(speed.worker_s)

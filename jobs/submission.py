@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from jobs.supervise import LOGS_JSON
 from pipeline.errors import JobServerError, first_line
 from pipeline.execution.token_file import warn_of_loose_token
 
@@ -108,14 +107,14 @@ class JobServer:
         *,
         files: Mapping[str, Path],
         use_image: bool = False,
-        log_format: str = "text",
+        reporting: Sequence[str] = (),
     ) -> tuple[SubmittedJob, bool]:
         """Start `hdrfleet convert` with these arguments on the cluster, unless such a job waits or runs already.
 
         Returns the job, and whether it is a new one. `files` are local ones that are sent along, by the relative paths
-        that `arguments` have for them. `log_format` is how its driver logs, which makes no other job of it. Raises
-        JobServerError as well where a job with other arguments, or other contents of such a file, is at work on that
-        DST.
+        that `arguments` have for them. `reporting` are options of what its driver says, which make no other conversion
+        of it. Raises JobServerError as well where a job with other arguments, or other contents of such a file, is at
+        work on that DST.
         """
         digest = _digest(arguments, files)
         for _ in range(3):  # somebody else may submit between the look and the submission
@@ -134,8 +133,7 @@ class JobServer:
                 "hdrfleet_version": pipeline.__version__,
                 "hdrfleet_command_sha256": digest,
             }
-            command = ["python", "-m", "jobs.supervise", "convert", *arguments]
-            command += [LOGS_JSON] if log_format == "json" else []
+            command = ["python", "-m", "jobs.supervise", "convert", *arguments, *reporting]
             with self._errors(), _package(files, use_image=use_image) as environment:
                 try:
                     self._send(

@@ -62,6 +62,7 @@ def submit(
     read SRC and write DST with their own. Exit codes: 0 submitted, 2 bad usage; with --follow those of `convert`.
     """
     from jobs.submission import JobServer
+    from jobs.supervise import LOGS_JSON
 
     if json and follow:
         raise ConfigError("--json and --follow contradict each other; drop one of the two")
@@ -76,9 +77,9 @@ def submit(
     arguments = [src, dst, "--address=auto"]
     groups = (sent, source_storage, destination_storage, priced)
     arguments += [text for group in groups for text in arguments_of(group)]
-    arguments += ["--quiet"] if quiet else []
+    says = [*(["--quiet"] if quiet else []), *([LOGS_JSON] if log_format == "json" else [])]
     server = JobServer(address)
-    job, is_new = server.submit(src, dst, arguments, files=weights | prices, use_image=use_image, log_format=log_format)
+    job, is_new = server.submit(src, dst, arguments, files=weights | prices, use_image=use_image, reporting=says)
     if json:
         _print_json(job, is_new=is_new)
         return
@@ -197,13 +198,15 @@ def _with_weights(options: ConversionOptions) -> tuple[ConversionOptions, dict[s
 
 
 def _with_prices(cost: CostOptions, *, has_budget: bool) -> tuple[CostOptions, dict[str, Path]]:
-    """What the conversion may cost, checked as far as that can be done here; the cluster reckons and refuses."""
-    from jobs.plan_prices import choose, load_node_types
+    """What the conversion may cost, checked as far as that can be done here; the cluster reckons and refuses.
 
+    What a budget is reckoned with is its price alone, which is sent: the machine and the table serve a limit.
+    """
     cost.require_sensible()
     cost.require_limit(has_budget=has_budget)
-    if cost.max_cost is not None:
-        choose(load_node_types(cost.prices), cost.node_type)
+    if cost.max_cost is None:
+        return CostOptions(), {}
+    cost.price_per_worker_hour(None)  # for what it refuses: a table, a machine or a spot price that is not there
     if cost.throughput_from is not None:
         cost = replace(cost, throughput_from=opt.absolute(cost.throughput_from))
     if cost.prices is None:

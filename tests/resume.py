@@ -20,13 +20,22 @@ _PASSED = "hdrfleet_passed"
 
 
 def state_of_code(root: Path) -> str:
-    """What names the code below `root`: the commit, and a digest of what differs from it. Needs git."""
+    """What names the code below `root`: the commit, and a digest of what differs from it. Needs git.
+
+    Of files that git does not know those count that it would not ignore and that are Python's: tests and what they use.
+    """
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, timeout=60).stdout
 
     commit = git("rev-parse", "HEAD").decode().strip()
-    return f"{commit} {hashlib.sha256(git('diff', 'HEAD')).hexdigest()}"
+    digest = hashlib.sha256(git("diff", "HEAD"))
+    for name in sorted(
+        filter(None, git("ls-files", "-z", "--others", "--exclude-standard", "--", "*.py").split(b"\0"))
+    ):
+        content = (root / os.fsdecode(name)).read_bytes()
+        digest.update(b"\0".join((name, str(len(content)).encode(), content)))
+    return f"{commit} {digest.hexdigest()}"
 
 
 class LeaveOut:

@@ -36,7 +36,9 @@ class MetricDefinition:
     """One metric. `tag` is its label beside `COMMON_TAGS`, and `tag_values` what that can be, as far as it is known.
 
     Known series of a counter exist from the start with the value 0: Prometheus sees no increase in a series that begins
-    at its first event. `buckets` are the upper bounds of a histogram, in `unit`.
+    at its first event. Error codes are too many for that, for each worker process, and what is counted within seconds
+    of the start is reported together with its 0: the dashboard's panels add what a new series began with. `buckets` are
+    the upper bounds of a histogram, in `unit`.
     """
 
     name: str

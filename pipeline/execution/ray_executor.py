@@ -23,7 +23,8 @@ from pipeline.execution.ray_losses import Losses
 from pipeline.execution.ray_pool import WorkerPool
 from pipeline.execution.ray_scaling import OnScaling, Scaling
 from pipeline.execution.ray_session import WorkerResources
-from pipeline.execution.ray_tail import Tail, num_worth_starting
+from pipeline.execution.ray_tail import Tail
+from pipeline.execution.tail import num_worth_starting
 from pipeline.faults import fault_point
 from pipeline.records import Shard, ShardResult
 

@@ -13,6 +13,7 @@ import ray
 from pipeline.errors import SystemicError, WorkerLostError
 from pipeline.execution.account import RunAccount
 from pipeline.execution.base import Progress, WorkerSpec
+from pipeline.execution.belief import believed_megapixels_per_s
 from pipeline.execution.elastic import Scaler
 from pipeline.execution.events import ExecutionEvent, worker_event
 from pipeline.execution.leases import LeaseBook
@@ -27,9 +28,6 @@ from pipeline.execution.ray_worker import SignOfLife
 _MAX_SPAWN_DELAY_S = 60.0
 # An autoscaler takes some rounds to see a request and to say that it has no such node.
 _IMPOSSIBLE_AFTER_S = 20.0
-# A current GPU, assumed, for none has been measured (docs/performance.md), and one CPU core.
-_GPU_MEGAPIXELS_PER_S = 20.0
-_CORE_MEGAPIXELS_PER_S = 0.3
 
 
 class WorkerPool:
@@ -41,9 +39,8 @@ class WorkerPool:
     def __init__(self, spec: WorkerSpec, resources: WorkerResources, account: RunAccount) -> None:
         self.execution = spec.config.execution
         self.resources = resources
-        # Of one worker with the default network, until it was measured.
-        self.believed_megapixels_per_s = _GPU_MEGAPIXELS_PER_S * resources.num_gpus or (
-            _CORE_MEGAPIXELS_PER_S * max(1.0, resources.num_cpus)
+        self.believed_megapixels_per_s = believed_megapixels_per_s(
+            num_gpus=resources.num_gpus, num_cpus=resources.num_cpus
         )
         scaling = self.execution.scaling
         self.scaler = (

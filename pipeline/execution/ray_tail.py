@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from time import monotonic
 
-from pipeline.execution.base import WorkSize
 from pipeline.execution.events import split_event
 from pipeline.execution.leases import Lease, LeaseBook
 from pipeline.execution.ray_actor import ActorHandle
 from pipeline.execution.ray_pool import WorkerPool
-from pipeline.execution.tail import RemainingLease, num_helpers_at_most, split_tail
+from pipeline.execution.tail import MIN_PART_S, RemainingLease, num_helpers_at_most, split_tail
 from pipeline.faults import fault_point
 from pipeline.records import ImageTask
 
-# Handing a part over costs two messages, fetching and decoding once more, and some idle moments of a device.
-_MIN_PART_S = 2.0
 # What workers are believed to do counts until all of them together have worked for so long.
 _TRUSTED_AFTER_S = 5.0
-# A worker that is started for a part of a shard has to have so much work at least.
-_MIN_WORK_PER_START_S = 20.0
 
 
 class Tail:
@@ -75,7 +69,7 @@ class Tail:
 
     @property
     def _min_part(self) -> float:
-        return self._megapixels_per_s * _MIN_PART_S
+        return self._megapixels_per_s * MIN_PART_S
 
     @property
     def _megapixels_per_s(self) -> float:
@@ -87,12 +81,6 @@ class Tail:
         now = monotonic()
         self._busy_s += (now - self._ticked_at) * sum(bool(worker.running) for worker in self._pool)
         self._ticked_at = now
-
-
-def num_worth_starting(size: WorkSize, num_shards: int, megapixels_per_s: float) -> int:
-    """Workers that a run of `num_shards` can use: one for each, or for as much work of fewer large ones."""
-    by_work = math.floor(size.megapixels / megapixels_per_s / _MIN_WORK_PER_START_S)
-    return max(1, num_shards, min(by_work, size.num_images))
 
 
 def _open(worker: ActorHandle) -> Iterator[tuple[Lease, RemainingLease]]:

@@ -11,6 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.execution.base import WorkSize
+
+# Handing a part over costs two messages, fetching and decoding once more, and some idle moments of a device.
+MIN_PART_S = 2.0
+# A worker that is started for a part of a shard has to have so much work at least.
+_MIN_WORK_PER_START_S = 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class RemainingLease:
@@ -18,6 +25,15 @@ class RemainingLease:
 
     num_images: int
     megapixels: float
+
+
+def num_worth_starting(size: WorkSize, num_shards: int, megapixels_per_s: float) -> int:
+    """Workers that a run of `num_shards` can use: one for each, or for as much work of fewer large ones.
+
+    `megapixels_per_s` is what one of them is believed to do, and `size` what the files' sizes say.
+    """
+    by_work = math.floor(size.megapixels / megapixels_per_s / _MIN_WORK_PER_START_S)
+    return max(1, num_shards, min(by_work, size.num_images))
 
 
 def num_busy_at_most(leases: Sequence[RemainingLease], num_workers: int, *, can_split: bool) -> int:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from promql_expressions import BROKEN, BY_US, SOUND
 
-from jobs.observability import FOLDER, RULES, alerts
+from jobs.observability import FOLDER, RULES, alerts, panels
+from pipeline.execution.metrics import FAILURES, SCALED_WORKERS, WORKERS_LOST, MetricDefinition
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
@@ -86,6 +87,49 @@ def test_an_alert_fires_when_it_should_and_not_close_to_it(alert: str, fires: bo
     series = (FIRING if fires else QUIET)[alert]
     tests = {"rule_files": [str(FOLDER / RULES)], "tests": [case(alert, series, fires=fires)]}
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
+    done = promtool("test", "rules", tmp_path / "tests.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Samples by the minute of series of one counter, and what the last hour of them is at 2:00 (`_` is no sample).
+HOURS: dict[str, tuple[dict[str, str], int]] = {
+    "a series that begins at its first event": ({"code=a": "_x90 1x30"}, 1),
+    "and is seen once": ({"code=a": "_x120 1"}, 1),
+    "and goes on": ({"code=a": "_x70 1 1 1 2x50"}, 2),
+    "two codes on two nodes": ({"code=a": "_x70 2x60", "code=b": "_x100 1x30", "code=a, node=n": "_x110 4x9"}, 7),
+    "one that begins at 0": ({"code=a": "_x70 0x5 3x60"}, 3),
+    "one whose 0 was never reported": ({"code=a": "_x70 3x60"}, 3),
+    "one whose node has gone since": ({"code=a": "_x70 1x5 stale _x60"}, 1),
+    "one that is older than an hour": ({"code=a": "5x60 5x60"}, 0),
+    "older, and more of it": ({"code=a": "5x90 7x60"}, 2),
+    "older, and not scraped an hour ago": ({"code=a": "5x40 _x30 5x60"}, 0),
+}
+
+
+@pytest.mark.parametrize("case", HOURS)
+@pytest.mark.parametrize("metric", [FAILURES, SCALED_WORKERS, WORKERS_LOST], ids=lambda metric: metric.name)
+def test_a_panel_counts_an_event_that_a_series_begins_with(case: str, metric: MetricDefinition, tmp_path: Path) -> None:
+    """Though Prometheus sees no increase in it."""
+    series, expected = HOURS[case]
+    (query,) = [each for panel in panels() for each in panel.queries if f"{metric.name}{{" in each.expr]
+    assert "last hour" in next(panel.title for panel in panels() if query in panel.queries)
+
+    def named(labels: str) -> str:
+        pairs = [pair.split("=") for pair in f"job_id=j, {labels}".replace("code", str(metric.tag)).split(", ")]
+        return f"ray_{metric.name}{{" + ", ".join(f'{label}="{value}"' for label, value in pairs) + "}"
+
+    counted = {
+        "interval": "1m",
+        "input_series": [{"series": named(labels), "values": values} for labels, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": f"round(sum({query.expr.replace('$job_id', '.+')}))",
+                "eval_time": "2h",
+                "exp_samples": [{"labels": "{}", "value": expected}],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"tests": [counted]}))
     done = promtool("test", "rules", tmp_path / "tests.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -5,12 +5,14 @@ The nodes are fake: raylets on this machine with a GPU that only Ray believes in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,10 +24,15 @@ from commands import descendants, environment, hdrfleet_here, rows_of, start_hdr
 from photographs import jpeg, picture
 from servers.autoscaled_cluster import AutoscaledCluster, autoscaled_cluster
 
+from pipeline.config import ExecutionConfig
+
 NUM_PHOTOS = 100
 OPTIONS = ("--weights", "identity", "--precision", "fp32", "--max-workers", "3")
 ON_GPUS = ("--workers-per-gpu", "1")
 SMALL = ("--shard-images", "1")
+# The notice of a drain, and how long the driver may take to hear of it: it looks once a second.
+DRAIN_S = 60
+HEARD_WITHIN = timedelta(seconds=5)
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -45,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Run:
-    """One conversion in a process of its own, and the most nodes that were seen beside it."""
+    """One conversion in a process of its own; all nodes that were seen beside it, and the most at a time."""
 
     def __init__(
         self, cluster: AutoscaledCluster, photos: Path, root: Path, *options: str, place: Sequence[str] = ON_GPUS
@@ -56,13 +63,16 @@ class Run:
         self.started_at = monotonic()
         self.process = start_hdrfleet(*words, home=root / "home", log=self.log, env=cluster.env)
         self.num_nodes = 0
+        self.nodes: set[int] = set()
         self.timings: list[tuple[float, int]] = []
 
     def wait(self, what: str, timeout_s: float = 400, *, num_rows: int | None = None, num_nodes: int = 0) -> None:
         """Until it has ended; or so many rows are committed, on so many nodes at least."""
 
         def is_so() -> bool:
-            now = len(self.cluster.raylets())
+            there = {raylet.pid for raylet in self.cluster.raylets()}
+            self.nodes |= there
+            now = len(there)
             if not self.timings or self.timings[-1][1] != now:
                 self.timings.append((round(monotonic() - self.started_at, 1), now))
             self.num_nodes = max(self.num_nodes, now)
@@ -83,6 +93,26 @@ class Run:
         assert hdrfleet_here("verify", self.dst, "--deep", "--quiet") == 0
         return rows
 
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """What was logged with `--log-format json`, or those of a name."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith('{"time"')]
+        return [line for line in lines if name in {"", line["event"]}]
+
+    def require_given_up_within_a_minute(self, since: dict[str, Any]) -> str:
+        """It has ended for want of nodes, so soon after the event `since`: Python's own start is not in it."""
+        assert self.process.returncode == 1
+        (error,) = self.events("error")
+        assert error["code"] == "worker_lost"
+        times = [datetime.fromisoformat(event["time"]) for event in (since, error)]
+        assert times[1] - times[0] <= timedelta(minutes=1), self.log.read_text()
+        return str(error["message"])
+
+    def working_node(self) -> tuple[psutil.Process, psutil.Process]:
+        """The raylet of a node whose worker has done something, and that worker."""
+        done = {int(str(row["worker"]).rpartition(":")[2]) for row in rows_of(self.dst)}
+        pairs = [(raylet, each) for raylet in self.cluster.raylets() for each in descendants(raylet.pid, "RayWorker")]
+        return next((raylet, worker) for raylet, worker in pairs if worker.pid in done)
+
     def busy_node(self) -> psutil.Process:
         """The raylet of a node on which a worker of ours is."""
         return next(raylet for raylet in self.cluster.raylets() if descendants(raylet.pid, "RayWorker"))
@@ -99,6 +129,12 @@ class Run:
             capture_output=True,
             timeout=60,
         )
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def wait_for_none(cluster: AutoscaledCluster) -> None:
@@ -175,10 +211,9 @@ def test_a_type_of_gpu_that_no_node_type_has_ends_the_job_and_says_so(
     cluster: AutoscaledCluster, photos: Path, tmp_path: Path
 ) -> None:
     wait_for_none(cluster)
-    run = Run(cluster, photos, tmp_path, "--accelerator-type", "T4")
+    run = Run(cluster, photos, tmp_path, "--accelerator-type", "T4", "--log-format", "json")
     run.wait("the job gives up", 90)
-    assert run.process.returncode == 1
-    said = " ".join(run.log.read_text().split())
+    said = run.require_given_up_within_a_minute(run.events("worker_asked_for")[0])
     assert "1 CPU and 1 GPU of type T4, which none of the autoscaler's node types offers" in said
     assert run.num_nodes == 0
 
@@ -225,16 +260,36 @@ def test_a_node_that_is_killed_while_more_are_on_their_way(
 
 
 def test_a_node_that_drains_finishes_what_it_has_and_nothing_is_done_twice(
-    cluster: AutoscaledCluster, photos: Path, tmp_path: Path
+    cluster: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Run(cluster, photos, tmp_path, *SMALL)
+    """It gets nothing new, leaves long before its time is over, and another one comes in its place."""
+    wait_for_none(cluster)
+    run = Run(cluster, photos, tmp_path, *SMALL, "--log-format", "json")
     run.wait("two nodes are at work", num_rows=10, num_nodes=2)
-    run.drain(run.busy_node(), 60)
+    drained, worker = run.working_node()
+    ends_at = monotonic() + DRAIN_S
+    run.drain(drained, DRAIN_S)
+    noticed_at = datetime.now(UTC)
+
+    def has_left() -> bool:
+        assert run.process.poll() is None, run.log.read_text()
+        there = {raylet.pid for raylet in cluster.raylets()}
+        run.nodes |= there
+        return drained.pid not in there and not is_alive(worker)
+
+    wait_until(has_left, "the node is left, and goes", 2 * DRAIN_S)
+    assert monotonic() < ends_at, "it went because its time was over"
     run.wait("the job ends")
     rows = run.require_whole()
     assert {row["attempt"] for row in rows} == {1}
     assert not any(row["adopted"] for row in rows)
     assert "lost on the way" not in run.log.read_text()
+    assert run.events("worker_lost") == run.events("lease_returned") == []
+    by_worker = [row for row in rows if row["worker"].endswith(f":{worker.pid}")]
+    begun_later = [row for row in by_worker if row["started_at"] > noticed_at + HEARD_WITHIN]
+    assert len(begun_later) <= ExecutionConfig().leases_per_worker, "more than it held"
+    assert len(run.nodes) > 3, "none came in its place"
+    assert sum(each["delta"] for each in decisions_of(run, capsys) if each["delta"] > 0) > 3
 
 
 def test_a_shard_that_a_drained_node_cannot_finish_is_given_back_and_what_it_stored_is_adopted(
@@ -332,9 +387,8 @@ def test_a_label_to_fall_back_to_that_no_node_type_has_ends_the_job_and_says_so(
     cluster_without_spot: AutoscaledCluster, photos: Path, tmp_path: Path
 ) -> None:
     wait_for_none(cluster_without_spot)
-    run = Run(cluster_without_spot, photos, tmp_path, "--fallback-label", "market=free")
+    run = Run(cluster_without_spot, photos, tmp_path, "--fallback-label", "market=free", "--log-format", "json")
     run.wait("the job gives up", 240)
-    assert run.process.returncode == 1
-    said = " ".join(run.log.read_text().split())
-    assert "asking for market=free" in said
+    asked = next(event for event in run.events() if "asking for market=free" in event.get("message", ""))
+    said = run.require_given_up_within_a_minute(asked)
     assert "1 CPU and 1 GPU on a node with market=free, which none of the autoscaler's node types offers" in said

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.resources import files
 from io import BytesIO
@@ -13,14 +11,13 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from aiohttp import web
 from commands import hdrfleet_here
 from photographs import jpeg, picture
+from servers.job_server import VERSION, Server
 
 import jobs.submission
 from jobs.submission import JobServer, job_id
 
-VERSION = json.dumps({"ray_version": "2.60.0"})
 ID = job_id("s3://b/out", 1)
 RUNNING = {
     "type": "SUBMISSION",
@@ -36,61 +33,6 @@ TRACE = "Traceback (most recent call last):\n  File x, line 1\nValueError: the r
 pytestmark = [pytest.mark.timeout(120)]
 
 
-class Server:
-    """Answers with a status and a text by path; below `/logs/tail` it says one word and then nothing."""
-
-    def __init__(self, answers: Mapping[str, tuple[int, str]]) -> None:
-        self.answers = dict(answers)
-        self.asked: list[str] = []
-        self.got: dict[str, bytes] = {}
-        self.when_posted: dict[str, str] = {}
-        self.loop = asyncio.new_event_loop()
-        self.url = ""
-        self._is_up = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        assert self._is_up.wait(30)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(30)
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.path)
-        if request.method in {"POST", "PUT"}:
-            self.got[request.path] = await request.read()
-        if request.method == "PUT":
-            return web.Response()
-        if request.path.endswith("/logs/tail"):
-            socket = web.WebSocketResponse()
-            await socket.prepare(request)
-            await socket.send_str("one word\n")
-            await asyncio.sleep(3600)
-        if request.method == "POST" and request.path in self.when_posted:
-            return web.Response(text=self.when_posted[request.path])
-        status, text = self.answers.get(request.path, (404, "nothing here"))
-        return web.Response(status=status, text=text)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        application = web.Application(client_max_size=2**30)
-        application.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        self.loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self.loop.run_until_complete(site.start())
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        self._is_up.set()
-        self.loop.run_forever()
-        for task in asyncio.all_tasks(self.loop):
-            task.cancel()
-        self.loop.run_until_complete(runner.cleanup())
-        self.loop.close()
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
@@ -103,6 +45,8 @@ def serve() -> Iterator[Callable[..., Server]]:
 def photos(tmp_path: Path) -> Path:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes(jpeg(picture(16, 16)))
+    table = (files("jobs") / "data/node_types.toml").read_text().splitlines(keepends=True)
+    (tmp_path / "no-spot.toml").write_text("".join(line for line in table if not line.startswith("spot_price")))
     return tmp_path / "photos"
 
 
@@ -214,6 +158,7 @@ def test_a_job_that_ended_while_its_log_was_silent_is_no_loss(
         (["s3://b/in", "s3://b/out", "--src-endpoint-url", "http://me:secret@h"], "must not hold credentials"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x"], "--node-type x: not in the table"),
         (["s3://b/in", "s3://b/out", "--max-cost", "5", "--node-type", "x", "--prices", "none"], "--prices none: "),
+        ([*ON_G6, "--prices", "{photos}/../no-spot.toml", "--spot"], "g6.2xlarge has no spot price"),
         (["s3://b/in", "s3://b/out", "--address", "http://a:b@h"], "must not hold credentials"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -286,6 +231,23 @@ def test_a_slash_at_the_end_of_a_prefix_makes_no_other_conversion(
             assert (code, "is at work on it already" in said) == (0, True), said
         else:
             assert (code, "with other options" in said) == (2, True), said
+
+
+def test_what_a_driver_says_makes_no_other_conversion(
+    serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = job_id("s3://b/out", 1)
+    found: list[str] = []
+    for said in ([], ["-q"], ["--log-format", "json"], ["--quiet", "--log-format", "json"]):
+        server = serve(**{"jobs/": (200, "[]"), f"jobs/{new}": (200, json.dumps(RUNNING))})
+        server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+        words = ("submit", "s3://b/in", "s3://b/out", *said, "--use-image", "--address", server.url)
+        assert hdrfleet_here(*words) == 0, capsys.readouterr().err
+        sent = json.loads(server.got["/api/jobs/"])
+        found.append(sent["metadata"]["hdrfleet_command_sha256"])
+        assert ("--quiet" in sent["entrypoint"]) == any(word in {"-q", "--quiet"} for word in said)
+        assert ("--log-format=json" in sent["entrypoint"]) == ("json" in said)
+    assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("said", [AT_A, (*AT_A, "--dst-endpoint-url", "http://b.example.com")])

@@ -10,6 +10,9 @@ import pytest
 from commands import hdrfleet_here, rows_of
 from photographs import jpeg, picture, png, tiff
 
+from pipeline.execution.base import WorkSize
+from pipeline.execution.tail import num_worth_starting
+
 MINE = """
 [[node_type]]
 name = "mine"
@@ -21,6 +24,10 @@ megapixels_per_s = 0.05
 source = "measured"
 start_s = 10.0
 """
+
+
+# Of JPEG, by its bytes: 8 pixels each, for a worker with two cores that is believed to do 0.3 MP/s on each.
+BYTES_OF_A_MINUTE = 36_000_000 // 8
 
 
 @pytest.fixture
@@ -66,7 +73,39 @@ def test_a_plan_for_a_person(photos: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no GPU has been measured" in printed
     assert "p5.48xlarge H100" in printed
     assert "1 of these cannot be read, for example broken.jpg" in printed
-    assert "more than 1 worker would find no work: --shard-images makes more shards" in printed
+    assert "no more than 1 worker: others would have too little work; --shard-images" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ("--workers", "4"),
+            "no more than 3 workers: others would have too little work; --shard-images makes more shards",
+        ),
+        (("--workers", "2"), None),
+        (("--workers", "20", "--shard-images", "1"), "no more than 12 workers"),
+    ],
+)
+def test_a_plan_starts_as_many_workers_as_the_scheduler_does(
+    photos: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str | None
+) -> None:
+    """Twelve images of one shard that are believed to take a minute: a worker for each 20 s."""
+    prices = photos.parent / "mine.toml"
+    for file in photos.glob("[0-9].jpg"):
+        file.write_bytes(file.read_bytes() + bytes(BYTES_OF_A_MINUTE // 8))
+    assert hdrfleet_here("plan", photos, "--prices", prices, *options) == 0
+    printed = capsys.readouterr().out
+    assert ("the job starts no more than" in printed) == (says is not None)
+    assert says is None or says in printed
+    assert ("--shard-images" in printed) == (options == ("--workers", "4"))
+    source = plan_of(capsys, photos, "--prices", prices, *options)["source"]
+    assert isinstance(source, dict)
+    assert num_worth_starting(WorkSize(12, source["megapixels_by_bytes"]), 1, 0.6) == 3
+    limit = ("--prices", prices, "--node-type", "mine", "--max-cost", "0.01", *options)
+    assert hdrfleet_here("convert", photos, photos.parent / "out", *limit) == 2
+    num = {"4": 3, "2": 2, "20": 12}[options[1]]
+    assert f"on {num} workers of mine are above" in capsys.readouterr().err
 
 
 def test_an_earlier_job_gives_the_speed(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +164,10 @@ def test_a_conversion_above_its_limit_does_not_start(
     assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "0.5") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "are above the limit of 0.50; nothing was started" in line
+    (tmp_path / "four.toml").write_text(MINE.replace("gpus = 0", "gpus = 4"))
+    four = ["--prices", tmp_path / "four.toml", *limit[2:], "--shard-images", "1", "--max-cost", "0.5"]
+    assert hdrfleet_here("convert", photos, tmp_path / "out", *four) == 2
+    assert "on 1 workers of mine are above" in capsys.readouterr().err  # it takes one, whatever the machine has
     elastic = [word for word in limit if word not in {"--executor", "local"}]
     many = ("--max-workers", "40", "--shard-images", "1")
     assert hdrfleet_here("convert", photos, tmp_path / "out", *elastic, "--max-cost", "0.5", *many) == 2

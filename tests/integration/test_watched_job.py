@@ -24,6 +24,7 @@ from pipeline.execution.metrics import DEFINITIONS, FAILURES, IMAGES, SHARDS_COM
 
 NUM_PHOTOS, PHOTOS_PER_SHARD = 239, 4
 NUM_SHARDS = 60
+NUM_BROKEN = 1
 # One report and one scrape a second, so that a job of a minute has a history.
 REPORT_MS, SCRAPE = "1000", "1s"
 RATE_INTERVAL = "20s"
@@ -122,7 +123,7 @@ def test_every_query_of_the_dashboard_is_answered_while_a_job_runs(tmp_path: Pat
             # The driver ended by itself, so its last counts were reported.
             exact = f"sum(ray_{SHARDS_COMPLETED.name})"
             wait_until(lambda: server.values(exact) == [NUM_SHARDS], "the driver's last counts are exported")
-    assert len(rows_of(tmp_path / "out")) == NUM_PHOTOS + 1
+    assert len(rows_of(tmp_path / "out")) == NUM_PHOTOS + NUM_BROKEN
     logged = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
     assert [line["worker"] for line in logged if line["event"] == "worker_lost"] == ["worker-1"]
     assert [line["source"] for line in logged if line["event"] == "image_failed"] == ["000-broken.jpg"]
@@ -152,7 +153,9 @@ def look_at(server: Prometheus, head: RayHead) -> None:
         wait_until(ask, "every query is answered", 60)
     finally:
         assert unanswered == {}
-    assert server.values(f"sum(ray_{FAILURES.name})") == [1.0]
+    assert server.values(f"sum(ray_{FAILURES.name})") == [NUM_BROKEN]
+    for title, num in (("Failures in the last hour", NUM_BROKEN), ("Workers lost in the last hour", 1)):
+        assert sum(server.values(queries[title])) >= num, title
     (busy,) = server.values(queries["Device busy"])
     assert 0 < busy < 1.5
     names = server.get("label/__name__/values")

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.tail import RemainingLease, num_busy_at_most, num_helpers_at_most, split_tail, tail_s
+from pipeline.execution.base import WorkSize
+from pipeline.execution.tail import (
+    RemainingLease,
+    num_busy_at_most,
+    num_helpers_at_most,
+    num_worth_starting,
+    split_tail,
+    tail_s,
+)
 
 leases = st.lists(
     st.builds(RemainingLease, st.integers(0, 64), st.integers(0, 2000).map(lambda tenths: tenths / 10)), max_size=6
@@ -21,6 +29,16 @@ def test_idle_workers_help_the_straggler() -> None:
     remaining = [RemainingLease(10, 50.0), RemainingLease(64, 600.0), RemainingLease(20, 180.0)]
     assert split_tail(remaining, 3) == (1, 4, 1)
     assert split_tail(remaining, 4) == (1, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "megapixels", "num_shards", "num_workers"),
+    [(64, 256.0, 1, 5), (64, 256.0, 9, 9), (3, 256.0, 1, 3), (64, 47.9, 1, 1), (0, 0.0, 0, 1)],
+)
+def test_workers_are_worth_a_start_for_each_shard_or_for_enough_work_of_fewer(
+    num_images: int, megapixels: float, num_shards: int, num_workers: int
+) -> None:
+    assert num_worth_starting(WorkSize(num_images, megapixels), num_shards, 2.4) == num_workers
 
 
 def test_a_single_image_and_a_small_rest_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from jobs.plan_measured import Measured, fit_line
 from jobs.plan_prices import NodeType, choose, load_node_types, tflop_per_megapixel
 from jobs.plan_source import SourceEstimate
-from jobs.plan_speed import measured_speed, node_speed, predict, workload
+from jobs.plan_speed import believed_on, measured_speed, node_speed, predict, workload
 from pipeline.config import ConversionConfig, build_config
 from pipeline.errors import ConfigError
+from pipeline.execution.base import WorkSize
+from pipeline.execution.tail import num_worth_starting
 
-SOURCE = SourceEstimate(10_000, 50_000_000_000, 0, 0, 0, 160, 200, 0, 0, (), 120_000.0, 110_000.0, 130_000.0)
+SOURCE = SourceEstimate(10_000, 50_000_000_000, 0, 0, 0, 160, 200, 0, 0, (), 120_000.0, 110_000.0, 130_000.0, 120_000.0)
 NODE = NodeType(
     name="two",
     gpus=2,
@@ -79,10 +82,55 @@ def test_time_and_cost_of_workers_and_whole_nodes() -> None:
     assert one.wall_s == 120 + 24_000
     assert one.cost == pytest.approx(3.0 * 24_120 / 3600)
     assert three.num_nodes == 2
-    assert three.wall_s == pytest.approx(120 + 8000 + 24_000 / 160 / 2 * 2 / 3)
+    assert three.wall_s == pytest.approx(120 + 8000 + 4 / 2 * 2 / 3)  # the rest is parted
     assert three.cost == pytest.approx(2 * 3.0 * three.wall_s / 3600)
     assert three.spot_cost == pytest.approx(2 * 1.0 * three.wall_s / 3600)
-    assert predict(work, speed, NODE, 1000).num_workers == 160  # no more than shards
+    assert (
+        predict(work, speed, NODE, 1000).num_workers == 300
+    )  # 20 s of work for each, of a card believed to do 20 MP/s
+
+
+def one_shard(num_images: int, megapixels: float) -> SourceEstimate:
+    return replace(
+        SOURCE,
+        num_images=num_images,
+        num_shards=1,
+        megapixels=megapixels,
+        megapixels_low=megapixels,
+        megapixels_high=megapixels,
+        megapixels_by_bytes=megapixels,
+    )
+
+
+def test_a_shard_that_is_parted_takes_the_workers_that_the_scheduler_starts() -> None:
+    """With a start of four minutes, five nodes for 261 s each are no node for 347 s."""
+    node = NODE.model_copy(update={"gpus": 0, "cpus": 8, "megapixels_per_s": 2.4, "start_s": 240.0})
+    source = one_shard(64, 256.0)
+    assert believed_on(node, config()) == pytest.approx(2.4)
+    work = workload(source, config(), None)
+    eight = predict(work, node_speed(work, node, config()), node, 8)
+    started = num_worth_starting(WorkSize(64, 256.0), 1, 2.4)
+    assert (eight.num_workers, eight.num_nodes) == (started, started) == (5, 5)
+    assert eight.wall_s == pytest.approx(240 + 256 / 2.4 / 5, rel=0.01)
+    assert eight.cost == pytest.approx(5 * 3.0 * eight.wall_s / 3600)
+
+
+def test_what_is_never_parted_ends_last() -> None:
+    """Shards of one image, and images that take a worker minutes each."""
+    node = NODE.model_copy(update={"gpus": 0, "megapixels_per_s": 0.25})
+    work = workload(one_shard(4, 400.0), config(), None)
+    speed = node_speed(work, node, config())
+    assert predict(work, speed, node, 8).num_workers == 4
+    assert predict(work, speed, node, 2).wall_s == pytest.approx(120 + 800 + 400 / 2 * 1 / 2)
+
+
+def test_cards_that_workers_share_are_believed_to_do_a_part_each() -> None:
+    def believed(**parts: object) -> float:
+        return believed_on(NODE, build_config(source={"url": "/in"}, destination={"url": "/out"}, **parts))
+
+    assert believed() == 20.0
+    assert believed(execution={"placement": {"workers_per_gpu": 4}}) == 5.0
+    assert believed(inference={"device": "cpu"}) == pytest.approx(8 * 0.3)
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
@@ -114,6 +162,7 @@ def test_a_measured_job_stands_for_time_and_size() -> None:
     assert speed.worker_s == pytest.approx(1.2 * (0.1 * 10_000 + 5.0 * 120_000))
     assert speed.worker_s_low == pytest.approx(0.95 * 1.2 * (0.1 * 10_000 + 5.0 * 110_000))
     assert predict(work, speed, None, 1).cost is None
+    assert speed.believed_megapixels_per_s == pytest.approx(120_000 / speed.worker_s)
 
 
 @given(st.floats(0, 10), st.floats(0.01, 10))

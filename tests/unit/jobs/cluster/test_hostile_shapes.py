@@ -66,6 +66,17 @@ def test_no_shape_makes_a_check_crash(path: Path, data: st.DataObject) -> None:
         check(document, path.parent if path == PATCH else NOWHERE)
 
 
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+@pytest.mark.parametrize("key", ["SpotInstanceType", "InstanceInterruptionBehavior"])
+def test_no_shape_of_a_spot_option_makes_the_check_crash(key: str, junk: Any) -> None:
+    """Two draws of hundreds seldom meet these."""
+    (document,) = copy.deepcopy(READ[AWS])
+    types = document["available_node_types"].values()
+    (spot, *_) = [each["node_config"] for each in types if "InstanceMarketOptions" in each["node_config"]]
+    spot["InstanceMarketOptions"]["SpotOptions"][key] = junk
+    check(document, NOWHERE)
+
+
 @given(st.text(st.sampled_from("sumrate by (up{a=~'b'}[5m:]) offset @ 1 + ^ or \"#$\\"), max_size=60))
 def test_no_text_makes_the_expressions_crash(text: str) -> None:
     list(check_expression("", text))
