@@ -37,6 +37,10 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "wrong key of a node type": ([set_to(1, *L4, "max_worker")], (f"{TYPES}.gpu_l4_spot.max_worker", "unknown_key")),
     "wrong type": ([set_to("many", "max_workers")], ("max_workers", "ray_schema")),
     "wrong provider key": ([set_to("x", "provider", "regoin")], ("provider.regoin", "unknown_key")),
+    "nodes that are stopped and not ended": (
+        [set_to(True, "provider", "cache_stopped_nodes")],
+        ("provider.cache_stopped_nodes", "nodes_stay"),
+    ),
     "head type that is not there": ([set_to("heads", "head_node_type")], ("", "ray_refuses")),
     "head with a GPU": ([set_to(1, TYPES, "head", "resources", "GPU")], (f"{TYPES}.head.resources.GPU", "head_gpu")),
     "head that says nothing": ([set_to({}, TYPES, "head", "resources")], (f"{TYPES}.head.resources.CPU", "head_cpu")),
@@ -265,6 +269,10 @@ ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [without(*NODE, "IamInstanceProfile")],
         (f"{TYPES}.gpu_l4_spot.node_config.IamInstanceProfile", "broad_role"),
     ),
+    "nodes that Ray stops by default": (
+        [without("provider", "cache_stopped_nodes")],
+        ("provider.cache_stopped_nodes", "nodes_stay"),
+    ),
     "keys of AWS": (
         [set_to({"aws_access_key_id": "x"}, "provider", "aws_credentials")],
         ("provider.aws_credentials", "secret"),
@@ -287,6 +295,17 @@ def test_fault_on_aws_is_found_at_its_place(name: str, tmp_path: Path) -> None:
 
 def test_copy_without_a_fault_is_sound(tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path) == found_in_copy(GCP, tmp_path) == []
+
+
+def test_stopped_nodes_are_kept_by_default_where_ray_keeps_them(tmp_path: Path) -> None:
+    """AWS is refused by silence above, Google Cloud is not: as the two providers of the installed Ray have it."""
+    import ray.autoscaler
+
+    of_clouds = Path(ray.autoscaler.__file__).parent / "_private"
+    for cloud, default in (("aws", True), ("gcp", False)):  # read, not imported: Google's needs Google's client
+        source = (of_clouds / cloud / "node_provider.py").read_text()
+        assert f'.get("cache_stopped_nodes", {default})' in source
+    assert found_in_copy(GCP, tmp_path, without("provider", "cache_stopped_nodes")) == []
 
 
 def test_cluster_without_any_gpu_is_refused(tmp_path: Path) -> None:
