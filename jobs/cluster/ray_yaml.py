@@ -36,6 +36,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     from jobs.cluster.ray_exposure import check_exposure
     from jobs.cluster.ray_nodes import check_nodes
     from jobs.cluster.ray_start import check_starts
+    from jobs.cluster.synced_files import check_synced_files
 
     findings = list(check_schema(config))
     if findings:
@@ -47,6 +48,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_commands(prepared, config)
     findings += check_images(prepared)
     findings += check_exposure(prepared, config)
+    findings += check_synced_files(prepared)
     findings += check_starts(prepared)
     findings += check_launcher_markets(prepared)
     findings += check_launcher(prepared)
