@@ -10,7 +10,7 @@ from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of,
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
-from jobs.cluster.pod_parts import check_mounts
+from jobs.cluster.pod_parts import check_mounts, check_ray_folder
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
@@ -91,7 +91,9 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
     yield from check_token(place, spec)
     yield from _check_autoscaler(place, spec)
-    yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
+    head, is_scaled = mapping(spec.get("headGroupSpec")), spec.get("enableInTreeAutoscaling") is True
+    yield from _check_head(at(place, "headGroupSpec"), head)
+    yield from check_ray_folder(at(place, "headGroupSpec"), head, is_brought=is_scaled)
     groups = listing(spec.get("workerGroupSpecs"))
     yield from _check_group_names(at(place, "workerGroupSpecs"), groups)
     usable = 0
@@ -101,6 +103,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from faults
         yield from _check_group(where, mapping(group))
         yield from check_group(where, mapping(group))
+        yield from check_ray_folder(where, mapping(group), is_brought=False)
         yield from check_group_market(where, mapping(group))
         yield from check_group_accelerators(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))

@@ -163,6 +163,34 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         ("workerGroupSpecs[1].groupName", "not_unique"),
     ),
     "group without a name": ([without(*GROUP, "groupName")], ("workerGroupSpecs[0].groupName", "missing_key")),
+    "no place for Ray's sessions": (
+        [without(*CONTAINER, "volumeMounts", 0)],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions where nothing can be written": (
+        [set_to(True, *CONTAINER, "volumeMounts", 0, "readOnly")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions in a secret": (
+        [set_to({"name": "tmp", "secret": {"secretName": "x"}}, *WORKER, "volumes", 0)],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions below what can be written": (
+        [appended({"name": "home", "mountPath": "/tmp/ray", "readOnly": True}, *CONTAINER, "volumeMounts")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions elsewhere": (
+        [set_to({"temp-dir": "/scratch/ray"}, *GROUP, "rayStartParams")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions elsewhere by a variable": (
+        [appended({"name": "RAY_TMPDIR", "value": "/scratch"}, *CONTAINER, "env")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "no place for the sessions of a head without an autoscaler": (
+        [set_to(False, "enableInTreeAutoscaling"), set_to([], *HEAD, "containers", 0, "volumeMounts")],
+        ("headGroupSpec.template.spec.containers[0].volumeMounts", "no_volume"),
+    ),
     "mount of a volume that is not there": (
         [set_to("hom", *WORKER, "volumes", 1, "name")],
         (f"{C}.volumeMounts[1].name", "no_volume"),
@@ -294,6 +322,28 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             apply(spec)
 
     assert (f"{'.'.join(below)}.{place}", code) in found_in_copy(path, tmp_path, in_spec)
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        [set_to("/tmp/ray", *CONTAINER, "volumeMounts", 0, "mountPath")],
+        [set_to("/tmp/ray/", *CONTAINER, "volumeMounts", 0, "mountPath")],
+        [set_to({"temp-dir": "/home/hdrfleet/ray"}, *GROUP, "rayStartParams"), without(*CONTAINER, "volumeMounts", 0)],
+        [
+            appended({"name": "TMPDIR", "value": "/home/hdrfleet"}, *CONTAINER, "env"),
+            without(*CONTAINER, "volumeMounts", 0),
+        ],
+        [
+            appended({"name": "RAY_TMPDIR", "valueFrom": {"fieldRef": {}}}, *CONTAINER, "env"),
+            without(*CONTAINER, "volumeMounts", 0),
+        ],
+        [without(*HEAD, "containers", 0, "volumeMounts", 0)],  # KubeRay mounts /tmp/ray for the autoscaler
+    ],
+)
+def test_other_places_for_ray_to_write_are_sound(breaks: list[Break], tmp_path: Path) -> None:
+    in_spec = [(lambda document, apply=each: apply(document["spec"])) for each in breaks]
+    assert found_in_copy(CLUSTER, tmp_path, *in_spec) == []
 
 
 @pytest.mark.parametrize(
