@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.cluster.entrypoint import check_entrypoint, lacks_device
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
@@ -16,7 +16,6 @@ from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
-_CONVERTS = re.compile(r"\bhdrfleet\s+convert\b")
 _RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -38,8 +37,7 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
     cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
     if cluster:
         yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
-    command = str(spec.get("entrypoint", ""))
-    if "rayClusterSpec" in spec and _is_elastic(spec) and _CONVERTS.search(command) and "--device" not in command:
+    if lacks_device(spec):
         yield (
             "spec.entrypoint has no --device: in a new cluster the driver may choose its processor before the "
             "autoscaler has said which GPUs it can start"
@@ -49,7 +47,7 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
-    yield from _check_entrypoint(spec)
+    yield from check_entrypoint(spec)
     if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
         yield Finding(
             "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
@@ -68,22 +66,6 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
         yield from check_token_in_pod(place, submitter)
     elif spec.get("submissionMode", "K8sJobMode") == "K8sJobMode":
         yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
-
-
-def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
-    """A conversion without --max-workers takes what is up when it starts: in a new cluster the head alone."""
-    command = str(spec.get("entrypoint", ""))
-    if _is_elastic(spec) and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
-        yield Finding(
-            "spec.entrypoint",
-            "not_elastic",
-            "has no --max-workers: the job asks the autoscaler for nothing, and a new cluster has no workers",
-        )
-
-
-def _is_elastic(spec: dict[str, Any]) -> bool:
-    groups = listing(reach(spec, "rayClusterSpec", "workerGroupSpecs"))
-    return any(number(mapping(each).get("minReplicas")) < 1 for each in groups)
 
 
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:

@@ -324,6 +324,45 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
     assert (f"{'.'.join(below)}.{place}", code) in found_in_copy(path, tmp_path, in_spec)
 
 
+CONVERT = "hdrfleet convert s3://a/b s3://c/d --address auto"
+IN_JOB = ("spec", "rayClusterSpec", "workerGroupSpecs")
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks"),
+    [
+        ("--device cuda --workers 8", []),
+        ("--device cuda --workers=8", []),
+        ("--workers 8", []),
+        ("--device cpu --workers 8", []),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), set_to(0, *IN_JOB, 0, "maxReplicas")]),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), set_to(True, *IN_JOB, 0, "suspend")]),
+        ("--accelerator-type A10G --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--label hdrfleet-market=on-demand --workers 2", [set_to(2, *IN_JOB, 0, "minReplicas")]),
+        ("--workers-per-gpu 2 --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), without(*IN_JOB, 0, "template")]),
+    ],
+)
+def test_fixed_number_of_workers_that_a_new_cluster_does_not_have_is_found(
+    options: str, breaks: list[Break], tmp_path: Path
+) -> None:
+    found = found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks)
+    assert ("spec.entrypoint", "not_elastic") in found
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks"),
+    [
+        ("--device cuda --max-workers=8", []),
+        ("--executor local --workers 2", []),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "minReplicas"), set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--accelerator-type L4 --label hdrfleet-market=spot --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+    ],
+)
+def test_workers_that_are_up_or_asked_for_are_sound(options: str, breaks: list[Break], tmp_path: Path) -> None:
+    assert found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks) == []
+
+
 @pytest.mark.parametrize(
     "breaks",
     [
