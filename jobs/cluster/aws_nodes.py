@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, number, reach
+from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, number, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 # What Ray 2.60 reads of `provider`, for every cloud and for AWS (ray/autoscaler/_private).
@@ -25,6 +25,7 @@ _AWS_PROVIDER_KEYS = (*COMMON_PROVIDER_KEYS, "security_group", "key_pair", "aws_
 _OF_RAY_ITSELF = frozenset({"SubnetIds"})  # Ray picks one and hands EC2 its SubnetId
 _SET_BY_RAY = frozenset({"MinCount", "MaxCount"})
 _MAX_HOPS = 2
+_COMES_BACK = frozenset({"stop", "hibernate"})
 _STOPPED = (
     "Ray stops idle on-demand nodes and does not end them, and the head's role may not even stop them "
     "(infra/aws/storage-and-role.yaml): they would go on, and cost, for ever"
@@ -153,7 +154,7 @@ def _check_spot(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "spot_returns",
             "is persistent: EC2 starts the machine again when Ray has ended it, and it costs until somebody sees it",
         )
-    if options.get("InstanceInterruptionBehavior") in {"stop", "hibernate"}:
+    if one_of(options.get("InstanceInterruptionBehavior"), _COMES_BACK):
         yield Finding(
             at(place, "InstanceInterruptionBehavior"),
             "spot_returns",
