@@ -10,6 +10,7 @@ from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of,
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
+from jobs.cluster.market_order import check_group_order
 from jobs.cluster.pod_parts import check_mounts, check_ray_folder
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
@@ -23,6 +24,8 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with a RayCluster or a RayJob."""
     spec = mapping(value.get("spec"))
+    if spec.get("suspend") is True and not mapping(reach(value, "metadata", "labels")).get(_QUEUE):
+        yield Finding("spec.suspend", "suspended", f"is true, and without the label {_QUEUE} nobody ever takes it back")
     if value.get("kind") == "RayCluster":
         yield from check_cluster_spec("spec", spec)
         return
@@ -37,6 +40,12 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
     cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
     if cluster:
         yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
+    place = "spec" if value.get("kind") == "RayCluster" else "spec.rayClusterSpec"
+    for index, group in enumerate(map(mapping, listing(cluster.get("workerGroupSpecs")))):
+        lowest = number(group.get("minReplicas"))
+        if lowest > 0 and gpus_of(mapping(reach(group, "template", "spec"))):
+            where = at(place, "workerGroupSpecs", index, "minReplicas")
+            yield f"{where}: is {lowest:g}: so many pods with GPUs are there, and cost, whether or not there is work"
     if lacks_device(spec):
         yield (
             "spec.entrypoint has no --device: in a new cluster the driver may choose its processor before the "
@@ -78,6 +87,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     yield from check_ray_folder(at(place, "headGroupSpec"), head, is_brought=is_scaled)
     groups = listing(spec.get("workerGroupSpecs"))
     yield from _check_group_names(at(place, "workerGroupSpecs"), groups)
+    yield from check_group_order(at(place, "workerGroupSpecs"), groups)
     usable = 0
     for index, group in enumerate(groups):
         where = at(place, "workerGroupSpecs", index)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.cluster.accounts import check_accounts
 from jobs.cluster.crd import ObjectSchema, check_object
 from jobs.cluster.documents import PATCH_OF, parse_documents, read_text
 from jobs.cluster.findings import Finding, mapping, one_of, reach
@@ -39,7 +40,7 @@ def check_kubernetes(
         prefix = f"{kind}/{name}: " if len(documents) > 1 else ""
         whole = _patched(value, folder)
         found, note = _check(whole, schemas)
-        found += [*check_reach(whole, beside), *check_traffic(whole, beside)]
+        found += [*check_reach(whole, beside), *check_traffic(whole, beside), *check_accounts(whole, beside)]
         findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in found]
         if not name or name == "None":
             findings.append(Finding(f"{prefix}metadata.name", "missing_key", "an object needs a name"))

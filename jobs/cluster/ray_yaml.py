@@ -31,6 +31,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     """Return what is wrong with a cluster file, and notes on what was not checked."""
     from jobs.cluster.launcher_machines import check_machines
     from jobs.cluster.market import check_launcher_markets
+    from jobs.cluster.market_order import check_launcher_order
     from jobs.cluster.preemption import check_launcher
     from jobs.cluster.ray_accelerators import check_accelerators
     from jobs.cluster.ray_exposure import check_exposure
@@ -51,6 +52,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_synced_files(prepared)
     findings += check_starts(prepared)
     findings += check_launcher_markets(prepared)
+    findings += check_launcher_order(prepared)
     findings += check_launcher(prepared)
     nodes, notes = check_nodes(prepared)
     machines, notes_on_machines = check_machines(prepared)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -191,6 +193,10 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to(False, "enableInTreeAutoscaling"), set_to([], *HEAD, "containers", 0, "volumeMounts")],
         ("headGroupSpec.template.spec.containers[0].volumeMounts", "no_volume"),
     ),
+    "on demand before spot": (
+        [set_to(21, "workerGroupSpecs", 2, "priority")],
+        ("workerGroupSpecs[2].priority", "market"),
+    ),
     "mount of a volume that is not there": (
         [set_to("hom", *WORKER, "volumes", 1, "name")],
         (f"{C}.volumeMounts[1].name", "no_volume"),
@@ -322,6 +328,49 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             apply(spec)
 
     assert (f"{'.'.join(below)}.{place}", code) in found_in_copy(path, tmp_path, in_spec)
+
+
+@pytest.mark.parametrize("path", [CLUSTER, JOB], ids=["cluster", "job"])
+def test_what_is_suspended_waits_for_a_queue(path: Path, tmp_path: Path) -> None:
+    queue = "kueue.x-k8s.io/queue-name"
+
+    def queued(document: Any) -> None:
+        document["metadata"]["labels"][queue] = "hdrfleet"
+
+    def not_queued(document: Any) -> None:
+        document["metadata"]["labels"].pop(queue, None)
+
+    suspended = set_to(True, "spec", "suspend")
+    assert found_in_copy(path, tmp_path, suspended, not_queued) == [("spec.suspend", "suspended")]
+    assert found_in_copy(path, tmp_path, suspended, queued) == []
+    assert found_in_copy(path, tmp_path, not_queued) == []
+
+
+@pytest.mark.parametrize(("path", "below"), [(CLUSTER, "spec"), (JOB, "spec.rayClusterSpec")], ids=["cluster", "job"])
+def test_pods_that_stay_without_work_are_a_note(path: Path, below: str, tmp_path: Path) -> None:
+    group = (*below.split("."), *GROUP)
+    (note,) = notes_of(path, tmp_path, set_to(4, *group, "minReplicas"), set_to(4, *group, "replicas"))
+    assert f"{below}.workerGroupSpecs[0].minReplicas: is 4: so many pods with GPUs are there" in note
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "place"),
+    [
+        (CLUSTER, ("spec", *WORKER), f"spec.{W}"),
+        (CLUSTER, ("spec", *HEAD), "spec.headGroupSpec.template.spec"),
+        (JOB, ("spec", "rayClusterSpec", *WORKER), f"spec.rayClusterSpec.{W}"),
+        (JOB, ("spec", "submitterPodTemplate", "spec"), "spec.submitterPodTemplate.spec"),
+    ],
+)
+def test_account_that_no_file_beside_makes_is_found(
+    path: Path, keys: tuple[Any, ...], place: str, tmp_path: Path
+) -> None:
+    misspelt = set_to("hdrfleet-wroker", *keys, "serviceAccountName")
+    assert found_in_copy(path, tmp_path, misspelt) == []  # it may be made elsewhere, as all of them
+    shutil.copy(ACCOUNTS, tmp_path)
+    assert found_in_copy(path, tmp_path, misspelt) == [(f"{place}.serviceAccountName", "no_account")]
+    assert found_in_copy(path, tmp_path, set_to("default", *keys, "serviceAccountName")) == []
+    assert found_in_copy(path, tmp_path) == []
 
 
 CONVERT = "hdrfleet convert s3://a/b s3://c/d --address auto"
