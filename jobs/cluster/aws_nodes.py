@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, number, reach
+from jobs.cluster.findings import Finding, at, is_everybody, listing, mapping, number, one_of, reach
 from jobs.cluster.ray_yaml import unknown_keys
 
 # What Ray 2.60 reads of `provider`, for every cloud and for AWS (ray/autoscaler/_private).
@@ -25,6 +25,11 @@ _AWS_PROVIDER_KEYS = (*COMMON_PROVIDER_KEYS, "security_group", "key_pair", "aws_
 _OF_RAY_ITSELF = frozenset({"SubnetIds"})  # Ray picks one and hands EC2 its SubnetId
 _SET_BY_RAY = frozenset({"MinCount", "MaxCount"})
 _MAX_HOPS = 2
+_COMES_BACK = frozenset({"stop", "hibernate"})
+_STOPPED = (
+    "Ray stops idle on-demand nodes and does not end them, and the head's role may not even stop them "
+    "(infra/aws/storage-and-role.yaml): they would go on, and cost, for ever"
+)
 _TYPE_NAMES = {
     "structure": dict,
     "list": list,
@@ -44,6 +49,7 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
         findings.append(
             Finding("provider.aws_credentials", "secret", "keys stand in the file; use a profile, or the environment")
         )
+    findings += check_stopped_nodes(provider, is_default=True, outcome=_STOPPED)
     findings += _open_rules("provider.security_group", provider.get("security_group"))
     notes = []
     for name, node_type in prepared["available_node_types"].items():
@@ -56,6 +62,16 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
             continue
         findings += _check_node(place, node)
     return findings, notes
+
+
+def check_stopped_nodes(provider: dict[str, Any], *, is_default: bool, outcome: str) -> Iterator[Finding]:
+    """Yield where nodes that Ray is done with stay as stopped machines.
+
+    `is_default` is what Ray does unless told otherwise, `outcome` what becomes of the nodes in this cloud.
+    """
+    if provider.get("cache_stopped_nodes", is_default):
+        said = "is true" if "cache_stopped_nodes" in provider else "is not set, which means true"
+        yield Finding("provider.cache_stopped_nodes", "nodes_stay", f"{said}: {outcome}; write false")
 
 
 @cache
@@ -138,7 +154,7 @@ def _check_spot(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "spot_returns",
             "is persistent: EC2 starts the machine again when Ray has ended it, and it costs until somebody sees it",
         )
-    if options.get("InstanceInterruptionBehavior") in {"stop", "hibernate"}:
+    if one_of(options.get("InstanceInterruptionBehavior"), _COMES_BACK):
         yield Finding(
             at(place, "InstanceInterruptionBehavior"),
             "spot_returns",

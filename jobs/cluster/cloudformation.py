@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.cluster.bucket_policies import check_written_buckets
 from jobs.cluster.findings import Finding, at, is_everybody, leaves, listing, mapping, reach
 from jobs.cluster.iam import check_rights
 
@@ -36,6 +37,7 @@ def find_open(template: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(at("Parameters", name, "Default"), "open_security_group", "lets the whole world in")
     for name, resource in mapping(template.get("Resources")).items():
         yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
+    yield from check_written_buckets(template)
 
 
 def has_linter() -> bool:

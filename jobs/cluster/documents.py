@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 
 _MAX_BYTES = 16 * 2**20  # a CRD has one or two
 _MAX_VALUES = 2_000_000
+PATCH_OF = "hdrfleet/patch-of"  # the annotation by which a manifest is a patch, and of which file
 
 
 # libyaml's parser is ten times as fast, and in every wheel of PyYAML.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.aws_nodes import COMMON_PROVIDER_KEYS
+from jobs.cluster.aws_nodes import COMMON_PROVIDER_KEYS, check_stopped_nodes
 from jobs.cluster.findings import Finding, at, listing, mapping, reach
 from jobs.cluster.gcp_fields import check_fields
 from jobs.cluster.ray_nodes import built_in_gpus
@@ -20,6 +20,7 @@ _DISKS = {
     re.compile(r"(?:a4|c4[ad]?|n4d?|x4|m4)-"): "hyperdisk-balanced",
 }
 _DEFAULT_ACCOUNT = re.compile(r"default|\d+-compute@developer\.gserviceaccount\.com")
+_STOPPED = "Ray stops nodes and does not delete them, and the disks of a stopped machine go on costing"
 _SCOPE = re.compile(r"https://www\.googleapis\.com/auth/[\w.-]+|[a-z-]+")
 _IN_ZONE, _IN_REGION = re.compile(r"(?:^|/)zones/([^/]+)/"), re.compile(r"(?:^|/)regions/([^/]+)/")
 
@@ -34,6 +35,7 @@ def check_provider(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
         findings.append(
             Finding("provider.gcp_credentials", "secret", "credentials stand in the file; use application default ones")
         )
+    findings += check_stopped_nodes(provider, is_default=False, outcome=_STOPPED)
     notes = []
     for name, node_type in prepared["available_node_types"].items():
         place = at("available_node_types", name, "node_config")

@@ -9,6 +9,8 @@ from typing import Any
 
 from jobs.cluster.findings import Finding, at, listing, mapping, one_of, reach
 from jobs.cluster.prometheus_rules import check_expression
+from jobs.cluster.promql_labels import ANYTHING
+from jobs.cluster.scrape_labels import labels_added
 
 _TELLING = frozenset({"panels", "templating", "schemaVersion", "timepicker", "annotations"})
 _WITHOUT_QUERIES = frozenset({"row", "text", "news", "dashlist", "alertlist", "welcome"})
@@ -28,9 +30,12 @@ def is_dashboard(document: Any, path: Path) -> bool:
     return looks_like_dashboard(path) or (path.suffix == ".json" and len(keys & _TELLING) >= 2)
 
 
-def check_dashboard(document: Any) -> Iterator[Finding]:
-    """Yield what is wrong with a dashboard; its queries are checked where they are for Prometheus."""
-    dashboard = mapping(document)
+def check_dashboard(document: Any, folder: Path | None = None) -> Iterator[Finding]:
+    """Yield what is wrong with a dashboard; its queries are checked where they are for Prometheus.
+
+    `folder` is where Prometheus' configuration may lie, which says what labels there are.
+    """
+    dashboard, added = mapping(document), labels_added(folder) if folder else None
     for key in ("title", "schemaVersion"):
         if not dashboard.get(key):
             yield Finding(key, "missing_key", "Grafana needs it")
@@ -51,7 +56,7 @@ def check_dashboard(document: Any) -> Iterator[Finding]:
         if isinstance(panel.get("id"), int) and panel["id"] in ids:
             yield Finding(at(place, "id"), "not_unique", f"{panel['id']} is another panel's, too")
         ids.add(panel.get("id") if isinstance(panel.get("id"), int) else None)
-        yield from _check_panel(place, panel, variables)
+        yield from _check_panel(place, panel, variables, added)
 
 
 def _panels(parent: dict[str, Any], place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -62,7 +67,9 @@ def _panels(parent: dict[str, Any], place: str = "") -> Iterator[tuple[str, dict
         yield from _panels(panel, where)
 
 
-def _check_panel(place: str, panel: dict[str, Any], variables: dict[str, Any]) -> Iterator[Finding]:
+def _check_panel(
+    place: str, panel: dict[str, Any], variables: dict[str, Any], added: frozenset[str] | None
+) -> Iterator[Finding]:
     targets = listing(panel.get("targets"))
     if not targets:
         yield Finding(at(place, "targets"), "missing_key", "asks for nothing")
@@ -76,7 +83,7 @@ def _check_panel(place: str, panel: dict[str, Any], variables: dict[str, Any]) -
                 yield Finding(at(where, "expr"), "missing_key", "asks for nothing")
                 continue
             yield from _check_variables(at(where, "expr"), expression, variables)
-            yield from check_expression(at(where, "expr"), _filled(expression))
+            yield from check_expression(at(where, "expr"), _filled(expression), added)
 
 
 def _check_source(place: str, source: Any, variables: dict[str, Any]) -> Iterator[Finding]:
@@ -108,5 +115,5 @@ def _is_prometheus(source: Any, variables: dict[str, Any]) -> bool:
 
 
 def _filled(expression: str) -> str:
-    """The expression with something for Grafana's variables: a duration for its own, else a name."""
-    return _VARIABLE.sub(lambda match: "5m" if _BUILT_IN.fullmatch(match[1] or match[2]) else "x", expression)
+    """The expression with something for Grafana's variables: a duration for its own, else any name."""
+    return _VARIABLE.sub(lambda match: "5m" if _BUILT_IN.fullmatch(match[1] or match[2]) else ANYTHING, expression)

@@ -16,6 +16,7 @@ _EVERY_BUCKET = re.compile(r"arn:[^:]*:s3:::\*.*")
 _EVERY_RESOURCE = re.compile(r"arn:[^:]*:ec2:[^:]*:[^:]*:\*(?:/\*)?")
 _MACHINES = re.compile(r"arn:[^:]*:ec2:[^:]*:[^:]*:(?:\*|instance/).*|\*")
 _FILLED_IN = re.compile(r"\$\{[^}]*\}")
+_EVERY_ROLE = re.compile(r"arn:[^:]*:iam::[^:]*:(?:role/)?\*")
 _AWS_POLICY = re.compile(r":policy/(?:[\w-]+/)*(AdministratorAccess|PowerUserAccess|\w*FullAccess)$")
 _FORBIDS = re.compile(r"(?i)deny|forbid|creates?only|tlsonly")
 _EXACT = frozenset({"StringEquals", "StringEqualsIgnoreCase", "StringLike"})
@@ -27,24 +28,24 @@ def check_rights(place: str, properties: dict[str, Any]) -> Iterator[Finding]:
     for where, name in leaves(properties.get("ManagedPolicyArns"), at(place, "ManagedPolicyArns")):
         if found := _AWS_POLICY.search(str(name)):
             yield Finding(where, "broad_role", f"{found[1]} allows far more than a node needs; {_NEEDLESS_RIGHTS}")
-    for where, statement in _statements(place, properties):
+    for where, statement in statements(place, properties):
         if statement.get("Effect") == "Allow":
             yield from _check_statement(where, statement)
             yield from _check_machines(where, statement)
             yield from _check_sense(where, statement)
 
 
-def _statements(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def statements(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each statement of the policies anywhere below `value`, with its place."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _statements(at(place, index), item)
+            yield from statements(at(place, index), item)
     for key, item in mapping(value).items():
         where = at(place, str(key))
         if key in _POLICY_KEYS:
             yield from _of_policy(at(where, "Statement"), mapping(item).get("Statement"))
         else:
-            yield from _statements(where, item)
+            yield from statements(where, item)
 
 
 def _of_policy(place: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -76,7 +77,12 @@ def _check_statement(place: str, statement: dict[str, Any]) -> Iterator[Finding]
     for name in ("NotAction", "NotResource", "NotPrincipal"):
         if name in statement:
             yield Finding(at(place, name), "broad_role", "allows all but what it names; name what is needed instead")
-    if any(each.lower() == "iam:passrole" for each in actions) and not _conditions(statement, "iam:passedtoservice"):
+    passes_roles = any(each.lower() == "iam:passrole" for each in actions)
+    if passes_roles and any(map(_EVERY_ROLE.fullmatch, resources)):
+        yield Finding(
+            at(place, "Resource"), "broad_role", "iam:PassRole of every role of the account; name the workers'"
+        )
+    if passes_roles and not _conditions(statement, "iam:passedtoservice"):
         yield Finding(
             at(place, "Condition"),
             "broad_role",
@@ -99,8 +105,16 @@ def _check_machines(place: str, statement: dict[str, Any]) -> Iterator[Finding]:
                 "imdsv2",
                 "does not hold StringEquals ec2:MetadataHttpTokens: required, and so starts nodes without IMDSv2, too",
             )
+    is_tied = _conditions(statement, "ec2:resourcetag/") or _conditions(statement, "aws:resourcetag/")
+    if "ec2:createtags" in actions and not (is_tied or _conditions(statement, "ec2:createaction")):
+        yield Finding(
+            at(place, "Condition"),
+            "broad_role",
+            "holds neither ec2:CreateAction nor ec2:ResourceTag/...: every machine of the account may be given the tag "
+            "of the cluster, and then be ended as one of its own",
+        )
     ends = actions & {"ec2:terminateinstances", "ec2:stopinstances"}
-    if ends and not (_conditions(statement, "ec2:resourcetag/") or _conditions(statement, "aws:resourcetag/")):
+    if ends and not is_tied:
         yield Finding(
             at(place, "Condition"),
             "broad_role",

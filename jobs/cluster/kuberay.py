@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.cluster.entrypoint import check_entrypoint, lacks_device
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
-from jobs.cluster.pod_parts import check_mounts
+from jobs.cluster.market_order import check_group_order
+from jobs.cluster.pod_parts import check_mounts, check_ray_folder
 from jobs.cluster.pods import check_pod, check_resources, check_security, gpus_of
 from jobs.cluster.preemption import check_group
 from jobs.cluster.ray_accelerators import check_group_accelerators
 
 _PUBLIC = frozenset({"LoadBalancer", "NodePort"})
-_CONVERTS = re.compile(r"\bhdrfleet\s+convert\b")
 _RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -24,6 +24,8 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 def check_ray_object(value: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with a RayCluster or a RayJob."""
     spec = mapping(value.get("spec"))
+    if spec.get("suspend") is True and not mapping(reach(value, "metadata", "labels")).get(_QUEUE):
+        yield Finding("spec.suspend", "suspended", f"is true, and without the label {_QUEUE} nobody ever takes it back")
     if value.get("kind") == "RayCluster":
         yield from check_cluster_spec("spec", spec)
         return
@@ -38,8 +40,13 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
     cluster = spec if value.get("kind") == "RayCluster" else mapping(spec.get("rayClusterSpec"))
     if cluster:
         yield from notes_on_head(mapping(reach(cluster, "headGroupSpec", "template")))
-    command = str(spec.get("entrypoint", ""))
-    if "rayClusterSpec" in spec and _is_elastic(spec) and _CONVERTS.search(command) and "--device" not in command:
+    place = "spec" if value.get("kind") == "RayCluster" else "spec.rayClusterSpec"
+    for index, group in enumerate(map(mapping, listing(cluster.get("workerGroupSpecs")))):
+        lowest = number(group.get("minReplicas"))
+        if lowest > 0 and gpus_of(mapping(reach(group, "template", "spec"))):
+            where = at(place, "workerGroupSpecs", index, "minReplicas")
+            yield f"{where}: is {lowest:g}: so many pods with GPUs are there, and cost, whether or not there is work"
+    if lacks_device(spec):
         yield (
             "spec.entrypoint has no --device: in a new cluster the driver may choose its processor before the "
             "autoscaler has said which GPUs it can start"
@@ -49,7 +56,7 @@ def notes_on_ray_object(value: dict[str, Any]) -> Iterator[str]:
 def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]:
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
-    yield from _check_entrypoint(spec)
+    yield from check_entrypoint(spec)
     if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
         yield Finding(
             "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
@@ -70,30 +77,17 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
         yield Finding(place, "root_user", "is not set: KubeRay's own submitter has no security context")
 
 
-def _check_entrypoint(spec: dict[str, Any]) -> Iterator[Finding]:
-    """A conversion without --max-workers takes what is up when it starts: in a new cluster the head alone."""
-    command = str(spec.get("entrypoint", ""))
-    if _is_elastic(spec) and _CONVERTS.search(command) and not re.search(r"--(max-)?workers\b", command):
-        yield Finding(
-            "spec.entrypoint",
-            "not_elastic",
-            "has no --max-workers: the job asks the autoscaler for nothing, and a new cluster has no workers",
-        )
-
-
-def _is_elastic(spec: dict[str, Any]) -> bool:
-    groups = listing(reach(spec, "rayClusterSpec", "workerGroupSpecs"))
-    return any(number(mapping(each).get("minReplicas")) < 1 for each in groups)
-
-
 def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the RayCluster spec at `place`."""
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
     yield from check_token(place, spec)
     yield from _check_autoscaler(place, spec)
-    yield from _check_head(at(place, "headGroupSpec"), mapping(spec.get("headGroupSpec")))
+    head, is_scaled = mapping(spec.get("headGroupSpec")), spec.get("enableInTreeAutoscaling") is True
+    yield from _check_head(at(place, "headGroupSpec"), head)
+    yield from check_ray_folder(at(place, "headGroupSpec"), head, is_brought=is_scaled)
     groups = listing(spec.get("workerGroupSpecs"))
     yield from _check_group_names(at(place, "workerGroupSpecs"), groups)
+    yield from check_group_order(at(place, "workerGroupSpecs"), groups)
     usable = 0
     for index, group in enumerate(groups):
         where = at(place, "workerGroupSpecs", index)
@@ -101,6 +95,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from faults
         yield from _check_group(where, mapping(group))
         yield from check_group(where, mapping(group))
+        yield from check_ray_folder(where, mapping(group), is_brought=False)
         yield from check_group_market(where, mapping(group))
         yield from check_group_accelerators(where, mapping(group))
         pod = mapping(reach(group, "template", "spec"))

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.cluster.accounts import check_accounts
 from jobs.cluster.crd import ObjectSchema, check_object
-from jobs.cluster.documents import parse_documents, read_text
+from jobs.cluster.documents import PATCH_OF, parse_documents, read_text
 from jobs.cluster.findings import Finding, mapping, one_of, reach
 from jobs.cluster.kuberay import check_ray_object, notes_on_ray_object
 from jobs.cluster.kuberay_keys import check_free_names, check_names
 from jobs.cluster.network_reach import check_reach, manifests_beside
 from jobs.cluster.plain_kinds import check_plain_object
+from jobs.cluster.ray_traffic import check_traffic
 
 _RAY_KINDS = frozenset({"RayCluster", "RayJob"})
-_PATCH_OF = "hdrfleet/patch-of"
 
 
 def is_kubernetes(document: Any) -> bool:
@@ -39,8 +40,8 @@ def check_kubernetes(
         prefix = f"{kind}/{name}: " if len(documents) > 1 else ""
         whole = _patched(value, folder)
         found, note = _check(whole, schemas)
+        found += [*check_reach(whole, beside), *check_traffic(whole, beside), *check_accounts(whole, beside)]
         findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in found]
-        findings += [Finding(f"{prefix}{each.place}", each.code, each.message) for each in check_reach(whole, beside)]
         if not name or name == "None":
             findings.append(Finding(f"{prefix}metadata.name", "missing_key", "an object needs a name"))
         notes += [f"{kind}/{name}: {each}" for each in note]
@@ -69,7 +70,7 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
 
 def _patched(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     """An object as it is, or a patch merged into the manifest that its annotation `hdrfleet/patch-of` names."""
-    base_name = mapping(reach(value, "metadata", "annotations")).get(_PATCH_OF)
+    base_name = mapping(reach(value, "metadata", "annotations")).get(PATCH_OF)
     if not isinstance(base_name, str):
         return value
     path = folder / base_name

@@ -36,12 +36,12 @@ def check_launcher_markets(prepared: dict[str, Any]) -> Iterator[Finding]:
 
 def check_group_market(place: str, group: dict[str, Any]) -> Iterator[Finding]:
     """Yield where a worker group of KubeRay is labelled as what the nodes that it selects are not."""
-    yield from _check_label(place, group, _selects_spot(mapping(reach(group, "template", "spec"))))
+    yield from _check_label(place, group, selects_spot(mapping(reach(group, "template", "spec"))))
 
 
 def check_head_market(place: str, pod: dict[str, Any]) -> Iterator[Finding]:
     """Yield where the head's pod of KubeRay, at `place`, asks for a spot node."""
-    if _selects_spot(pod):
+    if selects_spot(pod):
         yield Finding(at(place, "nodeSelector"), "head_on_spot", f"selects spot nodes: {_HEAD_LOST}")
     for where, term in _terms(at(place, "affinity", "nodeAffinity"), pod):
         for index, each in enumerate(map(mapping, listing(term.get("matchExpressions")))):
@@ -78,7 +78,7 @@ def selects_spot_labels(selector: dict[str, Any]) -> bool:
     return any(str(selector.get(key)).lower() == value.lower() for key, value in _SPOT_LABELS.items())
 
 
-def _selects_spot(pod: dict[str, Any]) -> bool | None:
+def selects_spot(pod: dict[str, Any]) -> bool | None:
     """Whether a pod selects spot nodes; None where its selector says nothing of it."""
     selector = mapping(pod.get("nodeSelector"))
     return selects_spot_labels(selector) if selector.keys() & _SPOT_LABELS else None

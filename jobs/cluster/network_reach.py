@@ -42,14 +42,14 @@ def check_reach(value: dict[str, Any], beside: list[dict[str, Any]]) -> Iterator
     policies = [each for each in beside if each.get("kind") == _POLICY and isinstance(reach(each, "spec"), dict)]
     if value.get("kind") == _POLICY:
         selector = mapping(reach(value, "spec", "podSelector"))
-        is_for_ray = any(_selects(selector, labels) for labels in ray_pods)
-        if ray_pods and not is_for_ray and not any(_selects(selector, labels) for labels in other_pods):
+        is_for_ray = any(selects(selector, labels) for labels in ray_pods)
+        if ray_pods and not is_for_ray and not any(selects(selector, labels) for labels in other_pods):
             yield Finding("spec.podSelector", "open_network", "selects no pod of what lies beside it")
         if is_for_ray or not ray_pods:
             yield from _check_way_out(value, policies)
     elif policies:
         for place, labels in _pods(value):
-            if not any(_selects(mapping(each["spec"].get("podSelector")), labels) for each in policies):
+            if not any(selects(mapping(each["spec"].get("podSelector")), labels) for each in policies):
                 yield Finding(
                     place, "open_network", "no NetworkPolicy beside it selects these pods: they are open to all"
                 )
@@ -61,14 +61,14 @@ def _check_way_out(value: dict[str, Any], policies: list[dict[str, Any]]) -> Ite
     own = mapping(reach(spec, "podSelector", "matchLabels"))
     if "Egress" not in listing(spec.get("policyTypes")):
         return
-    wider = [each for each in policies if _selects(mapping(each["spec"].get("podSelector")), own)]
+    wider = [each for each in policies if selects(mapping(each["spec"].get("podSelector")), own)]
     rules = [mapping(rule) for each in [value, *wider] for rule in listing(mapping(each["spec"]).get("egress"))]
     for protocol, port, otherwise in _NEEDED:
-        if not any(opens_port(rule, port, protocol) and _leads_out(rule) for rule in rules):
+        if not any(opens_port(rule, port, protocol) and leads_out(rule) for rule in rules):
             yield Finding("spec.egress", "no_way_out", f"lets nothing out to {protocol} port {port}: {otherwise}")
 
 
-def _leads_out(rule: dict[str, Any]) -> bool:
+def leads_out(rule: dict[str, Any]) -> bool:
     """Whether a rule leads to more than pods of the same namespace."""
     peers = [mapping(each) for each in listing(rule.get("to"))]
     return not peers or any("ipBlock" in each or "namespaceSelector" in each for each in peers)
@@ -83,12 +83,12 @@ def opens_port(rule: dict[str, Any], wanted: int, protocol: str = "TCP") -> bool
         first = each.get("port")
         if each.get("protocol", "TCP") != protocol:
             continue
-        if not isinstance(first, int) or first <= wanted <= int(number(each.get("endPort"), first)):
+        if not isinstance(first, int) or first <= wanted <= number(each.get("endPort"), first):
             return True
     return False
 
 
-def _selects(selector: dict[str, Any], labels: dict[str, Any]) -> bool:
+def selects(selector: dict[str, Any], labels: dict[str, Any]) -> bool:
     """Whether a selector takes pods with these labels."""
     if any(labels.get(key) != value for key, value in mapping(selector.get("matchLabels")).items()):
         return False
@@ -115,20 +115,34 @@ def _pods_of_others(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _pods(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each kind of pod of a RayCluster or a RayJob has its labels, and what they are."""
+    if value.get("kind") == "RayJob" and (labels := submitter_labels(value)) is not None:
+        yield "spec.submitterPodTemplate.metadata.labels", labels
+    for where, group, role in ray_groups(value):
+        yield at(where, "template", "metadata", "labels"), ray_labels(value, group, role)
+
+
+def submitter_labels(job: dict[str, Any]) -> dict[str, Any] | None:
+    """The labels of the pod that submits a RayJob; None where the job says nothing of it."""
+    template = mapping(reach(job, "spec", "submitterPodTemplate"))
+    return mapping(reach(template, "metadata", "labels")) if template else None
+
+
+def ray_groups(value: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The head (`head`) and the groups of workers (`worker`) of a RayCluster or a RayJob, with their places."""
     if not one_of(value.get("kind"), _CLUSTERS):
         return
-    spec = mapping(value.get("spec"))
-    place, cluster = ("spec", spec)
+    place, cluster = "spec", mapping(value.get("spec"))
     if value["kind"] == "RayJob":
-        place, cluster = "spec.rayClusterSpec", mapping(spec.get("rayClusterSpec"))
-        if submitter := mapping(spec.get("submitterPodTemplate")):
-            yield "spec.submitterPodTemplate.metadata.labels", mapping(reach(submitter, "metadata", "labels"))
-    templates = [(at(place, "headGroupSpec"), mapping(cluster.get("headGroupSpec")), "head")]
+        place, cluster = "spec.rayClusterSpec", mapping(cluster.get("rayClusterSpec"))
+    groups = [(at(place, "headGroupSpec"), mapping(cluster.get("headGroupSpec")), "head")]
     for index, group in enumerate(listing(cluster.get("workerGroupSpecs"))):
-        templates.append((at(place, "workerGroupSpecs", index), mapping(group), "worker"))
-    for where, group, kind in templates:
-        own = mapping(reach(group, "template", "metadata", "labels"))
-        by_kuberay = {**_OF_KUBERAY, "ray.io/is-ray-node": "yes", "ray.io/node-type": kind}
-        by_kuberay["ray.io/cluster"] = str(reach(value, "metadata", "name"))
-        if group:
-            yield at(where, "template", "metadata", "labels"), {**by_kuberay, **own}
+        groups.append((at(place, "workerGroupSpecs", index), mapping(group), "worker"))
+    yield from (each for each in groups if each[1])
+
+
+def ray_labels(value: dict[str, Any], group: dict[str, Any], role: str) -> dict[str, Any]:
+    """The labels of the pods of a group of the RayCluster or RayJob `value`, those of KubeRay included."""
+    own = mapping(reach(group, "template", "metadata", "labels"))
+    by_kuberay = {**_OF_KUBERAY, "ray.io/is-ray-node": "yes", "ray.io/node-type": role}
+    by_kuberay["ray.io/cluster"] = str(reach(value, "metadata", "name"))
+    return {**by_kuberay, **own}

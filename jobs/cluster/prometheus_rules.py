@@ -11,14 +11,15 @@ from typing import Any
 from jobs.cluster import prometheus_keys as known
 from jobs.cluster.findings import Finding, at, listing, mapping
 from jobs.cluster.prometheus import check_duration
-from jobs.cluster.promql import PromqlError, metrics_of
+from jobs.cluster.promql import PromqlError, metrics_of, parse_expression
+from jobs.cluster.promql_labels import check_labels, metrics_of_hdrfleet
 from jobs.cluster.ray_yaml import unknown_keys
+from jobs.cluster.scrape_labels import labels_added
 
 _FILE_NAME = re.compile(r"(?:[\w.-]*[_.-])?rules\.ya?ml")
 _METRIC = re.compile(r"[A-Za-z_:][\w:]*")
 _LABEL = re.compile(r"[A-Za-z_]\w*")
 _OURS = "ray_hdrfleet_"
-_OF_HISTOGRAMS = ("_bucket", "_count", "_sum")
 
 
 def is_rule_file(document: Any, path: Path) -> bool:
@@ -30,8 +31,9 @@ def is_rule_file(document: Any, path: Path) -> bool:
     return has_rules or bool(keys and _FILE_NAME.fullmatch(path.name))
 
 
-def check_rules(document: dict[str, Any]) -> Iterator[Finding]:
-    """Yield what is wrong with the groups of a rule file."""
+def check_rules(document: dict[str, Any], folder: Path | None = None) -> Iterator[Finding]:
+    """Yield what is wrong with the groups of a rule file. `folder` is where Prometheus' configuration may lie."""
+    added = labels_added(folder) if folder else None
     yield from unknown_keys("", document, ("groups",))
     groups = listing(document.get("groups"))
     if not groups:
@@ -39,13 +41,13 @@ def check_rules(document: dict[str, Any]) -> Iterator[Finding]:
     names: set[str] = set()
     for index, group in enumerate(map(mapping, groups)):
         place, name = at("groups", index), str(group.get("name"))
-        yield from _check_group(place, group)
+        yield from _check_group(place, group, added)
         if name in names:
             yield Finding(at(place, "name"), "not_unique", f"{name} is another group's, too; Prometheus refuses that")
         names.add(name)
 
 
-def _check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
+def _check_group(place: str, group: dict[str, Any], added: frozenset[str] | None) -> Iterator[Finding]:
     yield from unknown_keys(place, group, known.GROUP)
     if not group.get("name"):
         yield Finding(at(place, "name"), "missing_key", "Prometheus needs it")
@@ -55,10 +57,10 @@ def _check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
     if not listing(group.get("rules")):
         yield Finding(at(place, "rules"), "missing_key", "holds no rule")
     for index, rule in enumerate(listing(group.get("rules"))):
-        yield from _check_rule(at(place, "rules", index), mapping(rule))
+        yield from _check_rule(at(place, "rules", index), mapping(rule), added)
 
 
-def _check_rule(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
+def _check_rule(place: str, rule: dict[str, Any], added: frozenset[str] | None) -> Iterator[Finding]:
     is_alert = "record" not in rule
     if is_alert and "alert" not in rule:
         yield Finding(place, "missing_key", "has neither alert nor record, and needs one of them")
@@ -72,7 +74,7 @@ def _check_rule(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
     if not rule.get("expr"):
         yield Finding(at(place, "expr"), "missing_key", "Prometheus needs it")
     else:
-        yield from check_expression(at(place, "expr"), str(rule["expr"]))
+        yield from check_expression(at(place, "expr"), str(rule["expr"]), added)
 
 
 def _check_texts(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
@@ -88,26 +90,21 @@ def _check_texts(place: str, rule: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
-def check_expression(place: str, expression: str) -> Iterator[Finding]:
-    """Yield why Prometheus would refuse an expression, or which metric of hdrfleet in it there is not."""
+def check_expression(place: str, expression: str, added: frozenset[str] | None = None) -> Iterator[Finding]:
+    """Yield why Prometheus would refuse an expression, or which metric, label or value of hdrfleet in it there is not.
+
+    `added` are the labels that Prometheus adds, None where that is not known.
+    """
     try:
-        metrics = metrics_of(expression)
+        parsed = parse_expression(expression)
     except PromqlError as error:
         yield Finding(place, "promql", f"{error}; Prometheus refuses the expression")
         return
-    ours = _metrics_of_hdrfleet()
-    for name in sorted(metrics):
+    ours = metrics_of_hdrfleet()
+    for name in sorted(metrics_of(parsed)):
         if name.startswith(_OURS) and name not in ours:
             near = difflib.get_close_matches(name, ours, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield Finding(place, "promql", f"hdrfleet has no metric {name}, and so this never has a value{hint}")
-
-
-def _metrics_of_hdrfleet() -> list[str]:
-    from pipeline.execution.metrics import DEFINITIONS, MetricKind
-
-    names: list[str] = []
-    for metric in DEFINITIONS:
-        endings = _OF_HISTOGRAMS if metric.kind is MetricKind.HISTOGRAM else ("",)
-        names += [f"ray_{metric.name}{ending}" for ending in endings]
-    return names
+    for fault in check_labels(parsed, added):
+        yield Finding(place, "promql", fault)

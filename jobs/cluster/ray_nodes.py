@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.cluster.accelerators import gpus_of_aws_instance, gpus_of_gcp_machine
 from jobs.cluster.findings import Finding, at, listing, mapping, number
+from jobs.cluster.market import is_spot
 
 _TYPES = "available_node_types"
 _START_RESOURCE = re.compile(r"--num-(cpus|gpus)[= ]\s*(\d+)")
@@ -26,6 +27,10 @@ def check_nodes(prepared: dict[str, Any]) -> tuple[list[Finding], list[str]]:
         has = built_in_gpus(prepared["provider"]["type"], mapping(node_type["node_config"]))
         if has is None:
             notes.append(f"{at(_TYPES, name)}: how many GPUs this machine has is not known here")
+        if node_type["min_workers"] > 0 and (has or is_spot(mapping(node_type["node_config"]))):
+            place = at(_TYPES, name, "min_workers")
+            said = f"{place}: is {node_type['min_workers']}: so many nodes are there"
+            notes.append(f"{said}, and cost, whether or not there is work")
         faults = list(_check_gpus(at(_TYPES, name), mapping(node_type["resources"]), has, prepared))
         findings += faults
         asked = number(node_type["resources"].get("GPU"), has or 0)

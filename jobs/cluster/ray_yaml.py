@@ -31,11 +31,13 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     """Return what is wrong with a cluster file, and notes on what was not checked."""
     from jobs.cluster.launcher_machines import check_machines
     from jobs.cluster.market import check_launcher_markets
+    from jobs.cluster.market_order import check_launcher_order
     from jobs.cluster.preemption import check_launcher
     from jobs.cluster.ray_accelerators import check_accelerators
     from jobs.cluster.ray_exposure import check_exposure
     from jobs.cluster.ray_nodes import check_nodes
     from jobs.cluster.ray_start import check_starts
+    from jobs.cluster.synced_files import check_synced_files
 
     findings = list(check_schema(config))
     if findings:
@@ -47,8 +49,10 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_commands(prepared, config)
     findings += check_images(prepared)
     findings += check_exposure(prepared, config)
+    findings += check_synced_files(prepared)
     findings += check_starts(prepared)
     findings += check_launcher_markets(prepared)
+    findings += check_launcher_order(prepared)
     findings += check_launcher(prepared)
     nodes, notes = check_nodes(prepared)
     machines, notes_on_machines = check_machines(prepared)

@@ -92,9 +92,9 @@ def _check_documents(
 
 def _check_observability(document: Any, path: Path) -> tuple[str, list[Finding], list[str]] | None:
     if is_dashboard(document, path):
-        return "Grafana dashboard", list(check_dashboard(document)), []
+        return "Grafana dashboard", list(check_dashboard(document, path.parent)), []
     if is_rule_file(document, path):
-        return "Prometheus rules", list(check_rules(document)), []
+        return "Prometheus rules", list(check_rules(document, path.parent)), []
     if is_prometheus(document, path):
         return "Prometheus", list(check_prometheus(document, path.parent)), []
     return None

@@ -120,6 +120,36 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             "broad_role",
         ),
         (
+            "Resource: !GetAtt WorkerRole.Arn\n                Condition",
+            "Resource: !Sub arn:${AWS::Partition}:iam::${AWS::AccountId}:role/*\n                Condition",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Resource",
+            "broad_role",
+        ),
+        (
+            "StringEquals: {ec2:CreateAction: RunInstances}",
+            "StringEquals: {aws:RequestTag/ray-cluster-name: !Ref ClusterName}",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[3].Condition",
+            "broad_role",
+        ),
+        (
+            "                Condition:\n                  StringEquals: {ec2:CreateAction: RunInstances}\n",
+            "",
+            f"{HEAD}.Policies[1].PolicyDocument.Statement[3].Condition",
+            "broad_role",
+        ),
+        (
+            '"Null": {s3:if-none-match: "true"}',
+            '"Null": {s3:if-match: "true"}',
+            "Resources.DestinationBucket",
+            "overwritable",
+        ),
+        (
+            'Condition: {Bool: {aws:SecureTransport: "false"}}',
+            'Condition: {Bool: {aws:SecureTransport: "true"}}',
+            "Resources.DestinationBucket",
+            "open_bucket",
+        ),
+        (
             "iam:PassedToService: ec2.amazonaws.com",
             "aws:RequestedRegion: eu-west-1",
             f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Condition",
@@ -143,6 +173,11 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
         "IMDSv1",
         "every machine",
         "allowed where it was denied",
+        "every role of the account",
+        "any machine tagged",
+        "any machine tagged, without a word",
+        "overwriting",
+        "no TLS",
         "every service",
     ],
 )
@@ -151,6 +186,42 @@ def test_what_is_open_is_found_at_its_place(old: str, new: str, place: str, code
     assert old in text
     (template,) = parse_documents(text.replace(old, new), TEMPLATE)
     assert (place, code) in [(each.place, each.code) for each in find_open(template)]
+
+
+def test_destination_without_its_policy_is_found() -> None:
+    (template,) = parse_documents(TEMPLATE.read_text(), TEMPLATE)
+    del template["Resources"]["DestinationBucketPolicy"]
+    found = [(each.place, each.code) for each in find_open(template)]
+    assert found == [("Resources.DestinationBucket", "open_bucket"), ("Resources.DestinationBucket", "overwritable")]
+
+
+def test_policy_of_another_bucket_does_not_count() -> None:
+    (template,) = parse_documents(TEMPLATE.read_text(), TEMPLATE)
+    template["Resources"]["DestinationBucketPolicy"]["Properties"]["Bucket"] = {"Ref": "SourceBucket"}
+    assert {each.code for each in find_open(template)} == {"open_bucket", "overwritable"}
+
+
+@pytest.mark.parametrize(
+    ("bucket", "resource", "is_written"),
+    [
+        ({}, {"Fn::Sub": "${Bucket.Arn}/*"}, True),
+        ({}, {"Fn::Join": ["", [{"Fn::GetAtt": ["Bucket", "Arn"]}, "/*"]]}, True),
+        ({}, {"GetAtt": "Bucket.Arn"}, True),
+        ({"BucketName": "mine"}, "arn:aws:s3:::mine/*", True),
+        ({"BucketName": "mine"}, "arn:aws:s3:::yours/*", False),
+        ({"BucketName": {"Ref": "Name"}}, {"Fn::Sub": "arn:${AWS::Partition}:s3:::${Name}/*"}, True),
+        ({"BucketName": {"Ref": "Name"}}, {"Fn::Sub": "arn:${AWS::Partition}:s3:::${Other}/*"}, False),
+    ],
+)
+@pytest.mark.parametrize("action", ["s3:PutObject", "s3:Put*"])
+def test_bucket_that_is_written_to_is_told_by_what_is_allowed(
+    bucket: dict[str, object], resource: object, action: str, *, is_written: bool
+) -> None:
+    statement = {"Effect": "Allow", "Action": ["s3:GetObject", action], "Resource": resource}
+    policy = {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": {"Statement": [statement]}}}
+    resources = {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": bucket}, "Policy": policy}
+    found = [(each.place, each.code) for each in find_open({"Resources": resources})]
+    assert (("Resources.Bucket", "overwritable") in found) is is_written
 
 
 def test_cfn_lint_is_asked_and_names_the_place(tmp_path: Path) -> None:

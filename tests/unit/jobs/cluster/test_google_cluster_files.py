@@ -182,6 +182,7 @@ def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Pat
         for node_type in document[TYPES].values():
             node_type["node_config"]["scheduling"] = {"onHostMaintenance": "TERMINATE"}
             del node_type["labels"]["hdrfleet-market"]
+            node_type.pop("priority", None)
         document[TYPES]["gpu_l4_on_demand"]["node_config"]["scheduling"].update(scheduling)
         del document["worker_start_ray_commands"][2]
 

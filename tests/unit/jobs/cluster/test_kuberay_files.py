@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -163,6 +165,38 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         ("workerGroupSpecs[1].groupName", "not_unique"),
     ),
     "group without a name": ([without(*GROUP, "groupName")], ("workerGroupSpecs[0].groupName", "missing_key")),
+    "no place for Ray's sessions": (
+        [without(*CONTAINER, "volumeMounts", 0)],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions where nothing can be written": (
+        [set_to(True, *CONTAINER, "volumeMounts", 0, "readOnly")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions in a secret": (
+        [set_to({"name": "tmp", "secret": {"secretName": "x"}}, *WORKER, "volumes", 0)],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions below what can be written": (
+        [appended({"name": "home", "mountPath": "/tmp/ray", "readOnly": True}, *CONTAINER, "volumeMounts")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions elsewhere": (
+        [set_to({"temp-dir": "/scratch/ray"}, *GROUP, "rayStartParams")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "sessions elsewhere by a variable": (
+        [appended({"name": "RAY_TMPDIR", "value": "/scratch"}, *CONTAINER, "env")],
+        (f"{C}.volumeMounts", "no_volume"),
+    ),
+    "no place for the sessions of a head without an autoscaler": (
+        [set_to(False, "enableInTreeAutoscaling"), set_to([], *HEAD, "containers", 0, "volumeMounts")],
+        ("headGroupSpec.template.spec.containers[0].volumeMounts", "no_volume"),
+    ),
+    "on demand before spot": (
+        [set_to(21, "workerGroupSpecs", 2, "priority")],
+        ("workerGroupSpecs[2].priority", "market"),
+    ),
     "mount of a volume that is not there": (
         [set_to("hom", *WORKER, "volumes", 1, "name")],
         (f"{C}.volumeMounts[1].name", "no_volume"),
@@ -294,6 +328,110 @@ def test_fault_is_found_at_its_place(name: str, path: Path, below: tuple[str, ..
             apply(spec)
 
     assert (f"{'.'.join(below)}.{place}", code) in found_in_copy(path, tmp_path, in_spec)
+
+
+@pytest.mark.parametrize("path", [CLUSTER, JOB], ids=["cluster", "job"])
+def test_what_is_suspended_waits_for_a_queue(path: Path, tmp_path: Path) -> None:
+    queue = "kueue.x-k8s.io/queue-name"
+
+    def queued(document: Any) -> None:
+        document["metadata"]["labels"][queue] = "hdrfleet"
+
+    def not_queued(document: Any) -> None:
+        document["metadata"]["labels"].pop(queue, None)
+
+    suspended = set_to(True, "spec", "suspend")
+    assert found_in_copy(path, tmp_path, suspended, not_queued) == [("spec.suspend", "suspended")]
+    assert found_in_copy(path, tmp_path, suspended, queued) == []
+    assert found_in_copy(path, tmp_path, not_queued) == []
+
+
+@pytest.mark.parametrize(("path", "below"), [(CLUSTER, "spec"), (JOB, "spec.rayClusterSpec")], ids=["cluster", "job"])
+def test_pods_that_stay_without_work_are_a_note(path: Path, below: str, tmp_path: Path) -> None:
+    group = (*below.split("."), *GROUP)
+    (note,) = notes_of(path, tmp_path, set_to(4, *group, "minReplicas"), set_to(4, *group, "replicas"))
+    assert f"{below}.workerGroupSpecs[0].minReplicas: is 4: so many pods with GPUs are there" in note
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "place"),
+    [
+        (CLUSTER, ("spec", *WORKER), f"spec.{W}"),
+        (CLUSTER, ("spec", *HEAD), "spec.headGroupSpec.template.spec"),
+        (JOB, ("spec", "rayClusterSpec", *WORKER), f"spec.rayClusterSpec.{W}"),
+        (JOB, ("spec", "submitterPodTemplate", "spec"), "spec.submitterPodTemplate.spec"),
+    ],
+)
+def test_account_that_no_file_beside_makes_is_found(
+    path: Path, keys: tuple[Any, ...], place: str, tmp_path: Path
+) -> None:
+    misspelt = set_to("hdrfleet-wroker", *keys, "serviceAccountName")
+    assert found_in_copy(path, tmp_path, misspelt) == []  # it may be made elsewhere, as all of them
+    shutil.copy(ACCOUNTS, tmp_path)
+    assert found_in_copy(path, tmp_path, misspelt) == [(f"{place}.serviceAccountName", "no_account")]
+    assert found_in_copy(path, tmp_path, set_to("default", *keys, "serviceAccountName")) == []
+    assert found_in_copy(path, tmp_path) == []
+
+
+CONVERT = "hdrfleet convert s3://a/b s3://c/d --address auto"
+IN_JOB = ("spec", "rayClusterSpec", "workerGroupSpecs")
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks"),
+    [
+        ("--device cuda --workers 8", []),
+        ("--device cuda --workers=8", []),
+        ("--workers 8", []),
+        ("--device cpu --workers 8", []),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), set_to(0, *IN_JOB, 0, "maxReplicas")]),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), set_to(True, *IN_JOB, 0, "suspend")]),
+        ("--accelerator-type A10G --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--label hdrfleet-market=on-demand --workers 2", [set_to(2, *IN_JOB, 0, "minReplicas")]),
+        ("--workers-per-gpu 2 --workers 2", [set_to(2, *IN_JOB, 0, "replicas"), without(*IN_JOB, 0, "template")]),
+    ],
+)
+def test_fixed_number_of_workers_that_a_new_cluster_does_not_have_is_found(
+    options: str, breaks: list[Break], tmp_path: Path
+) -> None:
+    found = found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks)
+    assert ("spec.entrypoint", "not_elastic") in found
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks"),
+    [
+        ("--device cuda --max-workers=8", []),
+        ("--executor local --workers 2", []),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "minReplicas"), set_to(2, *IN_JOB, 0, "replicas")]),
+        ("--accelerator-type L4 --label hdrfleet-market=spot --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
+    ],
+)
+def test_workers_that_are_up_or_asked_for_are_sound(options: str, breaks: list[Break], tmp_path: Path) -> None:
+    assert found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks) == []
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        [set_to("/tmp/ray", *CONTAINER, "volumeMounts", 0, "mountPath")],
+        [set_to("/tmp/ray/", *CONTAINER, "volumeMounts", 0, "mountPath")],
+        [set_to({"temp-dir": "/home/hdrfleet/ray"}, *GROUP, "rayStartParams"), without(*CONTAINER, "volumeMounts", 0)],
+        [
+            appended({"name": "TMPDIR", "value": "/home/hdrfleet"}, *CONTAINER, "env"),
+            without(*CONTAINER, "volumeMounts", 0),
+        ],
+        [
+            appended({"name": "RAY_TMPDIR", "valueFrom": {"fieldRef": {}}}, *CONTAINER, "env"),
+            without(*CONTAINER, "volumeMounts", 0),
+        ],
+        [without(*HEAD, "containers", 0, "volumeMounts", 0)],  # KubeRay mounts /tmp/ray for the autoscaler
+    ],
+)
+def test_other_places_for_ray_to_write_are_sound(breaks: list[Break], tmp_path: Path) -> None:
+    in_spec = [(lambda document, apply=each: apply(document["spec"])) for each in breaks]
+    assert found_in_copy(CLUSTER, tmp_path, *in_spec) == []
 
 
 @pytest.mark.parametrize(

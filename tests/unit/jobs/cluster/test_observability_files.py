@@ -10,7 +10,7 @@ import pytest
 from cluster_files import OBSERVABILITY, Break, appended, documents, found_in_copy, found_in_text, set_to, without
 from promql_expressions import BROKEN, SOUND
 
-from jobs.cluster.promql import PromqlError, metrics_of
+from jobs.cluster.promql import PromqlError, metrics_of, parse_expression
 from jobs.cluster.validate import find_files, validate_file
 from pipeline.errors import ConfigError
 
@@ -194,18 +194,18 @@ def test_file_with_no_known_key_is_known_by_its_name(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("expression", SOUND)
 def test_expression_is_taken(expression: str) -> None:
-    metrics_of(expression)
+    parse_expression(expression)
 
 
 @pytest.mark.parametrize("expression", BROKEN, ids=lambda text: text[:20])
 def test_expression_is_refused(expression: str) -> None:
     with pytest.raises(PromqlError) as refused:
-        metrics_of(expression)
+        parse_expression(expression)
     assert BROKEN[expression] in str(refused.value)
 
 
 def test_metrics_of_an_expression_are_named() -> None:
-    assert metrics_of('sum by (a) (rate(b{c="d"}[5m])) / on(e) f') == {"b", "f"}
+    assert metrics_of(parse_expression('sum by (a) (rate(b{c="d"}[5m])) / on(e) f')) == {"b", "f"}
 
 
 def test_alert_on_a_metric_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:

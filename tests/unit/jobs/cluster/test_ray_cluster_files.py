@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_files import AWS, GCP, Break, appended, documents, found_in_copy, set_to, without
+from cluster_files import AWS, GCP, Break, appended, broken_copy, documents, found_in_copy, set_to, without
 
 from jobs.cluster.ray_accelerators import built_in_model, check_accelerators
+from jobs.cluster.validate import validate_file
 
 TYPES = "available_node_types"
 L4 = (TYPES, "gpu_l4_spot")
@@ -37,6 +38,14 @@ BOTH: dict[str, tuple[list[Break], tuple[str, str]]] = {
     "wrong key of a node type": ([set_to(1, *L4, "max_worker")], (f"{TYPES}.gpu_l4_spot.max_worker", "unknown_key")),
     "wrong type": ([set_to("many", "max_workers")], ("max_workers", "ray_schema")),
     "wrong provider key": ([set_to("x", "provider", "regoin")], ("provider.regoin", "unknown_key")),
+    "on demand before spot": (
+        [set_to(41, TYPES, "gpu_l4_on_demand", "priority")],
+        (f"{TYPES}.gpu_l4_on_demand.priority", "market"),
+    ),
+    "nodes that are stopped and not ended": (
+        [set_to(True, "provider", "cache_stopped_nodes")],
+        ("provider.cache_stopped_nodes", "nodes_stay"),
+    ),
     "head type that is not there": ([set_to("heads", "head_node_type")], ("", "ray_refuses")),
     "head with a GPU": ([set_to(1, TYPES, "head", "resources", "GPU")], (f"{TYPES}.head.resources.GPU", "head_gpu")),
     "head that says nothing": ([set_to({}, TYPES, "head", "resources")], (f"{TYPES}.head.resources.CPU", "head_cpu")),
@@ -265,6 +274,10 @@ ON_AWS: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [without(*NODE, "IamInstanceProfile")],
         (f"{TYPES}.gpu_l4_spot.node_config.IamInstanceProfile", "broad_role"),
     ),
+    "nodes that Ray stops by default": (
+        [without("provider", "cache_stopped_nodes")],
+        ("provider.cache_stopped_nodes", "nodes_stay"),
+    ),
     "keys of AWS": (
         [set_to({"aws_access_key_id": "x"}, "provider", "aws_credentials")],
         ("provider.aws_credentials", "secret"),
@@ -287,6 +300,37 @@ def test_fault_on_aws_is_found_at_its_place(name: str, tmp_path: Path) -> None:
 
 def test_copy_without_a_fault_is_sound(tmp_path: Path) -> None:
     assert found_in_copy(AWS, tmp_path) == found_in_copy(GCP, tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [AWS, GCP], ids=["aws", "gcp"])
+def test_nodes_that_stay_without_work_are_a_note(path: Path, tmp_path: Path) -> None:
+    report = validate_file(broken_copy(path, tmp_path, set_to(2, *L4, "min_workers")), [])
+    assert report.findings == ()
+    assert f"{TYPES}.gpu_l4_spot.min_workers: is 2: so many nodes are there, and cost" in " ".join(report.notes)
+    assert "min_workers" not in " ".join(validate_file(path, []).notes)
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        set_to(40, TYPES, "gpu_l4_on_demand", "priority"),  # as the spot type: Ray chooses by what fits better
+        set_to(39, TYPES, "gpu_a10g_on_demand", "resources", "accelerator_type:L4"),
+    ],
+)
+def test_order_that_is_not_said_or_keeps_spot_first_is_sound(apply: Break, tmp_path: Path) -> None:
+    found = found_in_copy(AWS, tmp_path, apply)
+    assert [each for each in found if each[1] == "market"] == []
+
+
+def test_stopped_nodes_are_kept_by_default_where_ray_keeps_them(tmp_path: Path) -> None:
+    """AWS is refused by silence above, Google Cloud is not: as the two providers of the installed Ray have it."""
+    import ray.autoscaler
+
+    of_clouds = Path(ray.autoscaler.__file__).parent / "_private"
+    for cloud, default in (("aws", True), ("gcp", False)):  # read, not imported: Google's needs Google's client
+        source = (of_clouds / cloud / "node_provider.py").read_text()
+        assert f'.get("cache_stopped_nodes", {default})' in source
+    assert found_in_copy(GCP, tmp_path, without("provider", "cache_stopped_nodes")) == []
 
 
 def test_cluster_without_any_gpu_is_refused(tmp_path: Path) -> None:
