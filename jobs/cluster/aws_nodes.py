@@ -138,7 +138,7 @@ def _check_spot(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "spot_returns",
             "is persistent: EC2 starts the machine again when Ray has ended it, and it costs until somebody sees it",
         )
-    if options.get("InstanceInterruptionBehavior") in {"stop", "hibernate"}:
+    if options.get("InstanceInterruptionBehavior") in ["stop", "hibernate"]:  # no set: what stands there may be a list
         yield Finding(
             at(place, "InstanceInterruptionBehavior"),
             "spot_returns",
