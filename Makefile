@@ -11,6 +11,7 @@ OTHER_TESTS := $(BIN)/python -m pytest tests/integration tests/chaos tests/gpu -
 ATHERIS := atheris>=3.0,<3.2
 FUZZ := .cache/fuzz
 FUZZ_S ?= 300
+LEFT_OUT := .cache/left-out
 
 .PHONY: help install demo test test-long fuzz check format clean
 help:  ## show this list
@@ -35,9 +36,11 @@ endif
 	$(OTHER_TESTS) -m 'not long' --durations 25 --cov --cov-append --cov-report=term --cov-fail-under=90
 
 test-long: $(STAMP)  ## run the long tiers as well, and fuzz; goes on where it was stopped
-	HDRFLEET_SIMULATED_JOBS=$${HDRFLEET_SIMULATED_JOBS:-20000} $(UNIT_TESTS)
-	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(OTHER_TESTS) --durations 50 --resume .cache/test-long
+	@mkdir -p .cache && rm -f $(LEFT_OUT)
+	HDRFLEET_SIMULATED_JOBS=$${HDRFLEET_SIMULATED_JOBS:-20000} $(UNIT_TESTS) --left-out $(LEFT_OUT)
+	HDRFLEET_SOAK_FOLDER=$${HDRFLEET_SOAK_FOLDER:-$(CURDIR)/.cache/test-long/soak} $(OTHER_TESTS) --durations 50 --resume .cache/test-long --left-out $(LEFT_OUT)
 	$(MAKE) fuzz
+	@if [ -s $(LEFT_OUT) ]; then echo 'test-long passed, but for what was left out:'; cat $(LEFT_OUT); else echo 'test-long passed, nothing was left out'; fi
 
 fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S seconds (300)
 	@mkdir -p $(FUZZ)/corpus
@@ -45,7 +48,7 @@ fuzz: $(STAMP)  ## look for faults of the decoder by coverage, for FUZZ_S second
 		--no-deps --only-binary :all: --target $(FUZZ)/env '$(ATHERIS)'; \
 	then PYTHONPATH=$(FUZZ)/env:.:tests/unit/codecs $(BIN)/python tests/fuzz/atheris_decode.py $(FUZZ)/corpus \
 		-artifact_prefix=$(FUZZ)/ -max_total_time=$(FUZZ_S) -max_len=8000 -timeout=60 -rss_limit_mb=4096 -verbosity=0; \
-	else echo 'fuzz: skipped, for there is no wheel of $(ATHERIS) for this Python and machine'; fi
+	else echo 'fuzz: skipped, for there is no wheel of $(ATHERIS) for this Python and machine' | tee -a $(LEFT_OUT); fi
 
 check: $(STAMP)  ## format, lint, types, import contracts, cluster files, unit tests
 	$(BIN)/ruff format --check .

@@ -46,6 +46,7 @@ __all__ = [
     "ConversionOutcome",
     "Extend",
     "check_inference",
+    "opened_source",
     "own_destination",
     "require_few_failures",
     "run_conversion",
@@ -71,11 +72,7 @@ def run_conversion(
     another driver is at work, and SystemicError when the job has to stop; committed work is kept.
     """
     account, started = open_account(), monotonic()
-    with _nothing_started("source", SourceError):
-        source, destination = config.source, config.destination
-        apart = not may_overlap(source.url, source.storage, destination.url, destination.storage)
-        listing = open_source(source, None if apart else destination.url)
-    _check_source_options(config.source, listing)
+    listing = opened_source(config)
     if config.execution.executor == "ray":
         check_address(ray_address(config.execution))
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost
@@ -138,6 +135,16 @@ def run_conversion(
         manifest=summarise(manifest),
         failures=list_failures(manifest),
     )
+
+
+def opened_source(config: ConversionConfig) -> SourceListing:
+    """The source as it is to be listed. Raises SourceError, ConfigError for options that do not fit it."""
+    with _nothing_started("source", SourceError):
+        source, destination = config.source, config.destination
+        apart = not may_overlap(source.url, source.storage, destination.url, destination.storage)
+        listing = open_source(source, None if apart else destination.url)
+    _check_source_options(source, listing)
+    return listing
 
 
 def _open(config: ConversionConfig, weights: LoadedWeights, listing: SourceListing, reporter: Reporter) -> Job:

@@ -10,10 +10,11 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.convert import ConversionOutcome, check_inference, own_destination, run_conversion
+from jobs.convert import ConversionOutcome, check_inference, opened_source, own_destination, run_conversion
 from jobs.option_groups import RecordedOptions
 from jobs.progress import Reporter, plural
 from jobs.reporting import report_findings
+from jobs.retry import where_gone
 from jobs.verify import run_verify
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
@@ -96,7 +97,8 @@ def run_repair(
     Outputs of current rows become the next
     revision of their source, and uncommitted shards are finished. Parts and plans are never touched: what is wrong with
     them is for a person to decide. With `delete_orphans`, leftovers are deleted when nothing else is found any more.
-    Raises as `run_conversion` does, and TransientStorageError, with nothing recorded, where the store is unavailable.
+    Raises as `run_conversion` does, with nothing recorded where the source cannot be opened, and
+    TransientStorageError, with nothing recorded, where the store is unavailable.
     """
     on_ray = config.execution if verifies_on_ray else None
     verify = partial(run_verify, store, record, quiet=quiet, on_ray=on_ray, storage=config.destination.storage)
@@ -109,8 +111,9 @@ def run_repair(
         before = verify(share)
         report_findings(reporter, before)
         damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
-        # Before anything else: whatever runs next, this repair or another, must not adopt them.
         if damaged:
+            opened_source(config)  # where nothing can be made anew, nothing is recorded
+            # Before anything else: whatever runs next, this repair or another, must not adopt them.
             record_distrust(store, damaged)
         run, num_replaced = None, 0
         if damaged or "shard_uncommitted" in before.num_by_code():
@@ -143,7 +146,7 @@ def _make_anew(config: ConversionConfig, damaged: Collection[str], reporter: Rep
             planned.append(work)
         num_gone = len(revisions) - (work.plan.num_images if work else 0)
         if num_gone > 0:
-            reporter.warn(f"{plural(num_gone, 'image')} cannot be made anew: no longer in the source")
+            reporter.warn(f"{plural(num_gone, 'image')} cannot be made anew: {where_gone(listing)}")
         return work
 
     run = run_conversion(config, reporter, extend=extend)

@@ -36,7 +36,7 @@ def recorded_config(
     require_heeded(dst, storage)
     require_heeded_by_source(record.config.source.url, source_storage)
     parts = record.config.model_dump()
-    # Plans say what belongs to the job; the first run's filters are not those of later ones.
+    # Manifest and plans say what is done again; the first run's filters are not those of later ones.
     parts["source"] |= {"limit": None, "include": (), "exclude": ()}
     parts["source"]["storage"] |= source_storage
     recorded = {name: parts["destination"]["storage"][name] for name in _STORE_BOUNDS}
@@ -65,6 +65,13 @@ def check_codes(store: ObjectStore, codes: Sequence[str]) -> None:
         )
 
 
+def where_gone(listing: SourceListing) -> str:
+    """Why planned images were not met in a pass for them alone."""
+    if denied := listing.counts.denied_folders:
+        return f"no longer in the source, or in a folder of it that may not be read, such as {', '.join(denied)}"
+    return "no longer in the source"
+
+
 def run_retry(config: ConversionConfig, codes: Sequence[str], reporter: Reporter) -> ConversionOutcome:
     """Finish what is planned, then convert every failed image that the source still lists once more.
 
@@ -76,7 +83,7 @@ def run_retry(config: ConversionConfig, codes: Sequence[str], reporter: Reporter
         work = job.plan_again(listing, failed) if failed else None
         num_gone = len(failed) - (work.plan.num_images if work else 0)
         if num_gone > 0:
-            reporter.note(f"{plural(num_gone, 'failed image')} no longer in the source")
+            reporter.note(f"{plural(num_gone, 'failed image')} {where_gone(listing)}")
         return work
 
     return run_conversion(config, reporter, extend=extend)

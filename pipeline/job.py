@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -118,7 +118,7 @@ class Job:
             failed = failed.filter(pc.is_in(failed["error_code"], pa.array(sorted(codes))))
         return set(failed["source"].to_pylist())
 
-    def plan_again(self, listing: SourceListing, sources: Container[str]) -> PlannedWork | None:
+    def plan_again(self, listing: SourceListing, sources: Collection[str]) -> PlannedWork | None:
         """Plan those of `sources` that are listed once more, in the version that the source has now.
 
         They keep their revision, for what failed left no output that a row names. None when none of them is listed.
@@ -126,8 +126,8 @@ class Job:
         known = load_inventory(self.store, read_plan_summaries(self.store))
         tasks = (
             replace(task, revision=known[task.source][1])
-            for task in listing.iterate()
-            if task.source in sources and task.source in known
+            for task in listing.only(sources).iterate()
+            if task.source in known
         )
         return self._plan(tasks, listing)
 
@@ -139,8 +139,8 @@ class Job:
         known = load_inventory(self.store, read_plan_summaries(self.store))
         tasks = (
             replace(task, revision=max(known[task.source][1], revisions[task.source]) + 1)
-            for task in listing.iterate()
-            if task.source in revisions and task.source in known
+            for task in listing.only(revisions).iterate()
+            if task.source in known
         )
         return self._plan(tasks, listing, adopts_earlier=False)
 

@@ -23,6 +23,7 @@ from pipeline.errors import (
 from pipeline.records import ImageResult, ImageTask
 from pipeline.sharding.locations import is_on_web
 from pipeline.storage import ObjectStore
+from pipeline.storage.keys import DoesWithout
 
 _MAX_NEIGHBOURS = 3
 _MAX_FOLDERS_UP = 3
@@ -106,7 +107,7 @@ class SourceReader:
         """Some other objects of the same folder, or of the nearest one above it that has any."""
         folder = _folder(key)
         for _ in range(1 + _MAX_FOLDERS_UP):
-            others = (info.key for info in self._store.list(folder) if info.key != key)
+            others = (info.key for info in self._store.list(folder, DoesWithout(folder)) if info.key != key)
             found = list(islice(others, _MAX_NEIGHBOURS))
             folder = _folder(folder)
             if found or not folder.strip("/") or folder.endswith(":/"):  # all of a machine, or beyond a bucket

@@ -18,7 +18,7 @@ settings.load_profile("hdrfleet")
 # One thread is faster for the small arrays of tests, and leaves the other cores to other work. Read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["servers.fixtures"]
+pytest_plugins = ["servers.fixtures", "left_out"]
 
 pytest_addoption = resume.add_option
 pytest_configure = resume.register

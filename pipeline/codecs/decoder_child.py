@@ -81,11 +81,10 @@ class _Server:
             _commit_fault(self._data)
             return _hand_over(decode_ldr(self._data, limits), self._memories["pixels"], info)
         except MemoryError:
+            # The fault of the image, unlike in the worker: here the limit follows from what the image declares.
             return {"out_of_memory": True}
         except ImageError as error:
-            # A lack of memory in the worker is a fault of the image here, where the limit follows from its size.
-            is_memory = isinstance(error.__cause__, MemoryError)
-            return {"out_of_memory": True} if is_memory else {"error": error.code, "message": str(error)}
+            return {"error": error.code, "message": str(error)}
 
     def give_back(self, request: Mapping[str, Any]) -> None:
         """Drop what no further request needs."""

@@ -54,7 +54,7 @@ _COMPRESSIONS = {
 _BAND_PX = 2**18  # bounds the temporaries of comparisons
 _MAX_PIXELS = 2**30  # a damaged header must not ask for all memory
 # What OpenEXR's binding raises for bad data: C++ exceptions become RuntimeError or ValueError, others come from numpy.
-_OPENEXR_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError, MemoryError)
+_OPENEXR_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class DecodedExr:
 def encode_exr(image: HdrImage, options: EncodeConfig, identity: OutputIdentity, provenance: ExrProvenance) -> bytes:
     """Return the image as one-part scanline EXR: R, G, B and, where there is alpha, A.
 
-    Deterministic: equal arguments give equal bytes with the same OpenEXR. Raises EncodeError.
+    Deterministic: equal arguments give equal bytes with the same OpenEXR. Raises EncodeError, and MemoryError as it is.
     """
     header = build_attributes(identity, provenance, keep_gps=options.keep_gps)
     header["type"] = OpenEXR.scanlineimage
@@ -95,7 +95,10 @@ def decode_exr(data: bytes) -> DecodedExr:
     raise. The result's arrays belong to the caller. Holds the pixels twice for a moment.
     """
     header = _read_header(data)
-    planes = _read_planes(data, header)
+    try:
+        planes = _read_planes(data, header)
+    except MemoryError as error:  # a damaged header asks for more than there is
+        raise VerifyError("the stored EXR does not decode: it needs more memory than there is") from error
     image = HdrImage(pixels=_interleave(planes[:3]), alpha=planes[3] if len(planes) > 3 else None)
     return DecodedExr(image=image, identity=parse_identity(header), provenance=parse_provenance(header), header=header)
 
@@ -112,7 +115,7 @@ def verify_exr(data: bytes, image: HdrImage, options: EncodeConfig, identity: Ou
     """Prove that `data` decodes to `image` and carries `identity`; raise VerifyError where it does not.
 
     Lossless compressions and alpha: every sample has the same bits. DWAA: every sample is finite, and every pixel's
-    luma in DWAA's own domain (see `dwaa_luma_bound`) is within that bound.
+    luma in DWAA's own domain (see `dwaa_luma_bound`) is within that bound. MemoryError, as it is, says nothing of them.
     """
     header = _read_header(data)
     if parse_identity(header) != identity:

@@ -38,6 +38,9 @@ _MARKER_IN_SCANS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MAX_PADDING_BYTES = 512
 _EXTRANEOUS_AT_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
+# What libjpeg says where it gets no memory; it says so in one class of exceptions with what is wrong with the file.
+_OUT_OF_MEMORY = "Insufficient memory"
+
 # The colour transforms that libjpeg knows in an Adobe segment, and which it takes for any other (jdapimin.c).
 _ADOBE_TRANSFORMS = {3: (frozenset({0, 1}), 1), 4: (frozenset({0, 2}), 2)}
 
@@ -65,7 +68,7 @@ class Layout:
 def decode_strictly(data: bytes, layout: Layout, color_space: str) -> tuple[NDArray[np.uint8], bool]:
     """Return uint8 samples (H, W, C), and whether padding before the end marker had to be left out.
 
-    Raises TruncatedImageError and CorruptImageError for everything that libjpeg would warn of.
+    Raises TruncatedImageError and CorruptImageError for everything that libjpeg would warn of, and MemoryError.
     """
     behind = tuple(_segments_behind(data, layout.scan))
     end = behind[-1].start if behind and behind[-1].marker == _EOI else len(data)
@@ -92,7 +95,12 @@ def decode_strictly(data: bytes, layout: Layout, color_space: str) -> tuple[NDAr
 
 
 def _simplejpeg(stream: bytes, color_space: str) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream, colorspace=color_space, strict=True)
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream, colorspace=color_space, strict=True)
+    except ValueError as error:
+        if _OUT_OF_MEMORY in str(error):
+            raise MemoryError(f"JPEG: {error}") from error
+        raise
     return pixels
 
 

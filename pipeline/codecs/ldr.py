@@ -104,7 +104,7 @@ def decode_ldr(data: bytes, limits: DecodeConfig) -> LdrImage:
     Raises EmptyImageError (no bytes), TooLargeError (more bytes or declared pixels than `limits` allow; checked before
     pixels are decoded), UnsupportedFormatError (another format, or a kind of this one that cannot be read),
     TruncatedImageError (the file ends before its pixels do) and CorruptImageError (anything else that is wrong with
-    it); never another exception because of what the bytes hold.
+    it); never another exception because of what the bytes hold. MemoryError, as it is, where memory runs out.
     """
     header = _read_header(data, limits)
     with _codec_errors(header.format):
@@ -201,10 +201,9 @@ def _codec_errors(kind: ImageFormat) -> Iterator[None]:
     """Map whatever a codec library throws at hostile bytes to an ImageError."""
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):
+        # What the machine lacks is not the image's fault: whoever runs the worker finds out whether it is.
         raise
-    except MemoryError as error:
-        raise TooLargeError(f"{kind}: decoding needs more memory than there is") from error
     except Exception as error:
         # The libraries behind this edge document no closed set of exceptions for hostile bytes.
         text = " ".join(f"{kind}: {error}".split())[:_MAX_MESSAGE_CHARS]

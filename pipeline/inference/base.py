@@ -42,6 +42,7 @@ class Engine(Protocol):
         """Convert (H, W, 3) uint8 or uint16 gamma-encoded RGB, full scale = 1.0, of any size from 1x1.
 
         Raises InferenceError when this image cannot be converted although the device is sound, DeviceLostError when
-        the device is gone, ValueError for an array of another shape or dtype.
+        the device is gone, MemoryError where the machine or the device has not the memory, ValueError for an array of
+        another shape or dtype.
         """
         ...

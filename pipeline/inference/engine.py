@@ -131,7 +131,7 @@ class InferenceEngine:
         smaller_px = halved_tile_px(tile_px, tile)
         if smaller_px is None:
             rows, columns = tile.region_shape
-            raise InferenceError(f"{self.device}: out of memory even for a tile of {rows} x {columns} px")
+            raise MemoryError(f"{self.device}: out of memory even for a tile of {rows} x {columns} px")
         self._tile_limit_px = smaller_px
         return smaller_px
 
@@ -175,10 +175,7 @@ class _ImageInProgress:
     """The result array and the tallies of one image."""
 
     def __init__(self, height: int, width: int) -> None:
-        try:
-            self.linear = np.empty((height, width, 3), np.float32)
-        except MemoryError as error:
-            raise InferenceError(f"not enough memory for {height} x {width} float pixels") from error
+        self.linear = np.empty((height, width, 3), np.float32)
         self.num_oom_retries = 0
         self._num_tiles = self._num_negative = self._num_nan = self._num_inf = 0
 

@@ -43,7 +43,7 @@ class Witness:
             return
         try:
             # Where that needs more memory than there is, nothing is known; the image may be smaller.
-            with suppress(ImageError):
+            with suppress(ImageError, MemoryError):
                 self._engine.infer(_control())
                 self._is_sound = True
         except DeviceLostError as error:

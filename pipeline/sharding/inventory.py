@@ -16,6 +16,7 @@ import posixpath
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectMissingError, SourceError, first_line
 from pipeline.records import ImageTask
+from pipeline.sharding.duplicates import without_duplicates
 from pipeline.sharding.locations import LOCAL_SCHEME, Location, join_root
 from pipeline.storage.base import ObjectStore
 
@@ -62,12 +64,21 @@ def parse_manifest(data: bytes, location: Location) -> Inventory:
 
 
 def iterate_inventory(store: ObjectStore, inventory: Inventory) -> Iterator[ImageTask]:
-    """Yield the current objects of the inventory in its own order, one data file in memory at a time.
+    """Yield the current objects of the inventory in its own order, each once, with one data file in memory at a time.
+
+    One that is listed twice alike, as in inventories that were put together, is one. 16 bytes are kept of each.
 
     `source` is the object's key; `key` its whole URL, for `RoutedStore`, in the scheme of the inventory (`s3` for one
     that was downloaded). An inventory without sizes or etags yields 0 and `''`: without etags a changed image cannot
-    be noticed. `store` reads absolute paths and URLs. Raises SourceError for a data file that is missing or damaged.
+    be noticed. `store` reads absolute paths and URLs. Raises SourceError for a data file that is missing or damaged,
+    and for a key that is listed twice with another bucket, size or etag.
     """
+    again = partial(_listed, store, inventory)
+    return without_duplicates(again(), again, inventory.location.url)
+
+
+def _listed(store: ObjectStore, inventory: Inventory) -> Iterator[ImageTask]:
+    """Every current object, as often as the inventory lists it."""
     location = inventory.location
     scheme = "s3" if location.scheme == LOCAL_SCHEME else location.scheme
     for key, md5 in inventory.files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import posixpath
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +16,7 @@ from pipeline.records import ImageTask
 from pipeline.sharding.locations import is_on_web
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import name_filter
+from pipeline.sharding.wanted import WantedSources
 from pipeline.storage import ObjectStore, redact_url
 from pipeline.storage.keys import is_valid_key, shown
 
@@ -30,10 +31,14 @@ class ListingCounts:
 
     `num_unusable` images have names that no output can be named after; examples are escaped, so that they can be shown.
     `num_special` are links to folders, which are not followed, links to nothing, devices and pipes.
-    `num_vanished` known sources were looked for and not found by `SourceListing.noting_vanished`.
+    `num_vanished` known sources were looked for and not found by `SourceListing.noting_vanished`. Of a pass for some
+    sources alone, `num_others` are the images that it was not for, and nothing else of others is counted;
+    `denied_folders` may not be read, and were passed by although some of these sources lie below them.
     """
 
     num_images: int = 0
+    num_others: int = 0
+    denied_folders: list[str] = field(default_factory=list)
     num_excluded: int = 0
     ignored_by_extension: Counter[str] = field(default_factory=Counter)
     ignored_examples: list[str] = field(default_factory=list)
@@ -49,6 +54,11 @@ class ListingCounts:
         self.num_special += 1
         if len(self.special_examples) < _NUM_EXAMPLES:
             self.special_examples.append(shown(name))
+
+    def deny(self, folder: str) -> None:
+        """Note a folder that may not be read; the first five are named."""
+        if len(self.denied_folders) < _NUM_EXAMPLES:
+            self.denied_folders.append(shown(folder))
 
     def refuse(self, source: str) -> None:
         """Count an image that cannot be taken for its name; the first five are named."""
@@ -70,19 +80,22 @@ class SourceListing:
     `root_url` is the absolute path or URL that source names are relative to: the folder, a glob's part before the
     first wildcard, the folder of a file or list, the folder of an inventory's series. Two sources with one root give
     one image one name. `store` reads the tasks' keys. `entries` starts a pass over everything that
-    the source names, and counts what it passes by. `by_extension` takes only what has an image's extension;
+    the source names, and counts what it passes by; where it is told which sources are wanted, it does without folders
+    that may not be read. `by_extension` takes only what has an image's extension;
     `needs_stat` says that images were named outright, and that their sizes and etags are still to be looked up.
     `reaches` tells of a source name whether a pass comes by it where it is there; None where images were named
-    outright, for then one that is not named may still be there.
+    outright, for then one that is not named may still be there. `wanted` are the sources that a pass is for, where it
+    is not for all that the options take (see `only`).
     """
 
     config: SourceConfig
     root_url: str
     store: ObjectStore
-    entries: Callable[[ListingCounts], Iterator[ImageTask]]
+    entries: Callable[[ListingCounts, WantedSources | None], Iterator[ImageTask]]
     by_extension: bool
     needs_stat: bool
     reaches: Callable[[str], bool] | None = None
+    wanted: WantedSources | None = None
     _counts: list[ListingCounts] = field(default_factory=lambda: [ListingCounts()])
 
     @property
@@ -100,18 +113,26 @@ class SourceListing:
         """How many of them by lower-case extension, the most frequent first; known after a pass."""
         return dict(self.counts.ignored_by_extension.most_common())
 
+    def only(self, sources: Collection[str]) -> SourceListing:
+        """The same source for those of `sources` alone that it lists, whatever is beside them; counts go to both.
+
+        What was planned once is meant here: a folder that may not be read, a name that cannot be used or whatever else
+        another run left out by its options neither stops such a pass nor is counted.
+        """
+        return replace(self, wanted=WantedSources(sources))
+
     def iterate(self) -> Iterator[ImageTask]:
         """Start a pass and stream the images to take: ascending names for folders and globs, else the listed order.
 
-        Raises SourceError at the end of a pass that found nothing to take. A listed image that is missing or may not
-        be read is yielded with size 0 and no etag: it costs one row, not the job.
+        Raises SourceError at the end of a pass that met nothing to take, be it wanted or not. A listed image that is
+        missing or may not be read is yielded with size 0 and no etag: it costs one row, not the job.
         """
         counts = self._counts[0] = ListingCounts()
         taken = itertools.islice(self._filtered(counts), self.config.limit)
         for task in _looked_up(self.store, taken) if self.needs_stat else taken:
             counts.num_images += 1
             yield task
-        if not counts.num_images:
+        if not counts.num_images and not counts.num_others:
             raise SourceError(self._nothing_found(counts))
 
     def noting_vanished(self, tasks: Iterable[ImageTask], known: Iterable[str]) -> Iterator[ImageTask]:
@@ -138,11 +159,13 @@ class SourceListing:
 
     def _filtered(self, counts: ListingCounts) -> Iterator[ImageTask]:
         is_taken = name_filter(self.config.include, self.config.exclude)
-        for task in self.entries(counts):
+        for task in self.entries(counts, self.wanted):
             source = task.source
             if source.endswith("/"):  # the empty objects that stand for folders on object stores
                 continue
-            if not is_taken(source):
+            if self.wanted is not None and source not in self.wanted:
+                counts.num_others += self._is_image(task)
+            elif not is_taken(source):
                 counts.num_excluded += 1
             elif kind := self._ignored_kind(task):
                 counts.ignore(source, kind)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from pipeline.errors import (
 )
 from pipeline.records import ImageTask
 from pipeline.sharding.inventory import iterate_inventory, parse_manifest
+from pipeline.sharding.left_out import LeftOut
 from pipeline.sharding.listing import ListingCounts, SourceListing
 from pipeline.sharding.lists import read_list
 from pipeline.sharding.locations import (
@@ -45,11 +45,11 @@ from pipeline.sharding.locations import (
     split_glob,
 )
 from pipeline.sharding.names import unrooted
-from pipeline.sharding.patterns import can_match_below, excludes_below, has_wildcard, name_filter, translate
+from pipeline.sharding.patterns import can_match_below, has_wildcard, translate
 from pipeline.sharding.routed import RoutedStore
+from pipeline.sharding.wanted import WantedSources
 from pipeline.storage import ObjectStore, open_store, redact_url
-from pipeline.storage.durable import TEMP_PREFIX
-from pipeline.storage.keys import ListingObserver
+from pipeline.storage.keys import DoesWithout
 
 _FILE, _FOLDER = "file", "folder"
 _MAX_LIST_BYTES = 2 * 2**30
@@ -87,7 +87,12 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
     root_url = join_root(place.root, folder)
     task = ImageTask(name, place.url, 0, "")
     return SourceListing(
-        config, root_url, source_store(config), lambda _counts: iter((task,)), by_extension=False, needs_stat=True
+        config,
+        root_url,
+        source_store(config),
+        lambda _counts, _wanted: iter((task,)),
+        by_extension=False,
+        needs_stat=True,
     )
 
 
@@ -114,8 +119,13 @@ def _still_lists(config: SourceConfig) -> bool:
     found = _probe(open_store(place.root, _impatient(config.storage)), place, config.url)
     if found is None and source_shape(config.url) is SourceShape.GLOB:
         folder_url = join_root(place.root, split_glob(place)[0])
-        return next(store.list(folder_url), None) is not None
-    return found == _FILE or (found == _FOLDER and next(store.list(place.url), None) is not None)
+        return _lists_anything(store, folder_url)
+    return found == _FILE or (found == _FOLDER and _lists_anything(store, place.url))
+
+
+def _lists_anything(store: ObjectStore, folder_url: str) -> bool:
+    # A folder below it that may not be read is perhaps one that options left out.
+    return next(store.list(folder_url, DoesWithout(folder_url)), None) is not None
 
 
 def _open_folder(config: SourceConfig, place: Location, destination_url: str | None) -> SourceListing:
@@ -126,7 +136,7 @@ def _open_folder(config: SourceConfig, place: Location, destination_url: str | N
         config,
         place.url,
         store,
-        lambda counts: _below(store, place.url, _Left(config, place.url, counts)),
+        lambda counts, wanted: _below(store, place.url, LeftOut(config, place.url, counts, wanted)),
         by_extension=True,
         needs_stat=False,
         reaches=_lies_below,
@@ -144,8 +154,15 @@ def _open_glob(config: SourceConfig, place: Location, destination_url: str | Non
     def reaches(source: str) -> bool:
         return _lies_below(source) and is_match(source) is not None
 
-    def entries(counts: ListingCounts) -> Iterator[ImageTask]:
-        left = _Left(config, root_url, counts, lambda below: can_match_below(pattern, below), is_match)
+    def entries(counts: ListingCounts, wanted: WantedSources | None) -> Iterator[ImageTask]:
+        left = LeftOut(
+            config,
+            root_url,
+            counts,
+            wanted,
+            reaches=lambda below: can_match_below(pattern, below),
+            is_match=is_match,
+        )
         return (task for task in _below(store, root_url, left) if is_match(task.source))
 
     extension = posixpath.splitext(posixpath.basename(pattern))[1]
@@ -158,52 +175,7 @@ def _lies_below(source: str) -> bool:
     return unrooted(source) == source
 
 
-class _Left(ListingObserver):
-    """What a listing below a folder leaves out.
-
-    `reaches` tells whether the source lists anything below a folder, `is_match` whether it means a name.
-    """
-
-    def __init__(
-        self,
-        config: SourceConfig,
-        folder_url: str,
-        counts: ListingCounts,
-        reaches: Callable[[str], bool] = lambda _below: True,
-        is_match: Callable[[str], object] = lambda _name: True,
-    ) -> None:
-        self.prefix = f"{folder_url.rstrip('/')}/"
-        self._config, self._counts, self._reaches, self._is_match = config, counts, reaches, is_match
-        self._is_taken = name_filter((), config.exclude)
-        self._unusable: deque[str] = deque()
-
-    def unusable(self, name: str) -> None:
-        self._unusable.append(name)
-
-    def special(self, name: str) -> None:
-        below = name.removeprefix(self.prefix)
-        is_excluded = not self._is_taken(below) or excludes_below(self._config.exclude, below)
-        if not is_excluded and (self._is_match(below) or self._reaches(below)):
-            self._counts.pass_by(below)
-
-    def temporary(self, name: str) -> None:
-        # What is left in a folder that once was a destination, or an image that somebody gave such a name.
-        below = name.removeprefix(self.prefix)
-        if name_filter(self._config.include, self._config.exclude)(below) and self._is_match(below):
-            self._counts.ignore(below, f"{TEMP_PREFIX}*")
-
-    def can_do_without(self, folder: str) -> bool:
-        below = folder.removeprefix(self.prefix)
-        return not self._reaches(below) or excludes_below(self._config.exclude, below)
-
-    def refused(self) -> Iterator[ImageTask]:
-        """What the store cannot give a key to: passed on, for the listing counts what it does not take."""
-        while self._unusable:
-            name = self._unusable.popleft()
-            yield ImageTask(name.removeprefix(self.prefix), name, 0, "")
-
-
-def _below(store: ObjectStore, folder_url: str, left: _Left) -> Iterator[ImageTask]:
+def _below(store: ObjectStore, folder_url: str, left: LeftOut) -> Iterator[ImageTask]:
     try:
         for info in store.list(folder_url, left):
             yield from left.refused()
@@ -227,14 +199,16 @@ def _open_list(config: SourceConfig, place: Location, data: bytes, shape: Source
             config,
             series_url,
             store,
-            lambda _counts: iterate_inventory(store, inventory),
+            lambda _counts, _wanted: iterate_inventory(store, inventory),
             by_extension=True,
             needs_stat=False,
             reaches=lambda _source: True,
         )
     tasks = read_list(data, place)
     root_url = join_root(place.root, folder)
-    return SourceListing(config, root_url, store, lambda _counts: iter(tasks), by_extension=False, needs_stat=True)
+    return SourceListing(
+        config, root_url, store, lambda _counts, _wanted: iter(tasks), by_extension=False, needs_stat=True
+    )
 
 
 def _probe(store: ObjectStore, place: Location, url: str) -> str | None:

@@ -28,6 +28,17 @@ class ListingObserver:
         return False
 
 
+class DoesWithout(ListingObserver):
+    """Takes what a listing of `folder` gives, without the folders below it that may not be read."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder.rstrip("/")
+
+    def can_do_without(self, folder: str) -> bool:
+        """See ListingObserver: all but the one that is listed."""
+        return folder.rstrip("/") != self._folder
+
+
 logger = logging.getLogger(__name__)
 
 

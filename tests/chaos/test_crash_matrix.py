@@ -113,8 +113,12 @@ def crash_and_resume(
 
 def test_every_point_is_in_the_matrix() -> None:
     elsewhere = {"upload.started", "upload.sent"}
-    elsewhere |= {"generation.written", "head.created", "collection.deleted"}  # integration/test_incremental_runs.py
-    elsewhere |= {"distrust.recorded"}  # integration/test_distrusted_outputs.py
+    elsewhere |= {
+        "generation.written",
+        "head.created",
+        "collection.deleted",
+        "distrust.recorded",
+    }  # test_crash_upkeep.py
     elsewhere |= {"images.ceded", "shard.split", "rows.ready", "rows.settled"}  # test_tail_deaths.py
     on_lease = {name for name, _, _ in ON_LEASE}
     assert set(POINTS) == {*ONCE, *on_lease, *PER_SHARD, *PER_IMAGE, *PER_FILE, *elsewhere}

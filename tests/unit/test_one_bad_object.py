@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from fakes import FakeEngine, HookedStore
 from photographs import jpeg, picture
+from unprivileged import without_override
 
-from pipeline.config import StorageConfig, build_config
+from pipeline.config import SourceConfig, StorageConfig, build_config
 from pipeline.convert import ShardConverter
 from pipeline.errors import (
     CredentialsError,
     DestinationError,
     HdrfleetError,
     ObjectDeniedError,
+    SourceUnreadableError,
     StorageError,
     TransientStorageError,
 )
 from pipeline.manifest import completed_shards, open_manifest
 from pipeline.records import ImageTask, Provenance, Shard
-from pipeline.sharding import output_key, require_short_prefix
+from pipeline.sharding import output_key, require_short_prefix, source_store
 from pipeline.sharding.names import TRIAL_KEY
+from pipeline.source_reader import SourceReader
 from pipeline.storage import open_store
 
 NAMES = ("in/a.jpg", "in/b.jpg", "in/c.jpg")
@@ -188,3 +192,19 @@ def test_bytes_of_a_prefix_are_counted_and_not_characters() -> None:
     require_short_prefix("s3://bucket/" + "é" * 61)
     with pytest.raises(DestinationError):
         require_short_prefix("s3://bucket/" + "é" * 62)
+
+
+def test_a_folder_that_may_not_be_read_is_no_sign_that_the_source_does_not_answer(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".Trashes").mkdir(mode=0)
+    store = HookedStore(source_store(SourceConfig(url=str(tmp_path))))
+
+    def before(operation: str, key: str) -> None:
+        if operation == "read" and key.endswith("a.jpg"):
+            raise LASTS
+
+    store.before = before
+    reader = SourceReader(store, 10, lambda: True)
+    with without_override(), pytest.raises(SourceUnreadableError, match="answers for others"):
+        reader.read(ImageTask("a.jpg", f"{tmp_path}/a.jpg", 1, ""))

@@ -200,11 +200,25 @@ def test_finished_tiles_are_kept_when_a_later_one_fails() -> None:
     assert_equals_whole(result.linear, pixels, NETWORK)
 
 
-def test_memory_for_not_even_the_smallest_tile_fails_the_image_only() -> None:
+def test_memory_for_not_even_the_smallest_tile_is_what_the_machine_lacks() -> None:
+    """It is as large for every image, so that it is no fault of this one."""
     greedy = engine(GreedyNetwork(100 * 100, OUT_OF_MEMORY[0]))
-    with pytest.raises(InferenceError, match="out of memory even for a tile of"):
+    with pytest.raises(MemoryError, match="out of memory even for a tile of"):
         greedy.infer(random_pixels(300, 300))
     assert greedy.infer(random_pixels(80, 90)).info.num_oom_retries == 0
+
+
+def test_memory_for_the_result_is_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    subject = engine()
+    pixels = random_pixels(8, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.inference.engine.np.empty", refuse)
+        with pytest.raises(MemoryError):
+            subject.infer(pixels)
+    assert subject.infer(random_pixels(8, 8)).info.num_tiles == 1
 
 
 DEVICE_LOST = [

@@ -13,7 +13,7 @@ from photographs import jpeg, picture
 
 from pipeline.config import StorageConfig, build_config
 from pipeline.convert import ShardConverter
-from pipeline.errors import DeviceLostError, InferenceError
+from pipeline.errors import DeviceLostError
 from pipeline.inference.base import Inference, LdrPixels
 from pipeline.inference.witness import Witness
 from pipeline.records import ImageTask, Provenance, Shard
@@ -38,7 +38,7 @@ class Card(FakeEngine):
         if (4, 5) in self.seen or pixels.size // 3 > self.max_pixels:
             raise DeviceLostError(f"cuda:0: CUDA error: {self.says}")
         if pixels.size // 3 > self.max_memory_pixels:
-            raise InferenceError("cuda:0: out of memory even for a tile")
+            raise MemoryError("cuda:0: out of memory even for a tile")
         return super().infer(pixels)
 
 

@@ -38,7 +38,7 @@ class HeadStore:
 
 
 def listing(store: Any, names: list[str], size_bytes: int = 1_000_000) -> SourceListing:
-    def entries(_counts: object) -> Iterator[ImageTask]:
+    def entries(_counts: object, _wanted: object) -> Iterator[ImageTask]:
         return (ImageTask(name, name, size_bytes, "e") for name in names)
 
     return SourceListing(SourceConfig(url="/photos"), "/photos", store, entries, by_extension=True, needs_stat=False)

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from pipeline.config import SourceConfig, StorageConfig
-from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError, SourceLostError
+from pipeline.errors import (
+    CredentialsError,
+    ObjectDeniedError,
+    ObjectMissingError,
+    SourceError,
+    SourceLostError,
+)
 from pipeline.records import ImageTask
 from pipeline.sharding import SourceListing, open_source, source_is_there, source_store
 from pipeline.storage import open_store
@@ -331,3 +337,58 @@ def test_a_source_that_became_something_else_is_lost(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "photos")
     with pytest.raises(SourceLostError, match="neither a folder nor a file"):
         source_is_there(SourceConfig(url=str(tmp_path / "photos")))
+
+
+def test_a_pass_for_some_sources_does_without_what_it_is_not_for(open_folder: Path) -> None:
+    fill(open_folder, "a/1.jpg", "a/2.jpg", "b/3.jpg", "b/\x01.jpg", "notes.txt")
+    (open_folder / "b/nothing.jpg").symlink_to(open_folder / "gone.jpg")
+    (open_folder / ".Trashes").mkdir(mode=0)
+    for url in (open_folder, f"{open_folder}/**/*.jpg"):
+        listing = listing_of(url)
+        with pytest.raises(SourceError, match="Permission denied"):
+            list(listing.iterate())
+        assert [task.source for task in listing.only({"a/2.jpg", "b/3.jpg", "b/4.jpg"}).iterate()] == [
+            "a/2.jpg",
+            "b/3.jpg",
+        ]
+        counts = listing.counts
+        assert (counts.num_images, counts.num_unusable, counts.num_special, listing.num_ignored) == (2, 0, 0, 0)
+        assert not counts.denied_folders
+        # A folder where something wanted lay does not keep the others from being found, and is named.
+        assert [task.source for task in listing.only({"a/1.jpg", ".Trashes/x/5.jpg"}).iterate()] == ["a/1.jpg"]
+        assert listing.counts.denied_folders == [".Trashes"]
+        assert not list(listing.only({"gone.jpg"}).iterate()), "the source is there, and not the image"
+
+
+def test_a_pass_for_some_sources_of_an_emptied_folder_fails(tmp_path: Path) -> None:
+    fill(tmp_path / "in", "notes.txt")
+    with pytest.raises(SourceError, match="no image to convert"):
+        list(listing_of(tmp_path / "in").only({"a.jpg"}).iterate())
+
+
+def test_a_pass_for_some_names_of_a_list_looks_up_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "list.txt").write_text("c.jpg\nb.jpg\na.jpg\n")
+    listing = listing_of(tmp_path / "list.txt").only({"a.jpg", "c.jpg"})
+    asked, stat = [], listing.store.stat
+
+    def looking_up(key: str) -> object:
+        asked.append(Path(key).name)
+        return stat(key)
+
+    monkeypatch.setattr(listing.store, "stat", looking_up)
+    assert [(task.source, task.size_bytes) for task in listing.iterate()] == [("c.jpg", 5), ("a.jpg", 5)]
+    assert sorted(asked) == ["a.jpg", "c.jpg"]
+
+
+def test_a_folder_that_may_not_be_read_says_nothing_about_whether_the_source_is_there(open_folder: Path) -> None:
+    folder = fill(open_folder / "in", "a.jpg")
+    (folder / ".Trashes").mkdir(mode=0)
+    configs = [SourceConfig(url=str(folder)), SourceConfig(url=f"{folder}/**/*.jpg")]
+    assert all(source_is_there(config) for config in configs)
+    (folder / "a.jpg").unlink()
+    assert not any(source_is_there(config) for config in configs)
+    folder.chmod(0)
+    for config in configs:
+        with pytest.raises((SourceLostError, CredentialsError)):
+            source_is_there(config)

@@ -161,3 +161,18 @@ def test_names_that_no_store_or_output_can_have_are_counted() -> None:
 def test_a_manifest_that_is_no_json() -> None:
     with pytest.raises(SourceError, match="not an S3 Inventory manifest"):
         listed("inventory-text", {}, b"hello")
+
+
+def test_inventories_that_were_put_together_give_each_object_once() -> None:
+    old = ("photos", "2024/a b+ü.jpg", 10, "e0", False, False)  # an earlier version is no contradiction
+    files = {"data/1.csv.gz": csv_data(ROWS), "data/2.csv.gz": csv_data([old, *ROWS])}
+    tasks = listed("twice", files, manifest(files))
+    assert [(task.source, task.size_bytes, task.etag) for task in tasks] == TAKEN
+
+
+@pytest.mark.parametrize(("bucket", "size", "etag"), [("photos", 10, "e9"), ("photos", 9, "e1"), ("other", 10, "e1")])
+def test_an_object_that_is_listed_in_two_ways_is_refused_by_name(bucket: str, size: int, etag: str) -> None:
+    other = (bucket, "2024/a b+ü.jpg", size, etag, True, False)
+    files = {"data/1.csv.gz": csv_data(ROWS), "data/2.csv.gz": csv_data([other])}
+    with pytest.raises(SourceError, match=r"2024/a b\+ü\.jpg is listed more than once, with another bucket, size or"):
+        listed(f"ways-{bucket}-{size}-{etag}", files, manifest(files))
