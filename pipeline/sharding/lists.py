@@ -1,7 +1,8 @@
 """Lists of images: `.txt`, `.csv` and `.parquet` files that name one image per line or row.
 
-A text list holds one path or URL per line; blank lines and lines that start with `#` are skipped. A CSV or Parquet
-list has a column named `source`, `path`, `key`, `url` or `uri` (the first of these that is there), or a single
+A text list holds one path or URL per line, without the blanks around it; empty lines and lines that start with `#` are
+skipped. In the other two, blanks belong to a name, but for those before a cell of CSV that is not quoted. A CSV or
+Parquet list has a column named `source`, `path`, `key`, `url` or `uri` (the first of these that is there), or a single
 column. Entries are relative to the list's folder, absolute local paths, or URLs; all of one scheme, in any number of
 buckets. What is listed is taken whatever its extension.
 """
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import SourceError, first_line
 from pipeline.records import ImageTask
-from pipeline.sharding.locations import Location, listed_name, resolve_entry
+from pipeline.sharding.locations import Location, listed_name, resolve_entry, without_dots
 from pipeline.sharding.names import unrooted
 from pipeline.storage.keys import is_valid_key
 
@@ -68,7 +69,7 @@ def _resolve_all(entries: _Entries, location: Location) -> list[ImageTask]:
 def _plain(name: str) -> str:
     """A relative name as a walk below the list's folder gives it: `./a.jpg` (so `find .` writes it) is `a.jpg`."""
     is_walked = name.startswith("/") or "://" in name or {".", ".."}.isdisjoint(name.split("/"))
-    return name if is_walked else posixpath.normpath(name)
+    return name if is_walked else without_dots(name)
 
 
 def _resolve(entry: str, folder: Location, line: int) -> Location:
@@ -89,7 +90,7 @@ def _text_entries(data: bytes) -> _Entries:
 
 
 def _csv_entries(data: bytes) -> _Entries:
-    rows = csv.reader(io.StringIO(_decode(data), newline=""), strict=True)
+    rows = csv.reader(io.StringIO(_decode(data), newline=""), strict=True, skipinitialspace=True)
     column = -1
     try:
         for row in rows:
@@ -101,8 +102,8 @@ def _csv_entries(data: bytes) -> _Entries:
                     continue
             if column >= len(row):
                 raise SourceError(f"line {rows.line_num}: has {len(row)} columns, not the {column + 1} that are needed")
-            if entry := row[column].strip():
-                yield rows.line_num, entry
+            if row[column].strip():
+                yield rows.line_num, row[column]
     except csv.Error as error:
         raise SourceError(f"line {rows.line_num}: {error}") from error
 

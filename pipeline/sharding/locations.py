@@ -15,16 +15,22 @@ from urllib.parse import unquote
 
 from pipeline.errors import SourceError
 from pipeline.sharding.patterns import has_wildcard
-from pipeline.storage.redact import without_parameters, without_userinfo
+from pipeline.storage.keys import WEB_QUERY
+from pipeline.storage.redact import redact_name, without_parameters, without_userinfo
 
 LIST_EXTENSIONS = frozenset({".txt", ".csv", ".parquet"})
 INVENTORY_NAME = "manifest.json"
 LOCAL_SCHEME = "file"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-# Keys may hold question marks: what follows one is a query where it reads like one, or holds a signature.
-_QUERY = re.compile(
-    r"\?(?:[\w.\-]+=[^/]*|(?:[\w.\-]+=[^?]*&)?(?:X-Amz-[\w\-]+|AWSAccessKeyId|Signature|sig|token)=.*)\Z", re.IGNORECASE
+# Keys of other stores may hold question marks: what follows one belongs to the key, unless it holds a signature.
+_SIGNED = re.compile(r"\?(?:[\w.\-]+=[^?]*&)?(?:X-Amz-[\w\-]+|AWSAccessKeyId|Signature|sig|token)=.*\Z", re.IGNORECASE)
+_SIGNATURE = re.compile(r"(?:X-(?:Amz|Goog)-Signature|Signature|sig)=", re.IGNORECASE)
+# What a signature is made for and with: S3, Google (both forms of each), CloudFront, Azure.
+_SIGNING_PARAMETER = re.compile(
+    r"(?:X-(?:Amz|Goog)-[\w\-]+|AWSAccessKeyId|GoogleAccessId|Expires|Policy|Key-Pair-Id|"
+    r"sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv)=",
+    re.IGNORECASE,
 )
 _SCHEME_ALIASES = {"s3a": "s3", "gcs": "gs"}
 
@@ -54,7 +60,7 @@ class Location:
 
 def source_shape(url: str) -> SourceShape:
     """Classify by the text: wildcards, a trailing slash, a list's extension, an inventory's `manifest.json`."""
-    path = _SCHEME.sub("", url, count=1)
+    path = _SCHEME.sub("", split_query(url)[0], count=1)
     name = posixpath.basename(path)
     if has_wildcard(path):
         return SourceShape.GLOB
@@ -128,29 +134,66 @@ def relative_to(inner: str, outer: str) -> str | None:
 def resolve_entry(entry: str, folder: Location) -> Location:
     """Locate one entry of a list that lies in `folder`: a URL, an absolute local path, or a path relative to it.
 
-    A URL's query of the form `?name=value`, or with a signature, is dropped; any other `?` belongs to the key. Raises
-    SourceError when a relative path leaves the bucket.
+    Of a web address's query, what is secret is dropped; elsewhere a query with a signature is, and any other `?`
+    belongs to the key. Raises SourceError when a relative path leaves the bucket.
     """
     entry = listed_name(entry)
     if _SCHEME.match(entry) or (folder.scheme == LOCAL_SCHEME and entry.startswith(("/", "~/"))):
         return locate(entry)
     if folder.scheme == LOCAL_SCHEME:
         return locate(posixpath.join(folder.url, entry))
-    key = posixpath.normpath(posixpath.join(folder.key, entry.lstrip("/")))
+    key = without_dots(posixpath.join(folder.key, entry.lstrip("/")))
     if key.startswith(".."):
         raise SourceError(f"{entry!r} leads out of {folder.root}")
     return Location(folder.scheme, folder.root, key)
 
 
-def listed_name(entry: str) -> str:
-    """Return an entry as it is recorded: without userinfo, and without a query of the form `?name=value`.
+def without_dots(path: str) -> str:
+    """Resolve the segments `.` and `..` of a relative path; unlike in a file system, an empty one is a name of its own.
 
-    A secret key and a session token may hold slashes; so may a key, and it may hold a question mark. A web address
-    loses its fragment and `;name=value` parameters with a session or a token as well.
+    What leads out stays at the beginning, as `..`.
+    """
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == ".." and kept and kept[-1] != "..":
+            kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept)
+
+
+def listed_name(entry: str) -> str:
+    """Return an entry as it is recorded: without userinfo, signature and tokens.
+
+    A web address keeps the parameters of its query that say which resource is meant, and loses its fragment. A secret
+    key and a session token may hold slashes; so may a key, and it may hold a question mark.
     """
     entry = without_parameters(entry)
     match = _SCHEME.match(entry)
-    return without_userinfo(match.group() + _QUERY.sub("", entry[match.end() :])) if match else entry
+    if match is None:
+        return entry
+    rest = entry[match.end() :]
+    rest = _without_secrets(rest) if is_on_web(match.group().lower()) else _SIGNED.sub("", rest)
+    return without_userinfo(match.group() + rest)
+
+
+def split_query(url: str) -> tuple[str, str]:
+    """Split a web address at the question mark of its query, which begins as `name=`; all else has none."""
+    found = WEB_QUERY.search(url) if is_on_web(url.lower()) else None
+    return (url[: found.start()], url[found.end() :]) if found else (url, "")
+
+
+def _without_secrets(rest: str) -> str:
+    """Drop the parameters of a web address's query that are secret, and those of a signature with it."""
+    found = WEB_QUERY.search(rest)
+    if found is None:
+        return rest
+    parameters = rest[found.end() :].split("&")
+    is_signed = any(_SIGNATURE.match(each) for each in parameters)
+    kept = [
+        each for each in parameters if redact_name(each) == each and not (is_signed and _SIGNING_PARAMETER.match(each))
+    ]
+    return rest[: found.start()] + ("?" + "&".join(kept) if any(kept) else "")
 
 
 def is_on_web(key: str) -> bool:

@@ -39,10 +39,12 @@ from pipeline.sharding.locations import (
     Location,
     SourceShape,
     join_root,
+    listed_name,
     locate,
     relative_to,
     source_shape,
     split_glob,
+    split_query,
 )
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import can_match_below, has_wildcard, translate
@@ -69,7 +71,8 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
     seconds; nothing is listed yet.
     """
     shape = source_shape(config.url)
-    place = locate(config.url)
+    # A list may be read by its signature, once; what would be needed for images is not kept, and so not used either.
+    place = locate(config.url if shape in {SourceShape.LIST, SourceShape.INVENTORY} else listed_name(config.url))
     with _source_errors(config.url):
         probe = open_store(place.root, _impatient(config.storage))
         found = _probe(probe, place, config.url)
@@ -80,11 +83,13 @@ def open_source(config: SourceConfig, destination_url: str | None = None) -> Sou
         if shape in {SourceShape.LIST, SourceShape.INVENTORY}:
             if found == _FOLDER:
                 raise SourceError(f"{redact_url(config.url)} is a folder; add a slash to convert what is in it")
-            return _open_list(config, place, probe.read(place.key, max_bytes=_MAX_LIST_BYTES), shape)
+            data = probe.read(place.key, max_bytes=_MAX_LIST_BYTES)
+            return _open_list(config, locate(split_query(config.url)[0]), data, shape)
     if found == _FOLDER:
         return _open_folder(config, place, destination_url)
-    folder, _, name = place.key.rpartition("/")
-    root_url = join_root(place.root, folder)
+    path, _ = split_query(place.url)
+    name = place.url[path.rindex("/") + 1 :]
+    root_url = path[: path.rindex("/")] or place.root
     task = ImageTask(name, place.url, 0, "")
     return SourceListing(
         config,

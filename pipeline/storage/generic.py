@@ -27,7 +27,15 @@ from pipeline.errors import (
 )
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.generic_errors import map_generic_error
-from pipeline.storage.keys import ListingObserver, SkippedNames, check_key, check_prefix, join_key, normal_metadata
+from pipeline.storage.keys import (
+    WEB_QUERY,
+    ListingObserver,
+    SkippedNames,
+    check_key,
+    check_prefix,
+    join_key,
+    normal_metadata,
+)
 from pipeline.storage.redact import redact_url
 from pipeline.storage.retry import RetryPolicy
 
@@ -268,7 +276,15 @@ class GenericStore:
 
     def _path(self, key: str) -> str:
         path = join_key(self._root, check_key(key))
-        return quote(path, safe=_SAFE_IN_URL) + self._query if self._backend.read_only else path
+        if not self._backend.read_only:
+            return path
+        query = WEB_QUERY.search(path)
+        if query is None:
+            return quote(path, safe=_SAFE_IN_URL) + self._query
+        # A parameter may hold another address, with a question mark of its own.
+        return (
+            f"{quote(path[: query.start()], safe=_SAFE_IN_URL)}?{quote(path[query.end() :], safe=_SAFE_IN_URL + '?')}"
+        )
 
     def _where(self, key: str) -> str:
         return join_key(self._url, key)

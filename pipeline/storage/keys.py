@@ -9,6 +9,8 @@ from collections.abc import Mapping
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUM_EXAMPLES = 3
+# In a web address: a question mark that a query follows. Names of files hold others, which are sent as such.
+WEB_QUERY = re.compile(r"\?(?=[\w.\-]+=)")
 
 
 class ListingObserver:

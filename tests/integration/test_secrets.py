@@ -156,12 +156,15 @@ def test_a_list_of_web_addresses_leaves_no_session_and_no_fragment(
 ) -> None:
     """Every server that refuses an image is told of in its row."""
     home, dst, names = tmp_path / "home", tmp_path / "out", tmp_path / "list.txt"
-    names.write_text(f"http://{echoing_server}/a.jpg;jsessionid={WORD}#{WORD}\nhttp://{echoing_server}/b.jpg#{WORD}\n")
+    entries = (f"a.jpg;jsessionid={WORD}#{WORD}", f"b.jpg#{WORD}", f"c.jpg?id=7&token={WORD}&X-Amz-Signature={WORD}")
+    names.write_text("".join(f"http://{echoing_server}/{entry}\n" for entry in entries))
     result = hdrfleet("convert", names, dst, *OPTIONS, "--json", home=home)
     assert result.returncode == 3, result.stderr
     assert_clean(result, home, dst)
     rows = open_manifest(open_store(str(dst), StorageConfig())).current.to_pylist()
-    assert {row["source"] for row in rows} == {f"http://{echoing_server}/{name}.jpg" for name in "ab"}
+    assert {row["source"] for row in rows} == {
+        f"http://{echoing_server}/{name}" for name in ("a.jpg", "b.jpg", "c.jpg?id=7")
+    }
     assert is_clean(str(rows))
 
 

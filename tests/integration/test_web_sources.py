@@ -45,12 +45,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        _, kind, times, _ = self.path.split("/")
+        path, _, query = self.path.partition("?")
+        _, kind, times, _ = path.split("/")
         with self.server.lock:
             self.server.asked[self.path] += 1
             is_faulty = self.server.asked[self.path] <= int(times) and not self.server.is_mended
         if not is_faulty:
-            self._answer(200, PHOTO)
+            self._answer(200, jpeg(picture(16, int(query.removeprefix("w=")))) if query else PHOTO)
         elif kind == "reset":
             self.close_connection = True
         elif kind == "hole":
@@ -113,3 +114,16 @@ def test_faults_that_last_cost_their_images_and_the_next_run_takes_them_up(serve
         current = {row["source"]: row["error_code"] for row in manifest.current.to_pylist()}
         assert [source for source, code in current.items() if code] == [refused]
         assert len(current) == len(urls)
+
+
+@pytest.mark.timeout(120)
+def test_a_query_says_which_image_is_meant(server: Server, tmp_path: Path) -> None:
+    urls = [f"{server.url('200', 0)}?w={width}" for width in (8, 24, 40)]
+    assert hdrfleet_here("convert", listed(tmp_path, *urls, f"{urls[0]}&token=x"), tmp_path / "out", *OPTIONS) == 0
+    assert {row["source"]: row["width"] for row in rows_of(tmp_path / "out")} == dict(
+        zip(urls, (8, 24, 40), strict=True)
+    )
+    assert hdrfleet_here("convert", f"{urls[1]}&sig=x", tmp_path / "single", *OPTIONS) == 0
+    (row,) = rows_of(tmp_path / "single")
+    assert (row["source"], row["width"]) == ("200.jpg?w=24", 24)
+    assert hdrfleet_here("verify", tmp_path / "out", "--deep") == 0

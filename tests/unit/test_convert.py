@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -417,14 +418,21 @@ def test_other_pixels_under_the_same_name_become_a_revision(source: ObjectStore,
     assert destination.read("images/a.jpg.exr").startswith(b"something")
 
 
-def test_two_leases_share_one_device(source: ObjectStore, destination: ObjectStore) -> None:
-    files = {f"{index:02d}.jpg": jpeg(picture(24, 24, index)) for index in range(24)}
+def test_two_leases_share_one_device(
+    source: ObjectStore, destination: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width, num_images = 600, 800, 6
+    files = {f"{index:02d}.jpg": jpeg(picture(height, width, index)) for index in range(num_images)}
     tasks = put(source, files)
     engine = CountingEngine()
     # A queue smaller than one image: everything must still pass, one image at a time.
     subject = converter(source, destination, engine, execution={"queue_bytes": 2**20})
+    sizes: list[int] = []
+    for budget in (subject._decoded_budget, subject._output_budget):
+        monkeypatch.setattr(budget, "acquire", partial(_noting, budget.acquire, sizes))
+    half = num_images // 2
     threads = [
-        threading.Thread(target=subject.run, args=(Shard(1, index, tasks[index * 12 : index * 12 + 12]),))
+        threading.Thread(target=subject.run, args=(Shard(1, index, tasks[index * half : (index + 1) * half]),))
         for index in range(2)
     ]
     for thread in threads:
@@ -432,10 +440,45 @@ def test_two_leases_share_one_device(source: ObjectStore, destination: ObjectSto
     for thread in threads:
         thread.join(60)
     assert completed_shards(destination, 1) == {0, 1}
-    assert engine.num_calls == 24
+    assert engine.num_calls == num_images
+    assert len(sizes) == 2 * num_images
+    assert min(sizes) > 2**20, "what is queued is smaller than the queue"
     counts = subject.counts()
-    assert (counts.num_images, counts.num_failed) == (24, 0)
-    assert counts.megapixels == pytest.approx(24 * 24 * 24 / 1e6)
+    assert (counts.num_images, counts.num_failed) == (num_images, 0)
+    assert counts.megapixels == pytest.approx(num_images * height * width / 1e6)
+    subject.close()
+
+
+def _noting(acquire: Callable[[int], int], sizes: list[int], num_bytes: int) -> int:
+    sizes.append(num_bytes)
+    return acquire(num_bytes)
+
+
+def test_fetching_inference_and_storing_overlap(source: ObjectStore, destination: ObjectStore) -> None:
+    """The first inference waits for the second image's bytes, the first output for the second image's inference."""
+    tasks = put(source, {f"{index}.jpg": jpeg(picture(16, 16, index)) for index in range(3)})
+    fetched, inferring = threading.Event(), threading.Event()
+    stages, sources = HookedStore(destination), HookedStore(source)
+
+    class Waiting(CountingEngine):
+        def infer(self, pixels: LdrPixels) -> Inference:
+            if self.num_calls == 0:
+                assert fetched.wait(20), "nothing is fetched during inference"
+            else:
+                inferring.set()
+            return super().infer(pixels)
+
+    def watch_source(operation: str, key: str) -> None:
+        if (operation, key) == ("read", "1.jpg"):
+            fetched.set()
+
+    def watch_destination(operation: str, key: str) -> None:
+        if operation == "create" and key.startswith("images/0.jpg"):
+            assert inferring.wait(20), "nothing is computed while an output is stored"
+
+    sources.before, stages.before = watch_source, watch_destination
+    subject = converter(sources, stages, Waiting())
+    assert subject.run(Shard(1, 0, tasks)).num_ok == 3
     subject.close()
 
 

@@ -254,7 +254,8 @@ def test_an_empty_source_is_no_plan(store: ObjectStore, photos: Path) -> None:
     ("url", "recorded"),
     [
         ("s3://b/photo_?.jpg", "s3://b/photo_?.jpg"),
-        ("s3://b/list.csv?versionId=secret", "s3://b/list.csv"),
+        ("s3://b/list.csv?X-Amz-Signature=secret", "s3://b/list.csv"),
+        ("https://h/list.csv?id=7&token=secret", "https://h/list.csv?id=7"),
         ("/data/scans.csv/", "/data/scans.csv/"),
         ("photos/*.jpg", "{cwd}/photos/*.jpg"),
     ],

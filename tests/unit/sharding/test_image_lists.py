@@ -83,6 +83,20 @@ def test_what_find_writes_is_named_as_a_walk_names_it() -> None:
     assert [task.key for task in tasks] == ["/photos/a.jpg", "/photos/b/c.jpg", "/photos/d.jpg", "/up.jpg"]
 
 
+def test_blanks_belong_to_a_quoted_name() -> None:
+    """As `query --format csv` writes them."""
+    assert keys_of('source,n\n" lead.png",1\n"trail.png ",2\n  bare.png,3\n" ",4\n', name="list.csv") == [
+        "/lists/ lead.png",
+        "/lists/trail.png ",
+        "/lists/bare.png",
+    ]
+
+
+def test_entries_that_differ_in_their_query_are_different_images() -> None:
+    tasks = read_list(b"http://h/i?w=1\nhttp://h/i?w=2\nhttp://h/i?w=1&sig=x\n", Location("file", "/", "l.txt"))
+    assert [task.key for task in tasks] == ["http://h/i?w=1", "http://h/i?w=2"]
+
+
 def test_secrets_are_not_recorded() -> None:
     location = Location("s3", "s3://b", "list.txt")
     (task,) = read_list(b"s3://AKIAX:hidden@one/k.jpg?X-Amz-Signature=hidden", location)
