@@ -35,6 +35,7 @@ class ConversionOutcome:
     run: RunSummary
     manifest: ManifestSummary
     failures: pa.Table
+    retried_codes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -45,6 +46,10 @@ class ConversionOutcome:
         """One line for a person."""
         if self.did_work:
             return f"{plural(self.num_planned, 'image')} in {self.seconds:.1f} s to {self.destination}"
+        codes = set(self.failures["error_code"].to_pylist())
+        if self.retried_codes and codes.isdisjoint(self.retried_codes):
+            others = f"; {plural(self.failures.num_rows, 'image')} failed otherwise" if codes else ""
+            return f"nothing to do: in {self.destination}, none failed with {', '.join(self.retried_codes)}{others}"
         if self.failures.num_rows:
             failed = plural(self.failures.num_rows, "image")
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow.compute as pc
 
@@ -86,4 +87,4 @@ def run_retry(config: ConversionConfig, codes: Sequence[str], reporter: Reporter
             reporter.note(f"{plural(num_gone, 'failed image')} {where_gone(listing)}")
         return work
 
-    return run_conversion(config, reporter, extend=extend)
+    return replace(run_conversion(config, reporter, extend=extend), retried_codes=tuple(codes))

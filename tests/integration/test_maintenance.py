@@ -103,6 +103,18 @@ def test_a_code_that_nothing_failed_with_is_refused_by_name(
     assert len(message.strip().splitlines()) == 1
 
 
+def test_a_code_that_nothing_failed_with_is_no_advice_to_ask_again(
+    converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hdrfleet_here("retry", converted, "--code", "decode_corrupt") == 3
+    told = capsys.readouterr().out
+    assert (
+        f"nothing to do: in {converted}, none failed with decode_corrupt; {NUM_LARGE + 2} images failed otherwise"
+        in told
+    )
+    assert "tries again" not in told
+
+
 def test_retry_needs_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hdrfleet_here("retry", tmp_path) == 2
     assert hdrfleet_here("verify", tmp_path) == 2
