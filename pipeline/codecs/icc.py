@@ -15,6 +15,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.codecs.chromaticities import can_be_display
 from pipeline.codecs.header import Cicp, ColorSpace, LdrHeader, PngColor
 from pipeline.codecs.icc_profile import describe, is_hdr, is_usable
 from pipeline.errors import AlreadyHdrTransferError
@@ -178,7 +179,7 @@ def _cicp_profile(cicp: Cicp, space: ColorSpace) -> bytes | None:
 
 
 def _png_profile(color: PngColor, space: ColorSpace) -> tuple[bytes | None, str | None]:
-    """Build a profile from gAMA and cHRM; None where they mean sRGB or make no sense."""
+    """Build a profile from gAMA and cHRM; None where they mean sRGB or one of them makes no sense."""
     is_srgb_gamma = color.gamma is None or abs(color.gamma - _PNG_GAMMA_SRGB) <= _PNG_GAMMA_TOLERANCE
     xy = color.chromaticities if space is ColorSpace.RGB else None
     srgb_xy = (*_D65, *_SRGB_PRIMARIES)
@@ -187,6 +188,8 @@ def _png_profile(color: PngColor, space: ColorSpace) -> tuple[bytes | None, str 
     if is_srgb_gamma and xy is None:
         return None, None
     if color.gamma is not None and not 0.1 <= color.gamma <= 10:
+        return None, "gamma_ignored"
+    if xy is not None and not can_be_display(xy):
         return None, "gamma_ignored"
     gamma = None if is_srgb_gamma else 1.0 / (color.gamma or 1.0)
     white, primaries = (xy[:2], xy[2:]) if xy else (_D65, _SRGB_PRIMARIES)

@@ -176,11 +176,12 @@ def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[
     gamma, chromaticities = chunks.get(b"gAMA"), chunks.get(b"cHRM")
     if b"sRGB" in chunks or (gamma is None and chromaticities is None):
         return {}
-    # Both store 100000 times the value; chromaticities as white, red, green, blue.
+    # Both store 100000 times the value; chromaticities as white, red, green, blue. They are read as signed, as libpng
+    # does: 11.3.2.1 says unsigned, but the blue of ACES AP0 lies below y = 0.
     return {
         "png_color": PngColor(
             gamma=int.from_bytes(gamma, "big") / 1e5 if gamma is not None and len(gamma) == 4 else None,
-            chromaticities=tuple(v / 1e5 for v in struct.unpack(">8I", chromaticities))
+            chromaticities=tuple(v / 1e5 for v in struct.unpack(">8i", chromaticities))
             if chromaticities is not None and len(chromaticities) == 32
             else None,
         )
