@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Raised whenever the same input, weights and options would give other pixels or other statistics than before.
-PIXEL_PIPELINE_VERSION = 3
+PIXEL_PIPELINE_VERSION = 4
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PixelType = Literal["half", "float"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.codecs.ifd import Value, read_ifd, read_tiff_header
+from pipeline.codecs.ifd import IfdForm, Value, read_ifd, read_tiff_header
 from pipeline.records import CaptureMetadata
 
 MAX_TEXT_CHARS = 256
@@ -69,17 +69,17 @@ def clean_text(raw: bytes | str) -> str | None:
 
 
 def parse_exif(data: bytes) -> ExifFacts:
-    """Read an EXIF block (a TIFF structure, with or without the `Exif\\0\\0` prefix). Never raises."""
+    """Read an EXIF block (a TIFF or BigTIFF structure, with or without the `Exif\\0\\0` prefix). Never raises."""
     data = data.removeprefix(b"Exif\0\0")
     header = read_tiff_header(data)
     if header is None:
         return ExifFacts(None, CaptureMetadata(), is_valid=False)
-    byte_order, offset = header
-    primary, is_valid = read_ifd(data, offset, byte_order, _PRIMARY_TAGS)
+    form, offset = header
+    primary, is_valid = read_ifd(data, offset, form, _PRIMARY_TAGS)
     parts: list[Mapping[int, Value]] = []
     for pointer, tags in ((_EXIF_IFD, _EXIF_TAGS), (_GPS_IFD, _GPS_TAGS)):
         at = _number(primary.get(pointer))
-        part, part_is_valid = ({}, True) if at is None else read_ifd(data, int(at), byte_order, tags)
+        part, part_is_valid = ({}, True) if at is None else read_ifd(data, int(at), form, tags)
         parts.append(part)
         is_valid &= part_is_valid
     orientation = _number(primary.get(_ORIENTATION))
@@ -91,16 +91,16 @@ def parse_exif(data: bytes) -> ExifFacts:
         orientation=None if orientation is None else int(orientation),
         capture=_capture(primary, *parts),
         is_valid=is_valid,
-        is_adobe_rgb=_is_adobe_rgb(data, byte_order, parts[0]),
+        is_adobe_rgb=_is_adobe_rgb(data, form, parts[0]),
     )
 
 
-def _is_adobe_rgb(data: bytes, byte_order: str, exif: Mapping[int, Value]) -> bool:
+def _is_adobe_rgb(data: bytes, form: IfdForm, exif: Mapping[int, Value]) -> bool:
     at = _number(exif.get(_INTEROPERABILITY_IFD))
     if at is None or at < 0 or _number(exif.get(_COLOR_SPACE)) != _UNCALIBRATED:
         return False
     # Programs that move the directories often leave this one behind: its damage says nothing about the rest.
-    values, _ = read_ifd(data, int(at), byte_order, frozenset({_INTEROPERABILITY_INDEX}))
+    values, _ = read_ifd(data, int(at), form, frozenset({_INTEROPERABILITY_INDEX}))
     index = values.get(_INTEROPERABILITY_INDEX)
     return isinstance(index, bytes) and index.rstrip(b"\0 ") == _ADOBE_RGB
 

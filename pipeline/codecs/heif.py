@@ -14,7 +14,6 @@ import imagecodecs
 import numpy as np
 import pi_heif
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin
 
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import Cicp, ColorSpace, LdrHeader
@@ -42,15 +41,12 @@ def read_header(data: bytes, kind: ImageFormat) -> LdrHeader:
             width, height = height, width
     nclx = info.get("nclx_profile")
     has_alpha = bool(image.has_alpha)
-    is_gray = image.mode.startswith("L")
-    sample_bits = int(info["bit_depth"])
-    if facts.is_sequence and kind is ImageFormat.AVIF:
-        sample_bits = 8  # see _decode_avif
+    is_gray = _is_gray(image, facts)
     return LdrHeader(
         format=kind,
         width=width,
         height=height,
-        sample_bits=sample_bits,
+        sample_bits=int(info["bit_depth"]),
         mode=("L" if is_gray else "RGB") + ("A" if has_alpha else ""),
         color_space=ColorSpace.GRAY if is_gray else ColorSpace.RGB,
         has_alpha=has_alpha,
@@ -84,6 +80,14 @@ def decode(data: bytes, header: LdrHeader) -> tuple[NDArray[Any], NDArray[Any] |
     return pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2), alpha
 
 
+def _is_gray(image: pi_heif.HeifImage, facts: ContainerFacts) -> bool:
+    """pi-heif's mode is L for 8 bits and I;10, I;12 or I;16 for more, but RGBA for gray with alpha.
+
+    That it then knows no subsampling of chroma is not enough: it knows none of an overlay of coloured images either.
+    """
+    return image.mode.startswith(("L", "I")) or (facts.is_monochrome and "chroma" not in image.info)
+
+
 def _open(data: bytes) -> pi_heif.HeifFile:
     # hdr_to_16bit shifts 10-bit codes left, which leaves white short of 65535: we scale them ourselves.
     file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
@@ -105,9 +109,9 @@ def _decode_heic(data: bytes, header: LdrHeader) -> NDArray[Any]:
 
 def _decode_avif(data: bytes, header: LdrHeader) -> NDArray[Any]:
     if "animated" in header.warnings:
-        # imagecodecs would decode every frame, and asking it for one corrupts the heap; Pillow gives one, in 8 bits.
-        with AvifImagePlugin.AvifImageFile(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGBA" if header.has_alpha else "RGB"))
+        # imagecodecs would decode every frame, and asking it for one corrupts the heap. By the brand of still images
+        # libavif takes the primary item, which the header was read from, and not the sequence beside it.
+        data = data[:8] + b"avif" + data[12:]
     pixels: NDArray[Any] = imagecodecs.avif_decode(data, numthreads=1)
     return pixels
 

@@ -72,6 +72,28 @@ def read_references(iref: bytes) -> list[tuple[bytes, int, tuple[int, ...]]]:
     return found
 
 
+def read_associations(ipma: bytes, item: int) -> list[int]:
+    """Return the numbers, from 1, of the item's properties from an ItemPropertyAssociationBox' body.
+
+    ISO/IEC 23008-12, 9.3. The top bit of an association says "essential" and is left out.
+    """
+    version, wide = ipma[0], bool(ipma[3] & 1)
+    id_size, index_size = (2 if version == 0 else 4), (2 if wide else 1)
+    at, found = 8, []
+    for _ in range(int.from_bytes(ipma[4:8], "big")):
+        if at + id_size >= len(ipma):
+            break
+        is_wanted = int.from_bytes(ipma[at : at + id_size], "big") == item
+        count = ipma[at + id_size]
+        at += id_size + 1
+        if is_wanted:
+            mask = 0x7FFF if wide else 0x7F
+            ends = range(at, min(at + count * index_size, len(ipma) - index_size + 1), index_size)
+            found += [int.from_bytes(ipma[i : i + index_size], "big") & mask for i in ends]
+        at += count * index_size
+    return found
+
+
 def read_types(item_infos: Iterable[bytes]) -> dict[int, bytes]:
     """Return the type of each item by the bodies of its ItemInfoEntry boxes, of version 2 or 3."""
     types = {}
@@ -79,6 +101,14 @@ def read_types(item_infos: Iterable[bytes]) -> dict[int, bytes]:
         id_size = 2 if body[:1] < b"\3" else 4
         types[int.from_bytes(body[4 : 4 + id_size], "big")] = body[6 + id_size : 10 + id_size]
     return types
+
+
+def is_monochrome(kind: bytes, body: bytes) -> bool:
+    """Whether this property is the configuration of a decoder for pixels without chroma."""
+    if kind == b"av1C":  # AV1 in ISOBMFF, 2.3.3: the bit `monochrome`
+        return len(body) > 2 and bool(body[2] & 0x10)
+    # ISO/IEC 14496-15, 8.3.2.1.2: chroma_format_idc is 0
+    return kind == b"hvcC" and len(body) > 16 and not body[16] & 3
 
 
 def shown_items(

@@ -7,7 +7,6 @@ code 1000 of 65535 to 2.4 times its value.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageCms
 
-from pipeline.codecs.exif import clean_text
-from pipeline.codecs.header import HDR_TRANSFERS, MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.codecs.chromaticities import can_be_display
+from pipeline.codecs.header import Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.codecs.icc_profile import describe, is_hdr, is_usable
 from pipeline.errors import AlreadyHdrTransferError
 
 _RELATIVE_COLORIMETRIC = 1  # lcms2.h INTENT_RELATIVE_COLORIMETRIC
@@ -27,8 +26,6 @@ _NO_OPTIMIZE = 0x0100  # cmsFLAGS_NOOPTIMIZE
 
 _SIGNATURES = {b"GRAY": ColorSpace.GRAY, b"RGB ": ColorSpace.RGB, b"CMYK": ColorSpace.CMYK}
 _NUM_CHANNELS = {ColorSpace.GRAY: 1, ColorSpace.RGB: 3, ColorSpace.CMYK: 4}
-_USABLE_CLASSES = frozenset({b"mntr", b"scnr", b"prtr", b"spac"})
-_MAX_TAGS = 1000
 
 # A profile counts as sRGB when it moves no colour of a 9x9x9 grid by more than one 8-bit code.
 _GRID_STEPS = 9
@@ -67,9 +64,9 @@ def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
     Warning codes: `icc_invalid` (or of more than 16 MiB), `icc_mismatch` (the profile is for another colour space),
     `cmyk_without_profile`, `exif_adobe_rgb`, `gamma_applied` and `gamma_ignored` (PNG gAMA or cHRM).
 
-    Raises AlreadyHdrTransferError for PQ and HLG.
+    Raises AlreadyHdrTransferError for PQ and HLG, by code points, by the profile's `cicp` tag or by its name.
     """
-    if (header.cicp is not None and header.cicp.is_hdr) or (header.icc is not None and _has_hdr_cicp(header.icc)):
+    if (header.cicp is not None and header.cicp.is_hdr) or (header.icc is not None and is_hdr(header.icc)):
         raise AlreadyHdrTransferError(f"{header.format} in PQ or HLG (ITU-R BT.2100) holds HDR pixels already")
     space, warnings = header.color_space, []
     profile, description = None, None
@@ -85,7 +82,7 @@ def plan_color(header: LdrHeader, *, is_adobe_rgb: bool = False) -> ColorPlan:
         warnings += [warning] if warning else []
     elif is_adobe_rgb and header.cicp is None and space is ColorSpace.RGB:
         profile = _adobe_rgb_profile()
-        description = _describe(profile)
+        description = describe(profile)
         warnings.append("exif_adobe_rgb")
     if space is ColorSpace.CMYK and profile is None:
         warnings.append("cmyk_without_profile")
@@ -142,9 +139,9 @@ def _adobe_rgb_profile() -> bytes:
 
 def _check_icc(icc: bytes, space: ColorSpace) -> tuple[bytes | None, str | None, str | None]:
     """Return (profile to apply or None, description, warning code or None)."""
-    if not 132 <= len(icc) <= MAX_ICC_BYTES or icc[36:40] != b"acsp" or icc[12:16] not in _USABLE_CLASSES:
+    if not is_usable(icc):
         return None, None, "icc_invalid"
-    description = _describe(icc)
+    description = describe(icc)
     if _SIGNATURES.get(icc[16:20]) is not space:
         return None, description, "icc_mismatch"
     outcome = _try_profile(icc, space)
@@ -170,23 +167,6 @@ def _try_profile(profile: bytes, space: ColorSpace) -> bool | None:
     return bool(np.abs(converted.astype(np.int32) - same.astype(np.int32)).max() <= _SRGB_TOLERANCE)
 
 
-def _describe(icc: bytes) -> str | None:
-    try:
-        return clean_text(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))))
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
-
-
-def _has_hdr_cicp(icc: bytes) -> bool:
-    """Whether the profile's `cicp` tag (ICC.1:2022, 9.2.17) says PQ or HLG."""
-    num_tags = min(int.from_bytes(icc[128:132], "big"), _MAX_TAGS)
-    for at in range(132, 132 + 12 * num_tags, 12):
-        if icc[at : at + 4] == b"cicp":
-            body = int.from_bytes(icc[at + 4 : at + 8], "big")
-            return icc[body : body + 4] == b"cicp" and icc[body + 9 : body + 10] in {bytes([t]) for t in HDR_TRANSFERS}
-    return False
-
-
 def _cicp_profile(cicp: Cicp, space: ColorSpace) -> bytes | None:
     """Build a profile for SDR code points that are not sRGB's own. Of gray, only the transfer means anything."""
     gamma = _CICP_GAMMAS.get(cicp.transfer)
@@ -199,7 +179,7 @@ def _cicp_profile(cicp: Cicp, space: ColorSpace) -> bytes | None:
 
 
 def _png_profile(color: PngColor, space: ColorSpace) -> tuple[bytes | None, str | None]:
-    """Build a profile from gAMA and cHRM; None where they mean sRGB or make no sense."""
+    """Build a profile from gAMA and cHRM; None where they mean sRGB or one of them makes no sense."""
     is_srgb_gamma = color.gamma is None or abs(color.gamma - _PNG_GAMMA_SRGB) <= _PNG_GAMMA_TOLERANCE
     xy = color.chromaticities if space is ColorSpace.RGB else None
     srgb_xy = (*_D65, *_SRGB_PRIMARIES)
@@ -208,6 +188,8 @@ def _png_profile(color: PngColor, space: ColorSpace) -> tuple[bytes | None, str 
     if is_srgb_gamma and xy is None:
         return None, None
     if color.gamma is not None and not 0.1 <= color.gamma <= 10:
+        return None, "gamma_ignored"
+    if xy is not None and not can_be_display(xy):
         return None, "gamma_ignored"
     gamma = None if is_srgb_gamma else 1.0 / (color.gamma or 1.0)
     white, primaries = (xy[:2], xy[2:]) if xy else (_D65, _SRGB_PRIMARIES)

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs.heif_items import ends_in_hole, read_extents, read_references, read_types, shown_items
+from pipeline.codecs.heif_items import (
+    ends_in_hole,
+    is_monochrome,
+    read_associations,
+    read_extents,
+    read_references,
+    read_types,
+    shown_items,
+)
 from pipeline.codecs.orientation import orientation_of
 from pipeline.errors import CorruptImageError, TruncatedImageError
 
@@ -27,6 +35,7 @@ _ALPHA_NAMES = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:
 class ContainerFacts:
     """`orientation` (EXIF 1..8) equals the primary item's irot and imir; `num_frames` counts an image sequence's.
 
+    `is_monochrome` says that the primary item is coded without chroma; of one made of other items it is False.
     `num_bytes` is where the last whole box ends; behind it are bytes that belong to none, if `has_junk`.
     """
 
@@ -34,6 +43,7 @@ class ContainerFacts:
     has_clean_aperture: bool
     has_gain_map: bool
     is_sequence: bool
+    is_monochrome: bool
     num_frames: int
     num_bytes: int
     has_junk: bool
@@ -69,6 +79,7 @@ def read_container(data: bytes) -> ContainerFacts:
         has_gain_map=(item_info is not None and data.find(b"tmap", item_info.body, item_info.end) >= 0)
         or (iprp is not None and data.find(b":aux:hdrgainmap", iprp.body, iprp.end) >= 0),
         is_sequence=any(box.kind == b"moov" for box in top),
+        is_monochrome=any(is_monochrome(box.kind, data[box.body : box.end]) for box in properties),
         num_frames=frames,
         num_bytes=num_bytes,
         has_junk=num_bytes < len(data),
@@ -187,27 +198,8 @@ def _item_properties(data: bytes, meta: dict[bytes, _Box], item: int) -> list[_B
     indices: list[int] = []
     for box in parts:
         if box.kind == b"ipma":
-            indices += _associations(data[box.body : box.end], item)
+            indices += read_associations(data[box.body : box.end], item)
     return [properties[index - 1] for index in indices if 1 <= index <= len(properties)]
-
-
-def _associations(body: bytes, item: int) -> list[int]:
-    # ItemPropertyAssociationBox, ISO/IEC 23008-12, 9.3: the top bit of an association says "essential".
-    version, wide = body[0], bool(body[3] & 1)
-    id_size, index_size = (2 if version == 0 else 4), (2 if wide else 1)
-    at, found = 8, []
-    for _ in range(int.from_bytes(body[4:8], "big")):
-        if at + id_size >= len(body):
-            break
-        is_wanted = int.from_bytes(body[at : at + id_size], "big") == item
-        count = body[at + id_size]
-        at += id_size + 1
-        if is_wanted:
-            mask = 0x7FFF if wide else 0x7F
-            ends = range(at, min(at + count * index_size, len(body) - index_size + 1), index_size)
-            found += [int.from_bytes(body[i : i + index_size], "big") & mask for i in ends]
-        at += count * index_size
-    return found
 
 
 def _turn(data: bytes, box: _Box) -> Callable[[NDArray[Any]], NDArray[Any]] | None:

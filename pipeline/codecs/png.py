@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.formats import ImageFormat
 from pipeline.codecs.header import MAX_ICC_BYTES, Cicp, ColorSpace, LdrHeader, PngColor
+from pipeline.codecs.icc_profile import is_hdr_name
 from pipeline.codecs.png_chunks import decode_pixels, walk_chunks
 from pipeline.errors import CorruptImageError
 
@@ -21,6 +22,7 @@ _XMP_KEYWORD = b"XML:com.adobe.xmp"
 # ImageMagick's keywords for profiles as text, in the order of trust; what it wrote before there was eXIf.
 _EXIF_KEYWORDS = (b"Raw profile type exif", b"Raw profile type APP1")
 _EXIF_STARTS = (b"Exif\0\0", b"II*\0", b"MM\0*")
+_MAX_KEYWORD_BYTES = 79
 _MAX_XMP_BYTES = 16 * 2**20
 _MAX_RAW_EXIF_BYTES = 2**20
 
@@ -33,6 +35,8 @@ _COLOR_TYPES: dict[int, tuple[str, ColorSpace, bool, frozenset[int]]] = {
     6: ("RGBA", ColorSpace.RGB, True, frozenset({8, 16})),
 }
 _KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"})
+# What the name of an iCCP chunk stands for (W3C Note "Using the ITU BT.2100 PQ EOTF with the PNG Format").
+_BT_2100 = Cicp(primaries=9, transfer=16)
 _METADATA_DAMAGED = "metadata_damaged"
 
 
@@ -163,6 +167,8 @@ def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[
     if cicp is not None and len(cicp) == 4:
         return {"cicp": Cicp(primaries=cicp[0], transfer=cicp[1]), "is_narrow_range": cicp[3] == 0}
     if b"iCCP" in chunks:
+        if _has_hdr_name(chunks[b"iCCP"]):
+            return {"cicp": _BT_2100}
         profile = _read_iccp(chunks[b"iCCP"])
         return {"icc": profile, "is_icc_broken": profile is None}
     if is_icc_damaged:
@@ -170,15 +176,22 @@ def _read_color(chunks: Mapping[bytes, bytes], *, is_icc_damaged: bool) -> dict[
     gamma, chromaticities = chunks.get(b"gAMA"), chunks.get(b"cHRM")
     if b"sRGB" in chunks or (gamma is None and chromaticities is None):
         return {}
-    # Both store 100000 times the value; chromaticities as white, red, green, blue.
+    # Both store 100000 times the value; chromaticities as white, red, green, blue. They are read as signed, as libpng
+    # does: 11.3.2.1 says unsigned, but the blue of ACES AP0 lies below y = 0.
     return {
         "png_color": PngColor(
             gamma=int.from_bytes(gamma, "big") / 1e5 if gamma is not None and len(gamma) == 4 else None,
-            chromaticities=tuple(v / 1e5 for v in struct.unpack(">8I", chromaticities))
+            chromaticities=tuple(v / 1e5 for v in struct.unpack(">8i", chromaticities))
             if chromaticities is not None and len(chromaticities) == 32
             else None,
         )
     }
+
+
+def _has_hdr_name(iccp: bytes) -> bool:
+    """Whether the profile's name alone says PQ or HLG: what it holds is then for programs that do not know the name."""
+    name, separator, _ = iccp[: _MAX_KEYWORD_BYTES + 1].partition(b"\0")
+    return bool(separator) and is_hdr_name(name.decode("latin-1"))
 
 
 def _read_iccp(body: bytes) -> bytes | None:

@@ -77,7 +77,7 @@ def read_header(data: bytes) -> LdrHeader:
             mode=mode + ("A" if has_alpha else ""),
             color_space=space,
             has_alpha=has_alpha,
-            exif=data if data[2:4] in {b"*\0", b"\0*"} else None,
+            exif=data,
             xmp=_as_bytes(tags.get(_XMP)),
             orientation=_orientation(tags.get(_ORIENTATION)),
             icc=_as_bytes(tags.get(_ICC)),

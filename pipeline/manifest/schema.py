@@ -32,7 +32,10 @@ _STRINGS = pa.list_(pa.field("element", _STRING, nullable=False))
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `unit` is empty for names, digests and flags; `varies` marks a column of `RUN_COLUMNS`."""
+    """One column. `unit` is empty for names, digests and flags; `varies` marks a column of `RUN_COLUMNS`.
+
+    `section` is the part of docs/quality-statistics.md that defines how the value is computed, where one does.
+    """
 
     name: str
     type: pa.DataType
@@ -40,6 +43,7 @@ class Column:
     nullable: bool
     doc: str
     varies: bool = False
+    section: str = ""
 
 
 def _required(name: str, kind: pa.DataType, unit: str, doc: str, *, varies: bool = False) -> Column:
@@ -54,8 +58,12 @@ def _duration(name: str, doc: str) -> Column:
     return _required(name, _FLOAT64, "ms", f"{doc}; 0 where the stage did not run.", varies=True)
 
 
-def _statistic(name: str, unit: str, doc: str) -> Column:
-    return _optional(name, _FLOAT64, unit, doc)
+def _count(name: str, doc: str) -> Column:
+    return Column(name, _INT64, "samples", nullable=True, doc=doc, section="counts")
+
+
+def _statistic(name: str, unit: str, doc: str, section: str = "formulas") -> Column:
+    return Column(name, _FLOAT64, unit, nullable=True, doc=doc, section=section)
 
 
 _SOURCE = (
@@ -92,10 +100,8 @@ _OUTPUT = (
     _optional("output_bytes", _INT64, "bytes", "Size of the EXR."),
     _optional("output_sha256", _STRING, "hex", "SHA-256 of the EXR's bytes."),
     _required("revision", _INT32, "from 1", "Revision of the output, or the planned one where there is no output."),
-    _optional(
+    _count(
         "num_half_overflow",
-        _INT64,
-        "samples",
         "Samples too large for the file, clamped to its largest: 65504, 32768 in DWAA, float32's in float.",
     ),
     _optional("exposure_ev", _FLOAT64, "EV", "`--exposure`: the EXR's values are the statistics' times 2**EV."),
@@ -115,9 +121,9 @@ _INFERENCE = (
     _optional("tiles", _INT32, "count", "Tiles that the image was cut into; 1 is the whole image at once."),
     _optional("tile_px", _INT32, "px", "Side of a tile's core."),
     _optional("num_oom_retries", _INT32, "count", "Times the tile was halved for lack of GPU memory.", varies=True),
-    _optional("num_negative", _INT64, "samples", "Negative samples in the network's output, before clamping."),
-    _optional("num_nan", _INT64, "samples", "NaN samples in the network's output, before clamping."),
-    _optional("num_inf", _INT64, "samples", "Infinite samples in the network's output, before clamping."),
+    _count("num_negative", "Negative samples in the network's output, before clamping."),
+    _count("num_nan", "NaN samples in the network's output, before clamping."),
+    _count("num_inf", "Infinite samples in the network's output, before clamping."),
 )
 _RUN = (
     _required("plan", _INT32, "from 1", "Number of the plan that listed this input."),
@@ -158,10 +164,10 @@ _STATISTICS = (
     _statistic(
         "chroma_shift", "u'v'", "Mean chromaticity distance of output against input where the input is well exposed."
     ),
-    _statistic("input_noise_sigma", "0..1", "Noise estimate of the encoded input."),
-    _statistic("output_noise_sigma", "0..1", "Noise estimate of the encoded output."),
-    _statistic("input_banding", "0..1", "Banding estimate of the input."),
-    _statistic("output_banding", "0..1", "Banding estimate of the output."),
+    _statistic("input_noise_sigma", "0..1", "Noise estimate of the encoded input.", "noise"),
+    _statistic("output_noise_sigma", "0..1", "Noise estimate of the encoded output.", "noise"),
+    _statistic("input_banding", "0..1", "Banding estimate of the input.", "banding"),
+    _statistic("output_banding", "0..1", "Banding estimate of the output.", "banding"),
 )
 
 COLUMNS: Final[tuple[Column, ...]] = (
@@ -197,9 +203,10 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def columns_markdown() -> str:
-    """The columns as a Markdown table, as it stands in docs/manifest.md."""
+    """The columns as a Markdown table, as it stands in docs/manifest.md, with links to the formulas."""
     lines = ["| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
     for c in COLUMNS:
         null = "yes" if c.nullable else "no"
-        lines.append(f"| `{c.name}` | {type_name(c.type)} | {c.unit} | {null} | {c.doc} |")
+        link = f" [Formula](quality-statistics.md#{c.section})" if c.section else ""
+        lines.append(f"| `{c.name}` | {type_name(c.type)} | {c.unit} | {null} | {c.doc}{link} |")
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from pipeline.codecs.exif import MAX_TEXT_CHARS, clean_text, parse_exif, xmp_orientation
-from pipeline.codecs.ifd import read_ifd
+from pipeline.codecs.ifd import IfdForm, read_ifd
 from pipeline.records import CaptureMetadata
 
 
@@ -159,7 +159,7 @@ def test_random_damage_never_raises() -> None:
 
 def test_huge_counts_are_damage() -> None:
     entry = b"\x0f\x01\x02\x00\xff\xff\xff\xff\x00\x00\x00\x00"
-    values, is_sound = read_ifd(b"\x01\x00" + entry, 0, "<", frozenset({0x010F}))
+    values, is_sound = read_ifd(b"\x01\x00" + entry, 0, IfdForm("<"), frozenset({0x010F}))
     assert (values, is_sound) == ({}, False)
 
 

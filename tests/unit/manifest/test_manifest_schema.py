@@ -13,6 +13,7 @@ from pipeline.records import QualityStats, StageTimings
 
 GOLDEN = Path(__file__).parent / "golden" / "schema.json"
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "manifest.md"
+FORMULAS = DOCS.with_name("quality-statistics.md")
 
 CONTRACT = [
     "source",
@@ -94,8 +95,25 @@ def test_docs_name_exactly_the_run_columns() -> None:
     assert set(re.findall(r"`(\w+)`", section)) - {"RUN_COLUMNS"} == RUN_COLUMNS
 
 
-def test_docs_link_exists_for_formulas() -> None:
-    assert "(quality-statistics.md)" in DOCS.read_text(encoding="utf-8")
+def test_every_statistic_and_count_links_to_the_section_that_defines_it() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    links = dict(re.findall(r"^\| `(\w+)` \|.*\[Formula\]\(quality-statistics\.md#([\w-]+)\) \|$", text, re.MULTILINE))
+    assert links.keys() == {*STATISTIC_COLUMNS, "num_negative", "num_nan", "num_inf", "num_half_overflow"}
+
+    parts = re.split(r"^## (.+)$", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = {title.lower().replace(" ", "-"): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+    defined = {name: _names_in_first_column(sections[section]) for name, section in links.items()}
+    shared = {"input_noise_sigma", "output_noise_sigma", "input_banding", "output_banding"}  # a method in words
+    assert [name for name in links if name not in defined[name] and name not in shared] == []
+
+
+def _names_in_first_column(section: str) -> set[str]:
+    """Names of a table's columns, the shortened ones (`luminance_p1` `_p50`) in full."""
+    names: set[str] = set()
+    for cell in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE):
+        first, *others = re.findall(r"`(\w+)`", cell)
+        names |= {first, *(other if other[0] != "_" else first.rpartition("_")[0] + other for other in others)}
+    return names
 
 
 def test_every_column_is_documented_and_units_are_in_the_table() -> None:
