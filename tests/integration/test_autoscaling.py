@@ -57,7 +57,7 @@ class Run:
     def __init__(
         self, cluster: AutoscaledCluster, photos: Path, root: Path, *options: str, place: Sequence[str] = ON_GPUS
     ) -> None:
-        self.cluster, self.dst, self.log = cluster, root / "out", root / "log"
+        self.cluster, self.photos, self.dst, self.log = cluster, photos, root / "out", root / "log"
         root.mkdir(parents=True, exist_ok=True)
         words = ("convert", photos, self.dst, "--address", cluster.address, *OPTIONS, *place, *options)
         self.started_at = monotonic()
@@ -88,7 +88,7 @@ class Run:
         # Seconds and nodes, for docs/operations.md: pytest keeps the folders of its last runs.
         self.log.with_name("nodes.json").write_text(json.dumps(self.timings))
         rows = rows_of(self.dst)
-        assert Counter(row["source"] for row in rows) == {f"{index:03}.jpg": 1 for index in range(NUM_PHOTOS)}
+        assert Counter(row["source"] for row in rows) == {path.name: 1 for path in self.photos.iterdir()}
         assert {row["status"] for row in rows} == {"ok"}
         assert hdrfleet_here("verify", self.dst, "--deep", "--quiet") == 0
         return rows
@@ -247,7 +247,13 @@ def test_a_node_that_is_killed_while_more_are_on_their_way(
     cluster: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wait_for_none(cluster)
-    run = Run(cluster, photos, tmp_path, *SMALL)
+    # Nodes come one after the other, a while after a loss: there has to be work left for the third.
+    more = tmp_path / "more"
+    more.mkdir()
+    for path in photos.iterdir():
+        for copy in range(4):
+            os.link(path, more / f"{copy}-{path.name}")
+    run = Run(cluster, more, tmp_path, *SMALL)
     run.wait("the first node is at work", num_rows=1)
     assert len(cluster.raylets()) < 3
     run.busy_node().kill()
