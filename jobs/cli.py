@@ -21,7 +21,7 @@ from jobs.explain import EXIT_USAGE, MISUSED, explain_misuse, tell
 from jobs.maintenance import repair, retry, verify
 from jobs.plan_command import plan
 from jobs.preemption.command import node_agent
-from jobs.signals import stopping_on_signals
+from jobs.signals import heed_none_at_exit, stopping_on_signals
 from jobs.stdout import guarded_stdout
 from jobs.submit_command import list_jobs, logs, stop, submit
 from jobs.train import train
@@ -201,6 +201,7 @@ def demo(
 
 def main() -> NoReturn:
     """Entry point: every expected error is one line on standard error and an exit code."""
+    heed_none_at_exit()
     try:
         with guarded_stdout():
             code = app(standalone_mode=False)

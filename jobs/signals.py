@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import signal
 import sys
@@ -12,6 +14,16 @@ from types import FrameType
 from pipeline.errors import InterruptedJobError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@functools.cache
+def heed_none_at_exit() -> None:
+    """Let no signal change how this process ends once all is said and its threads have ended.
+
+    The interpreter takes handlers back before its last steps, which take a moment with large libraries: a second Ctrl-C
+    would kill it there, without a word and with another exit code. Call it before anything else registers for the exit.
+    """
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in _SIGNALS])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline.codecs.exr import decode_exr
 from pipeline.config import StorageConfig
 from pipeline.storage import open_store
 
-NUM_PHOTOS = 24
+NUM_PHOTOS = 60
 SHARD_IMAGES = 2
 LEASES = 2
 # The published width is the slower one, so that there is time to kill.

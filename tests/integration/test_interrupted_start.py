@@ -1,4 +1,4 @@
-"""Ctrl-C before the command is at its work: while its modules are read, and while its arguments are."""
+"""Signals before the command is at its work, and behind it: while modules are read, arguments, and all is torn down."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ def test_while_its_arguments_are_read(tmp_path: Path) -> None:
     lines = "".join(f"    {line}\n" for line in INTERRUPT.splitlines())
     ended = start(tmp_path, f"import typer\ndef echo(*_, **__):\n{lines}    raise AssertionError\ntyper.echo = echo\n")
     assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_the_interpreter_takes_everything_down(tmp_path: Path, number: signal.Signals) -> None:
+    """By then it has no handlers any more; what the process has said is how it ends."""
+    late = f"class Late:\n    def __del__(self, kill=os.kill, pid=os.getpid()):\n        kill(pid, {int(number)})\n"
+    ended = start(tmp_path, f"import os, sys\n{late}sys.late = Late()\n")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("hdrfleet ")
