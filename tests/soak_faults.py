@@ -67,7 +67,7 @@ class Chaos:
         done = list(csv.reader(record.open(newline=""))) if record.exists() else []
         self.done: Counter[str] = Counter(row[2] for row in done)
         self._due = plan_faults(seed, num_images)[len(done) :]
-        self._num_nodes = 0
+        self._num_nodes = self._num_outages = 0
         self._undo: list[tuple[float, Callable[[], None]]] = []
         # A node takes many seconds to come, in which the rest goes on.
         self._starter = ThreadPoolExecutor(1)
@@ -111,8 +111,9 @@ class Chaos:
             driver.kill()
             time.sleep(lasting_s)
         elif fault.kind == "store":
+            self._num_outages += 1
             self._outage.touch()
-            self._later(lasting_s, self._outage.unlink)
+            self._later(lasting_s, self._end_outage)
         elif fault.kind == "node":
             if len(self._cluster.nodes) < NUM_NODES:
                 return ""
@@ -133,6 +134,12 @@ class Chaos:
 
     def _later(self, after_s: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + after_s, undo))
+
+    def _end_outage(self) -> None:
+        """On a fast machine the next one begins before this one has ended: the last one lets the store come back."""
+        self._num_outages -= 1
+        if not self._num_outages:
+            self._outage.unlink()
 
     def _add_node(self) -> None:
         """The first one is spared: nobody dies there."""
