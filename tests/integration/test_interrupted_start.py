@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from commands import environment
 
-INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+# Any thread may be given the signal; the main one hears of it a moment later.
+INTERRUPT = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
 
 
 def start(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
