@@ -62,17 +62,19 @@ def run_conversion(
     *,
     extend: Extend = Job.extend,
     build_engine: Callable[[WorkerSpec], Engine] | None = None,
+    opened: SourceListing | None = None,
 ) -> ConversionOutcome:
     """Convert SRC to DST, or carry on where an earlier run stopped.
 
-    `build_engine` replaces the network, for example by a stand-in that costs nothing.
+    `build_engine` replaces the network, for example by a stand-in that costs nothing. `opened` is the source where it
+    has been opened already (`opened_source`).
 
     Earlier plans are finished first; then `extend` makes the next one, by default of what is new or changed in SRC.
     The destination is owned meanwhile. Raises UsageError before any work starts, DestinationInUseError among them where
     another driver is at work, and SystemicError when the job has to stop; committed work is kept.
     """
     account, started = open_account(), monotonic()
-    listing = opened_source(config)
+    listing = opened or opened_source(config)
     if config.execution.executor == "ray":
         check_address(ray_address(config.execution))
     from pipeline.models.checkpoint import load_weights  # torch: seconds that a wrong path need not cost

@@ -111,13 +111,13 @@ def run_repair(
         before = verify(share)
         report_findings(reporter, before)
         damaged = {finding.key for finding in before.findings if finding.code in _OUTPUT_FAULTS}
-        if damaged:
-            opened_source(config)  # where nothing can be made anew, nothing is recorded
-            # Before anything else: whatever runs next, this repair or another, must not adopt them.
-            record_distrust(store, damaged)
         run, num_replaced = None, 0
         if damaged or "shard_uncommitted" in before.num_by_code():
-            run, num_replaced = _make_anew(config, damaged, reporter)
+            listing = opened_source(config)  # where nothing can be made anew, nothing is recorded
+            if damaged:
+                # Before anything else: whatever runs next, this repair or another, must not adopt them.
+                record_distrust(store, damaged)
+            run, num_replaced = _make_anew(config, listing, damaged, reporter)
         after, num_deleted = verify(share) if run else before, 0
         if delete_orphans and _may_delete(after):
             with own_destination(Job(store, record), config.execution, reporter):
@@ -133,7 +133,9 @@ def run_repair(
     return RepairOutcome(before, num_replaced, num_deleted, run, after)
 
 
-def _make_anew(config: ConversionConfig, damaged: Collection[str], reporter: Reporter) -> tuple[ConversionOutcome, int]:
+def _make_anew(
+    config: ConversionConfig, opened: SourceListing, damaged: Collection[str], reporter: Reporter
+) -> tuple[ConversionOutcome, int]:
     """Finish what is not committed, then replace those `damaged` outputs that current rows name."""
     planned: list[PlannedWork] = []
 
@@ -149,7 +151,7 @@ def _make_anew(config: ConversionConfig, damaged: Collection[str], reporter: Rep
             reporter.warn(f"{plural(num_gone, 'image')} cannot be made anew: {where_gone(listing)}")
         return work
 
-    run = run_conversion(config, reporter, extend=extend)
+    run = run_conversion(config, reporter, extend=extend, opened=opened)
     return run, sum(work.plan.num_images for work in planned)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,13 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text file") from error
+
+
+def documents_in(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """The documents of the YAML files of a folder, as far as they can be read; the rest is said where it is checked."""
+    for path in sorted(folder.glob("*.y*ml")):
+        with contextlib.suppress(ConfigError):
+            yield from ((path, each) for each in parse_documents(read_text(path), path))
 
 
 def parse_documents(text: str, path: Path) -> list[Any]:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster.documents import parse_documents, read_text
+from jobs.cluster.documents import documents_in
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
-from pipeline.errors import ConfigError
 
 _POLICY = "NetworkPolicy"
 _CLUSTERS = frozenset({"RayCluster", "RayJob"})
@@ -26,12 +25,7 @@ def manifests_beside(documents: list[dict[str, Any]], folder: Path) -> list[dict
     found = list(documents)
     if not any(one_of(each.get("kind"), _CLUSTERS | {_POLICY}) for each in documents):
         return found
-    for path in sorted(folder.glob("*.y*ml")):
-        try:
-            beside = parse_documents(read_text(path), path)
-        except ConfigError:  # said where that file is checked
-            continue
-        found += [each for each in beside if isinstance(each, dict) and each not in documents]
+    found += [each for _, each in documents_in(folder) if isinstance(each, dict) and each not in documents]
     return found
 
 

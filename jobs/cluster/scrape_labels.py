@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster.documents import parse_documents, read_text
+from jobs.cluster.documents import documents_in
 from jobs.cluster.findings import listing, mapping, reach
 from jobs.cluster.prometheus import is_prometheus
-from pipeline.errors import ConfigError
 
 _RULES = ("relabel_configs", "metric_relabel_configs")
 _OF_RAY = "prom_metrics_service_discovery.json"  # holds the label job alone
@@ -19,7 +17,7 @@ _TELLS_ALL = frozenset({"static_configs", "file_sd_configs", *_RULES})
 def labels_added(folder: Path) -> frozenset[str] | None:
     """The labels that the configurations in a folder add; None where there is none, or one may add any."""
     found: set[str] = set()
-    configs = list(_configs(folder))
+    configs = [each for path, each in documents_in(folder) if is_prometheus(each, path) and "groups" not in each]
     for config in configs:
         found |= mapping(reach(config, "global", "external_labels")).keys()
         for scrape in map(mapping, listing(config.get("scrape_configs"))):
@@ -28,17 +26,6 @@ def labels_added(folder: Path) -> frozenset[str] | None:
             found |= _labels_of(scrape)
     is_told = bool(configs) and not any(config.get("scrape_config_files") for config in configs)
     return frozenset(found) if is_told else None
-
-
-def _configs(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("*.y*ml")):
-        try:
-            documents = parse_documents(read_text(path), path)
-        except ConfigError:  # said where that file is checked
-            continue
-        for document in documents:
-            if is_prometheus(document, path) and "groups" not in document:
-                yield document
 
 
 def _may_add_any(scrape: dict[str, Any]) -> bool:

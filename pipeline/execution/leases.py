@@ -195,11 +195,7 @@ class LeaseBook:
         self._failures[lease.shard.key] += 1
         num_failures = self._failures[lease.shard.key]
         if num_failures < self._max_attempts and may_pass(error):
-            self._return(
-                *(lease, lease.shard, delay_s * 2 ** (num_failures - 1)),
-                is_refused=self._has_others,
-                is_shared=not lease.is_suspect,
-            )
+            self._return(lease, lease.shard, delay_s * 2 ** (num_failures - 1), is_refused=self._has_others)
         else:
             self._give_up(lease, error)
 
@@ -260,7 +256,7 @@ class LeaseBook:
         """Return a lease whose holder has to leave: the shard failed nobody, and nothing is counted against it."""
         if self._end(lease):
             self.num_given_back += 1
-            self._return(lease, lease.shard, is_excused=lease.is_excused, is_shared=not lease.is_suspect)
+            self._return(lease, lease.shard, is_excused=lease.is_excused)
 
     def held_by(self, holder: str) -> list[Lease]:
         """The leases that `holder` has now."""
@@ -293,21 +289,15 @@ class LeaseBook:
         return True
 
     def _return(
-        self,
-        lease: Lease,
-        shard: Shard,
-        delay_s: float = 0.0,
-        *,
-        is_excused: bool = False,
-        is_refused: bool = False,
-        is_shared: bool = False,
+        self, lease: Lease, shard: Shard, delay_s: float = 0.0, *, is_excused: bool = False, is_refused: bool = False
     ) -> None:
         due = self._clock() + min(_MAX_DELAY_S, delay_s)
         rows = lease.rows if shard == lease.shard else ()  # what was stored is adopted after a bisection
         again = replace(lease, shard=shard, attempt=lease.attempt + 1, rows=rows, is_excused=is_excused)
         bisection = self._bisections.get(shard.key)
         struck_on = bisection.struck_on(shard) if bisection else frozenset()
-        self._returned.put(due, again, struck_on, is_refused=is_refused, is_shared=is_shared)
+        # One that nobody was lost with endangers nobody, whoever has it beside other work.
+        self._returned.put(due, again, struck_on, is_refused=is_refused, is_shared=not lease.is_suspect)
 
     def _give_up(self, lease: Lease, cause: str | StorageError | SystemicError) -> None:
         """Of a part: the others are not begun any more, and what comes of those at work is for the next run."""

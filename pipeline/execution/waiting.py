@@ -23,6 +23,15 @@ class _Waiting:
     is_shared: bool
     due: float
 
+    @property
+    def is_for_busy(self) -> bool:
+        """Whether holders that have leases may take it, too."""
+        return self.lease.is_excused or self.is_shared
+
+    def suits_busy(self, now: float) -> bool:
+        """Whether they may by now: a shared one is left to those that hold nothing for a moment."""
+        return self.lease.is_excused or (self.is_shared and now >= self.due + _IDLE_FIRST_S)
+
 
 class WaitingLeases:
     """The first that suits a holder is taken first.
@@ -55,7 +64,7 @@ class WaitingLeases:
         """Keep a lease until the time `due` and from then on; `struck_on` as in `Elsewhere.prefers`."""
         waiting = _Waiting(lease, struck_on, is_refused, is_shared, due)
         self._queue.put(due, waiting)
-        self._num_for_busy += _is_for_busy(waiting)
+        self._num_for_busy += waiting.is_for_busy
 
     def take(
         self,
@@ -81,7 +90,7 @@ class WaitingLeases:
             return all(self._has_refused(waiting, *other) for other in others)
 
         def suits(waiting: _Waiting) -> bool:
-            if is_busy and not (waiting.lease.is_excused or self._is_left_by_idle(waiting, now)):
+            if is_busy and not waiting.suits_busy(now):
                 return False
             if self._has_refused(waiting, holder, node) and not is_left(waiting):
                 return False
@@ -90,7 +99,7 @@ class WaitingLeases:
         found = self._queue.take(now, suits)
         if found is None:
             return None
-        self._num_for_busy -= _is_for_busy(found)
+        self._num_for_busy -= found.is_for_busy
         self._making_room.discard(holder)
         return found.lease
 
@@ -111,11 +120,7 @@ class WaitingLeases:
     def drop(self, is_void: Callable[[Lease], bool]) -> None:
         """Remove what nobody needs any more; takes linear time."""
         self._queue.drop(lambda waiting: is_void(waiting.lease))
-        self._num_for_busy = self._queue.num_all(_is_for_busy)
-
-    @staticmethod
-    def _is_left_by_idle(waiting: _Waiting, now: float) -> bool:
-        return waiting.is_shared and now >= waiting.due + _IDLE_FIRST_S
+        self._num_for_busy = self._queue.num_all(lambda waiting: waiting.is_for_busy)
 
     def _has_refused(self, waiting: _Waiting, holder: str, node: str) -> bool:
         """Whether it is this holder, or another one of its node, whose store failed the lease."""
@@ -126,7 +131,3 @@ class WaitingLeases:
 
     def _prefers(self, waiting: _Waiting, node: str) -> bool | None:
         return self._elsewhere.prefers(waiting.lease.shard.key, node, waiting.struck_on)
-
-
-def _is_for_busy(waiting: _Waiting) -> bool:
-    return waiting.lease.is_excused or waiting.is_shared

@@ -139,7 +139,7 @@ class GenericStore:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._url = url.rstrip("/")
-        self._query = "?" + query if query else ""
+        self._query = query
         self._backend = backend
         self._retry = retry
         self._has_atomic_create = backend.create_options is not None and atomic_create is not False
@@ -278,13 +278,11 @@ class GenericStore:
         path = join_key(self._root, check_key(key))
         if not self._backend.read_only:
             return path
-        query = WEB_QUERY.search(path)
-        if query is None:
-            return quote(path, safe=_SAFE_IN_URL) + self._query
         # A parameter may hold another address, with a question mark of its own.
-        return (
-            f"{quote(path[: query.start()], safe=_SAFE_IN_URL)}?{quote(path[query.end() :], safe=_SAFE_IN_URL + '?')}"
-        )
+        found = WEB_QUERY.search(path)
+        name, query = (path[: found.start()], path[found.end() :]) if found else (path, "")
+        sent = "&".join(filter(None, [quote(query, safe=_SAFE_IN_URL + "?"), self._query]))
+        return quote(name, safe=_SAFE_IN_URL) + (f"?{sent}" if sent else "")
 
     def _where(self, key: str) -> str:
         return join_key(self._url, key)
