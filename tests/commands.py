@@ -74,9 +74,13 @@ def start_hdrfleet(
             env=environment(home, env),
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A shell in the background hands on that SIGINT is ignored; a user's does not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=heed_interrupts,  # noqa: PLW1509
         )
+
+
+def heed_interrupts() -> None:
+    """For a child process, before it starts: a shell in the background hands on that SIGINT is ignored, a user's not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
