@@ -79,7 +79,7 @@ def start_hdrfleet(
 
 
 def heed_interrupts() -> None:
-    """For a child process, before it starts: a shell in the background hands on that SIGINT is ignored, a user's not."""
+    """In a child before it starts: a shell in the background hands on that SIGINT is ignored, a user's does not."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

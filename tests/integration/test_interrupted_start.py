@@ -31,7 +31,7 @@ def start(folder: Path, code: str, *, is_ignored: bool = False) -> subprocess.Co
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=ignore_interrupts if is_ignored else heed_interrupts,  # noqa: PLW1509
+        preexec_fn=ignore_interrupts if is_ignored else heed_interrupts,
     )
 
 
