@@ -17,6 +17,7 @@ from ray._private import ray_constants
 from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
 from pipeline.execution.address import ray_address
+from pipeline.execution.kept_handler import keeping_handler
 from pipeline.execution.ray_outlook import gpu_outlook
 from pipeline.execution.token_file import make_token, warn_of_loose_token
 
@@ -89,7 +90,8 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with keeping_handler(signal.SIGTERM):
+            ray.shutdown()
 
 
 @contextmanager
