@@ -124,18 +124,19 @@ class OutputStage:
         """Whether `data` decodes to an image of the source's size, with alpha where that has it.
 
         And with the position if it is asked for, and never without: an earlier run may have had another opinion.
+        Raises MemoryError as it is, which says neither.
         """
         with self._checking:  # no budget holds what it decodes: one at a time is enough
             try:
                 with self._working(draft, ldr):
-                    decoded = decode_exr(data)
+                    decoded = decode_exr(data, size=(ldr.pixels.shape[1], ldr.pixels.shape[0]))
             except VerifyError:
                 return False
         image, made = decoded.image, decoded.provenance
         wants_position = self._options.keep_gps and ldr.info.capture.has_position
         if made is not None and made.capture.has_position is not wants_position:
             return False
-        return image.pixels.shape == ldr.pixels.shape and (image.alpha is None) == (ldr.alpha is None)
+        return (image.alpha is None) == (ldr.alpha is None)
 
     def _encode(self, draft: Draft, ldr: LdrImage, prepared: PreparedHdr, inference: Inference) -> tuple[bytes, bool]:
         start = perf_counter()

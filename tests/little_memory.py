@@ -56,9 +56,18 @@ def convert(small_source: str, source: str, dst: str, spare_mib: int) -> int:
         return hdrfleet_here("convert", source, dst, *run)
 
 
+def verify(small_dst: str, dst: str, spare_mib: int) -> int:
+    """Verify a first destination as it is, so that everything is loaded, then the other one with the limit: JSON."""
+    assert hdrfleet_here("verify", small_dst, "--deep", "--quiet") == 0
+    with spare(spare_mib * _MIB):
+        return hdrfleet_here("verify", dst, "--deep", "--quiet", "--json")
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "decode":
         decode(arguments[0], arguments[1], int(arguments[2]), int(arguments[3]))
+    elif command == "verify":
+        sys.exit(verify(arguments[0], arguments[1], int(arguments[2])))
     else:
         sys.exit(convert(arguments[0], arguments[1], arguments[2], int(arguments[3])))

@@ -9,7 +9,7 @@ OpenEXR writes its own remarks about damaged files to stderr, and for damage ins
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ _COMPRESSIONS = {
     "htj2k256": OpenEXR.HTJ2K256_COMPRESSION,
 }
 _BAND_PX = 2**18  # bounds the temporaries of comparisons
+_DECODER_BYTES = 32 * 2**20  # beside the pixels; more than the largest chunk of a file of ours
 _MAX_PIXELS = 2**30  # a damaged header must not ask for all memory
 # What OpenEXR's binding raises for bad data: C++ exceptions become RuntimeError or ValueError, others come from numpy.
 _OPENEXR_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError)
@@ -88,17 +89,18 @@ def encode_exr(image: HdrImage, options: EncodeConfig, identity: OutputIdentity,
     return stream.getvalue()
 
 
-def decode_exr(data: bytes) -> DecodedExr:
+def decode_exr(data: bytes, size: tuple[int, int] | None = None) -> DecodedExr:
     """Decode an EXR with half or float R, G, B and optionally A. Raises VerifyError for anything else.
 
-    A truncated or damaged file, one with other channels, and one with fewer pixels than its header promises all
-    raise. The result's arrays belong to the caller. Holds the pixels twice for a moment.
+    A truncated or damaged file, one with other channels, one with fewer pixels than its header promises, and one that
+    is not of `size` (width, height) all raise. So does MemoryError, as it is: a damaged header asks for any amount, so
+    that without `size`, which the header is held against first, it may be said of a damaged file, too. The result's
+    arrays belong to the caller. Holds the pixels twice for a moment.
     """
     header = _read_header(data)
-    try:
-        planes = _read_planes(data, header)
-    except MemoryError as error:  # a damaged header asks for more than there is
-        raise VerifyError("the stored EXR does not decode: it needs more memory than there is") from error
+    if size is not None and (promised := _checked_shape(header)[::-1]) != size:
+        raise VerifyError(f"the stored EXR is {promised[0]} x {promised[1]} pixels, not {size[0]} x {size[1]}")
+    planes = _read_planes(data, header)
     image = HdrImage(pixels=_interleave(planes[:3]), alpha=planes[3] if len(planes) > 3 else None)
     return DecodedExr(image=image, identity=parse_identity(header), provenance=parse_provenance(header), header=header)
 
@@ -162,10 +164,14 @@ def _read_planes(data: bytes, header: Mapping[str, object]) -> list[HdrArray]:
     """
     shape = _checked_shape(header)
     try:
-        channels = OpenEXR.File(io.BytesIO(data), separate_channels=True, num_threads=0).channels()
+        file = OpenEXR.File(io.BytesIO(data), separate_channels=True, num_threads=0)
+        if not file.parts:  # the binding goes on without a part that it could not read, and does not say why
+            raise ValueError("its pixels cannot be read")
+        channels = file.channels()
         names = "RGBA" if "A" in channels else "RGB"
         planes: list[HdrArray] = [channels[name].pixels for name in names]
     except _OPENEXR_ERRORS as error:
+        _require_memory(header, shape)
         raise VerifyError(f"the stored EXR does not decode: {error}") from error
     dtypes = {plane.dtype for plane in planes}
     if len(dtypes) > 1 or dtypes.isdisjoint((np.dtype(np.float16), np.dtype(np.float32))):
@@ -173,6 +179,14 @@ def _read_planes(data: bytes, header: Mapping[str, object]) -> list[HdrArray]:
     if any(plane.shape != shape for plane in planes):
         raise VerifyError(f"the stored EXR holds {planes[0].shape} samples, its header promises {shape}")
     return planes
+
+
+def _require_memory(header: Mapping[str, object], shape: tuple[int, int]) -> None:
+    """Raise MemoryError if there is none for what the header promises."""
+    channels = header["channels"]
+    num_channels = len(channels) if isinstance(channels, Sized) else 1
+    np.empty((num_channels, *shape), np.float32)
+    np.empty(_DECODER_BYTES, np.uint8)
 
 
 def _checked_shape(header: Mapping[str, object]) -> tuple[int, int]:

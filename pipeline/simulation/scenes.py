@@ -102,6 +102,8 @@ def read_linear(path: Path) -> FloatArray:
         return _decode(path)
     except (OSError, ImageError, RuntimeError, ValueError) as error:
         raise SceneError(f"{path}: cannot be read as an HDR image: {error}") from error
+    except MemoryError as error:
+        raise SceneError(f"{path}: cannot be read as an HDR image: it needs more memory than there is") from error
 
 
 def _decode(path: Path) -> FloatArray:

@@ -92,6 +92,10 @@ def _faults(data: bytes, expected: ExpectedOutput) -> Iterator[tuple[FindingCode
     except VerifyError as error:
         yield "output_undecodable", str(error)
         return
+    except MemoryError:  # a damaged header asks for any amount; bytes that are the row's own are not damaged
+        code: FindingCode = "output_unreadable" if sha256 == expected.sha256 else "output_undecodable"
+        yield code, "decoding it needs more memory than there is"
+        return
     height, width = decoded.image.pixels.shape[:2]
     if (width, height) != (expected.width, expected.height):
         yield "output_dimensions", f"{width}x{height}; its row says {expected.width}x{expected.height}"

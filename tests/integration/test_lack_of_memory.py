@@ -10,7 +10,10 @@ from pathlib import Path
 
 import little_memory
 import pytest
+from commands import hdrfleet
+from fakes import tiny_network
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipeline.config import StorageConfig
 from pipeline.manifest import open_manifest
@@ -18,6 +21,7 @@ from pipeline.storage import open_store
 
 SIDE_PX = 6000  # 36 megapixels, 103 MiB of pixels
 SMALL_PX = 64
+OUTPUT_PX, LESS_THAN_ITS_PIXELS_MIB = 4000, 85  # they are 92 MiB, and all else that `verify` does needs 60
 
 
 def in_little_memory(*arguments: str | Path | int, home: Path) -> subprocess.CompletedProcess[str]:
@@ -69,3 +73,27 @@ def test_an_image_that_memory_does_not_suffice_for_costs_its_own_row_and_says_so
         **{f"{index}.jpg": ("ok", None) for index in range(4)},
         "large.jpg": ("quarantined", "worker_oom"),
     }
+
+
+def test_an_output_that_memory_does_not_suffice_for_is_not_called_damaged(tmp_path: Path) -> None:
+    save_file(dict(tiny_network().state_dict()), tmp_path / "tiny.safetensors")
+    small, photos, hdr = tmp_path / "small", tmp_path / "photos", tmp_path / "hdr"
+    for folder, side_px in ((small, SMALL_PX), (photos, OUTPUT_PX)):
+        folder.mkdir()
+        Image.new("RGB", (side_px, side_px)).save(folder / "a.jpg")
+    for source, destination in ((small, tmp_path / "small-hdr"), (photos, hdr)):
+        run = ("convert", source, destination, "--weights", tmp_path / "tiny.safetensors", "--executor", "local")
+        assert hdrfleet(*run, "--quiet", home=tmp_path, timeout_s=150).returncode == 0
+    output = hdr / "images/a.jpg.exr"
+    lacking = findings(in_little_memory("verify", tmp_path / "small-hdr", hdr, LESS_THAN_ITS_PIXELS_MIB, home=tmp_path))
+    assert lacking == {"output_unreadable"}
+    # One that lost its end is called damaged with as little memory.
+    output.write_bytes(output.read_bytes()[:-1])
+    damaged = findings(in_little_memory("verify", tmp_path / "small-hdr", hdr, LESS_THAN_ITS_PIXELS_MIB, home=tmp_path))
+    assert damaged == {"output_sha256", "output_size", "output_undecodable"}
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The codes that the last `verify --json` wrote."""
+    assert done.returncode == 3, done.stderr
+    return {each["code"] for each in json.loads(done.stdout[done.stdout.index("{") :])["findings"]}

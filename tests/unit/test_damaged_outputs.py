@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_a_source_that_was_touched_does_not_adopt_what_has_rotted_since(world: W
     world.store.replace(FIRST, flipped(world.good))
     world.run(1, adopt=False, plan=2)
     world.require_row(SECOND, adopted=False)
+
+
+@pytest.mark.parametrize("adopt", [True, False])
+def test_a_lack_of_memory_is_not_taken_for_damage(world: World, adopt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.good = world.damage(lambda data: data + b"\0")  # whole, and other bytes than an attempt would compute
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.codecs.exr._read_planes", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            world.run(2, adopt=adopt)
+    world.run(3, adopt=adopt)
+    world.require_row(FIRST, adopted=True)
 
 
 @pytest.mark.parametrize("adopt", [True, False])

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import OpenEXR
@@ -252,6 +253,16 @@ def test_a_foreign_file_decodes_without_identity() -> None:
     assert decoded.identity is None
     assert decoded.provenance is None
     np.testing.assert_array_equal(decoded.image.pixels[..., 2], plane)
+
+
+def test_another_size_is_refused_before_pixels_are_read() -> None:
+    data = encode(random_image((64, 48), np.float16))
+    assert decode_exr(data, size=(48, 64)).image.pixels.shape == (64, 48, 3)
+    with (
+        patch("pipeline.codecs.exr._read_planes", side_effect=MemoryError),
+        pytest.raises(VerifyError, match="48 x 64 pixels, not 64 x 48"),
+    ):
+        decode_exr(data, size=(64, 48))
 
 
 @pytest.mark.parametrize("kind", ["luminance only", "no blue", "integers", "mixed types"])
