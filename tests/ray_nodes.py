@@ -65,7 +65,7 @@ class Cluster:
 
     def add_nodes(self, number: int, env: Mapping[str, str] | None = None) -> None:
         """Start so many, one after the other: together they stumble over each other's files on one machine."""
-        wait_until(lambda: self._num_known() > 0, "the head is a node itself", START_TIMEOUT_S)
+        self.wait_for_head_node()
         for _ in range(number):
             self.nodes.append(self._join(env))
 
@@ -91,6 +91,10 @@ class Cluster:
             return False
 
         wait_until(answers, "the head answers", START_TIMEOUT_S)
+
+    def wait_for_head_node(self) -> None:
+        """It answers before it can be given work."""
+        wait_until(lambda: self._num_known() > 0, "the head is a node itself", START_TIMEOUT_S)
 
     def _num_known(self) -> int:
         """Nodes that the head has heard of, the dead among them."""

@@ -16,12 +16,13 @@ from ray._private import ray_constants
 
 from pipeline.config import ConversionConfig, ExecutionConfig, PlacementConfig
 from pipeline.errors import ConfigError, first_line
-from pipeline.execution.address import ray_address
+from pipeline.execution.address import check_address, ray_address
 from pipeline.execution.kept_handler import keeping_handler
 from pipeline.execution.ray_outlook import gpu_outlook
 from pipeline.execution.token_file import make_token, warn_of_loose_token
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # only weights, keys and statistics cross Ray
+_NUM_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,11 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     if not address:
         make_token()
     warn_of_loose_token()
+    check_address(address)  # once more: the work before this may have taken its time
     try:
         if address:
-            ray.init(address=address, **common)
+            with _few_tries():
+                ray.init(address=address, **common)
         else:
             with _loopback_only():
                 ray.init(
@@ -92,6 +95,17 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     finally:
         with keeping_handler(signal.SIGTERM):
             ray.shutdown()
+
+
+@contextmanager
+def _few_tries() -> Iterator[None]:
+    """Let Ray ask a head that does not answer twice, for 41 s each, and not twenty times."""
+    before = ray_constants.NUM_REDIS_GET_RETRIES
+    ray_constants.NUM_REDIS_GET_RETRIES = _NUM_TRIES
+    try:
+        yield
+    finally:
+        ray_constants.NUM_REDIS_GET_RETRIES = before
 
 
 @contextmanager

@@ -11,11 +11,15 @@ from typing import Any
 import psutil
 import pytest
 from commands import descendants, end, hdrfleet, start_hdrfleet, wait_for_workers, wait_until
+from fakes import tiny_network
 from forked import forked
 from independent_checker import Bucket, Durable, Folder, Reader, Row, comparable, require_whole
-from photographs import write_library
+from photographs import jpeg, picture, write_library
+from ray_nodes import Cluster, running_cluster
+from safetensors.torch import save_file
 
 from pipeline.config import ExecutionConfig
+from pipeline.storage.s3_upload import MULTIPART_THRESHOLD_BYTES
 
 SHARD_IMAGES = 3
 LEASES_PER_WORKER = ExecutionConfig().leases_per_worker
@@ -54,6 +58,8 @@ DRIVER_STEPS = [
 ]
 # Those at which Ray is up for sure; what happens in the tail is in test_tail_deaths.py.
 RAYLET_STEPS = [("shard.leased", 1), ("shard.leased", 2), ("shard.settled", 1), ("shard.settled", 2)]
+# At the others the driver has not started a Ray, or has stopped it: the raylet is that of a cluster that it is told of.
+CLUSTER_STEPS = [step for step in DRIVER_STEPS if step not in RAYLET_STEPS]
 # The driver gives a sign of life after a sixth of this time: often before its workers have done anything.
 QUICK_LEASE = ("--lease-timeout", "3")
 
@@ -104,18 +110,36 @@ def is_stopped(driver: subprocess.Popen[bytes]) -> bool:
     return psutil.Process(driver.pid).status() == psutil.STATUS_STOPPED
 
 
-def lose_raylet(tmp_path: Path, dst: str, reader: Reader, fault: tuple[str, int], num_leftovers: int) -> None:
-    """The driver is held at the step, its only node's raylet is killed, and the driver goes on; then another run."""
+def lose_raylet(
+    tmp_path: Path,
+    dst: str,
+    reader: Reader,
+    fault: tuple[str, int],
+    num_leftovers: int,
+    cluster: Cluster | None = None,
+    *,
+    is_head_awaited: bool = False,
+) -> None:
+    """The driver is held at the step, its only node's raylet is killed, and the driver goes on; then another run.
+
+    The node is that of the cluster, if there is one; its head ends soon, which the driver goes on before or after.
+    """
     photos, home, log, (step, passes) = tmp_path / "photos", tmp_path / "home", tmp_path / "first-log", fault
     expected = write_library(photos, num_photos=6, size=(24, 32))
     env = {"HDRFLEET_FAULTS": f"{step}=stop:{passes}", "HDRFLEET_FAULTS_ONCE": str(tmp_path)}
-    driver = start_hdrfleet("convert", photos, dst, *OPTIONS, home=home, log=log, env=env)
+    where = () if cluster is None else ("--address", cluster.address)
+    options = (*OPTIONS, *where, *(QUICK_LEASE if step == "lease.renewed" else ()))
+    driver = start_hdrfleet("convert", photos, dst, *options, home=home, log=log, env=env)
     everything: list[psutil.Process] = []
     try:
         wait_until(lambda: is_stopped(driver) or driver.poll() is not None, "the driver is held", 200)
+        assert is_stopped(driver), f"the step was not reached: {log.read_text()}"
         everything = descendants(driver.pid)
-        (raylet,) = (process for process in everything if Path(process.cmdline()[0]).name == "raylet")
+        nodes = everything if cluster is None else descendants(cluster.head.pid)
+        (raylet,) = (process for process in nodes if Path(process.cmdline()[0]).name == "raylet")
         raylet.kill()
+        if cluster is not None and is_head_awaited:
+            cluster.head.wait(60)
         os.kill(driver.pid, signal.SIGCONT)
         code = driver.wait(200)
     finally:
@@ -123,9 +147,38 @@ def lose_raylet(tmp_path: Path, dst: str, reader: Reader, fault: tuple[str, int]
         driver.wait(20)
         end(everything)
     said = log.read_text()
-    assert code in {1, 3}, said  # workers that end what they hold before they miss it may be all that there is to do
+    if step in {"job.finished", "lease.released"}:
+        assert code == 3, said
+    else:  # workers that end what they hold before they miss it may be all that there is to do
+        assert code in {1, 3} if cluster is None else {1, 2, 3}, said
     assert "Traceback" not in said
     resume(tmp_path, dst, reader, expected, num_leftovers)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("fault", CLUSTER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
+def test_a_job_whose_cluster_loses_its_raylet_at_a_step_of_its_driver_is_resumed(
+    tmp_path: Path, fault: tuple[str, int]
+) -> None:
+    dst = tmp_path / "out"
+    with running_cluster(tmp_path, None, "--num-cpus=2") as cluster:
+        cluster.wait_for_head_node()
+        lose_raylet(tmp_path, str(dst), Folder(dst), fault, 4, cluster)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("fault", CLUSTER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
+def test_a_job_on_s3_whose_cluster_loses_its_raylet_at_a_step_of_its_driver_is_resumed(
+    tmp_path: Path, s3_bucket: Any, fault: tuple[str, int]
+) -> None:
+    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    (tmp_path / "cluster").mkdir()
+    with running_cluster(tmp_path / "cluster", None, "--num-cpus=2") as cluster:
+        cluster.wait_for_head_node()
+        lose_raylet(tmp_path, f"{s3_bucket.url}/out", reader, fault, 0, cluster, is_head_awaited=True)
 
 
 @pytest.mark.long
@@ -178,6 +231,34 @@ def test_a_job_on_s3_survives(tmp_path: Path, s3_bucket: Any, step: str, action:
     rows = die_and_resume(tmp_path, f"{s3_bucket.url}/out", reader, step, action, num_leftovers=0)
     if action == "kill" and step != "part.created":  # there the shard was committed: nothing was left to try again
         assert max(row["attempt"] for row in rows) == 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+@pytest.mark.parametrize("action", ["kill", "kill-parent"])
+@pytest.mark.parametrize("step", ["upload.started", "upload.sent"])
+def test_an_upload_in_parts_survives(tmp_path: Path, s3_bucket: Any, step: str, action: str) -> None:
+    """The output is larger than 100 MB, so it is sent in parts; its worker or raylet dies before it is complete."""
+    photos, once, home = tmp_path / "photos", tmp_path / "once", tmp_path / "home"
+    for folder in (photos, once):
+        folder.mkdir()
+    save_file(dict(tiny_network().state_dict()), tmp_path / "tiny.safetensors")
+    inputs = {"large.jpg": jpeg(picture(3000, 3100))}
+    (photos / "large.jpg").write_bytes(inputs["large.jpg"])
+    large = ("--weights", tmp_path / "tiny.safetensors", "--pixel-type", "float", "--compression", "none")
+    command = ("convert", photos, f"{s3_bucket.url}/out", *large, "--precision", "fp32", "--device", "cpu", "--quiet")
+    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    env = {"HDRFLEET_FAULTS": f"{step}={action}", "HDRFLEET_FAULTS_ONCE": str(once)}
+    first = hdrfleet(*command, home=home, env=env, timeout_s=200)
+    assert list(once.iterdir()), f"the step was not reached: {first.stderr}"
+    assert first.returncode in ({0} if action == "kill" else {0, 1}), first.stderr
+    wait_for_workers(home)
+    again = hdrfleet(*command, home=home, timeout_s=200)
+    assert again.returncode == 0, again.stderr
+    (row,) = require_whole(reader, inputs)
+    assert row["output_bytes"] > MULTIPART_THRESHOLD_BYTES
+    assert reader.leftovers() == [], "what the dead one had sent is still there"
 
 
 @pytest.mark.timeout(500)

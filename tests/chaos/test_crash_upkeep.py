@@ -1,7 +1,7 @@
 """`compact`, `gc` and `repair` die by SIGKILL at each of their steps; the same command again, and nothing done anew.
 
-On local files and on moto; Swift, where they own the destination, is in integration/test_incremental_runs.py. What must
-not be computed ends its process by another signal than the one that the test asks for.
+On local files, moto and Swift. What must not be computed ends its process by another signal than the one that the test
+asks for.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ ON_REPAIR = (
     *("image.fetched", "image.decoded", "image.inferred", "image.encoded", *STORED),
 )
 SHORT_ON_REPAIR = {"distrust.recorded", "part.ready"}
+# A command takes seconds there; the steps of any job on Swift are in test_crash_matrix.py.
+ON_REPAIR_ON_SWIFT = {"distrust.recorded", "plan.committed", "part.ready", "part.created"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class World:
         assert self.run("verify", "--deep") == 0, self.log.read_text()
 
 
-@pytest.fixture(params=["files", "moto"])
+@pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     photos, log = tmp_path / "photos", tmp_path / "log"
     photos.mkdir()
@@ -86,7 +88,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "files":
         made = World(photos, str(tmp_path / "hdr"), Folder(tmp_path / "hdr"), log)
     else:
-        bucket: Any = request.getfixturevalue("s3_bucket_on")(request.getfixturevalue("moto_server"))
+        server = request.getfixturevalue(f"{request.param}_server")
+        bucket: Any = request.getfixturevalue("s3_bucket_on")(server)
         made = World(photos, f"{bucket.url}/hdr", Bucket(bucket.client, bucket.name, "hdr/"), log)
     assert made.run("convert", *CONVERT) == 0, log.read_text()
     made.change(50)
@@ -94,10 +97,14 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return made
 
 
-UPKEEP = [pytest.param(*step, marks=() if step in SHORT_ON_UPKEEP else pytest.mark.long) for step in ON_UPKEEP]
+UPKEEP = [
+    pytest.param(world, *step, marks=() if step in SHORT_ON_UPKEEP and world != "swift" else pytest.mark.long)
+    for step in ON_UPKEEP
+    for world in ("files", "moto", "swift")
+]
 
 
-@pytest.mark.parametrize(("command", "point"), UPKEEP)
+@pytest.mark.parametrize(("world", "command", "point"), UPKEEP, indirect=["world"])
 def test_upkeep_that_died_is_done_by_the_next_one(world: World, command: str, point: str) -> None:
     rows, images = world.rows(), world.images()
     assert world.run(command, *COMMANDS[command], kill_at=point) == -signal.SIGKILL, world.log.read_text()
@@ -112,10 +119,15 @@ def test_upkeep_that_died_is_done_by_the_next_one(world: World, command: str, po
     world.require_sound()
 
 
-REPAIRS = [pytest.param(point, marks=() if point in SHORT_ON_REPAIR else pytest.mark.long) for point in ON_REPAIR]
+REPAIRS = [
+    pytest.param(world, point, marks=() if point in SHORT_ON_REPAIR and world != "swift" else pytest.mark.long)
+    for point in ON_REPAIR
+    for world in ("files", "moto", "swift")
+    if world != "swift" or point in ON_REPAIR_ON_SWIFT
+]
 
 
-@pytest.mark.parametrize("point", REPAIRS)
+@pytest.mark.parametrize(("world", "point"), REPAIRS, indirect=["world"])
 def test_a_repair_that_died_computes_no_more_than_it_planned(world: World, point: str) -> None:
     store = open_store(world.dst, StorageConfig())
     store.replace(EVIDENCE, store.read(EVIDENCE)[:-40])

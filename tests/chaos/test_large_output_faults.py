@@ -17,7 +17,11 @@ from servers.fault_proxy import Fault, FaultProxy
 
 from pipeline.storage.s3_upload import MULTIPART_THRESHOLD_BYTES
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.parametrize("s3_server", ["moto"], indirect=True)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True),
+]
 
 OPTIONS = (
     *("--executor", "local", "--precision", "fp32", "--device", "cpu", "--quiet"),
