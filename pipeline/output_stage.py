@@ -179,4 +179,4 @@ class OutputStage:
 
 def _num_clamped(prepared: PreparedHdr, inference: Inference) -> int:
     """Samples that were too large for the file; among them those that only the decode of the gamma made infinite."""
-    return prepared.num_half_overflow + max(prepared.num_inf - inference.info.num_inf, 0)
+    return prepared.num_half_overflow + prepared.num_inf - inference.num_positive_inf

@@ -19,10 +19,12 @@ class Inference:
 
     `linear` is (H, W, 3) float32, C-contiguous, linear Rec.709 with 1.0 the input's clipping level:
     `max(output, 0) ** 2.24` of the network's gamma-encoded output. NaN and Inf are kept, for the encoder to count.
+    `num_positive_inf` are the samples that were infinite before the power; it makes others so.
     """
 
     linear: NDArray[np.float32]
     info: InferenceInfo
+    num_positive_inf: int = 0
 
 
 class Engine(Protocol):

@@ -101,7 +101,8 @@ class InferenceEngine:
             elif todo:
                 todo.popleft()
             pending = launched
-        return Inference(image.linear, image.info(self.device, self.precision, tile_px))
+        info = image.info(self.device, self.precision, tile_px)
+        return Inference(image.linear, info, image.num_positive_inf)
 
     def _launch(self, pixels: LdrPixels, tile: Tile) -> PendingTile | None:
         """Start a tile, or return None when it needs more memory than there is."""
@@ -176,7 +177,7 @@ class _ImageInProgress:
 
     def __init__(self, height: int, width: int) -> None:
         self.linear = np.empty((height, width, 3), np.float32)
-        self.num_oom_retries = 0
+        self.num_oom_retries = self.num_positive_inf = 0
         self._num_tiles = self._num_negative = self._num_nan = self._num_inf = 0
 
     def add(self, result: TileResult) -> None:
@@ -188,6 +189,7 @@ class _ImageInProgress:
         self._num_negative += result.num_negative
         self._num_nan += result.num_nan
         self._num_inf += result.num_inf
+        self.num_positive_inf += result.num_positive_inf
 
     def info(self, device: str, precision: str, tile_px: int) -> InferenceInfo:
         """Return the record of this image."""

@@ -29,6 +29,7 @@ class TileResult:
     num_negative: int
     num_nan: int
     num_inf: int
+    num_positive_inf: int
 
 
 class _Slot:
@@ -100,7 +101,7 @@ class TileRunner:
             staged = slot.stage(pixels, tile)
             raw = self._network(_to_unit_range(staged.to(self.device, non_blocking=True)))
             core = _crop_core(raw, tile, pixels.shape[0], pixels.shape[1])
-            counts = torch.stack([(core < 0).sum(), core.isnan().sum(), core.isinf().sum()])
+            counts = torch.stack([(core < 0).sum(), core.isnan().sum(), core.isinf().sum(), core.isposinf().sum()])
             # clamp keeps NaN, and Inf stays Inf under the power.
             linear = core.clamp_(min=0).pow_(HDRUNET.decode_gamma)
             if self._stream is None:

@@ -176,22 +176,22 @@ def test_pixels_are_the_networks_linear_output(source: ObjectStore, destination:
 
 
 class OverflowingEngine:
-    """Three samples of which the decode of the gamma made infinities, and one that was infinite before it."""
+    """Three samples of which the decode of the gamma made infinities, and two that were before it: Inf, -Inf."""
 
     device, precision = "cpu", "fp32"
 
     def infer(self, pixels: LdrPixels) -> Inference:
         made = FakeEngine().infer(pixels)
         made.linear.reshape(-1)[:4] = np.inf
-        made.linear.reshape(-1)[4] = 70_000
-        return Inference(made.linear, replace(made.info, num_inf=1))
+        made.linear.reshape(-1)[4:6] = 70_000, 0
+        return Inference(made.linear, replace(made.info, num_inf=2), num_positive_inf=1)
 
 
 def test_every_sample_that_was_clamped_is_counted(source: ObjectStore, destination: ObjectStore) -> None:
     tasks = put(source, {"a.jpg": jpeg(picture(16, 16))})
     converter(source, destination, OverflowingEngine()).run(Shard(1, 0, tasks))
     row = rows(destination)["a.jpg"]
-    assert (row["num_inf"], row["num_half_overflow"]) == (1, 3 + 1)
+    assert (row["num_inf"], row["num_half_overflow"]) == (2, 3 + 1)
     decoded = decode_exr(destination.read("images/a.jpg.exr"))
     assert int((decoded.image.pixels == 65504).sum()) == 5
     assert decoded.provenance is not None

@@ -150,6 +150,7 @@ def test_nan_and_inf_are_kept_and_counted_without_the_padding() -> None:
     assert result.linear[0, 0, 2] == 0
     info = result.info
     assert (info.num_nan, info.num_inf, info.num_negative) == (1, 2, 1 + 3)
+    assert result.num_positive_inf == 1
     assert (result.linear[1] == 0).all()
     assert (result.linear[2] == 1).all()
 
