@@ -94,11 +94,18 @@ _OTHER_SIZES = """
     SELECT key, size_bytes, output_bytes, source FROM listed JOIN outputs ON output = key
     WHERE size_bytes <> output_bytes ORDER BY key
 """
+# A store that takes names for one that differ in case or in how accents are written alone lists what it was given in
+# one of these folders under the name of whichever was made first.
 _UNNAMED = """
+    WITH named AS (
+        SELECT output FROM outputs UNION SELECT key FROM replaced
+    ), listed_otherwise AS (
+        SELECT DISTINCT lower(nfc_normalize(output)) AS folded FROM named ANTI JOIN listed ON key = output
+    )
     SELECT key, key IN (SELECT output FROM noted WHERE is_collected) FROM listed
-    ANTI JOIN outputs ON output = key ANTI JOIN replaced USING (key) ORDER BY key
+    ANTI JOIN named ON output = key ANTI JOIN listed_otherwise ON lower(nfc_normalize(key)) = folded ORDER BY key
 """
-_UNLISTED = "SELECT output, source FROM outputs ANTI JOIN listed ON key = output ORDER BY output"
+_UNLISTED = "SELECT output, output_bytes, source FROM outputs ANTI JOIN listed ON key = output ORDER BY output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,8 @@ class Ledger:
     def unnamed(self) -> Iterator[tuple[str, bool]]:
         """Yield the listed keys that no row names, or only rows that say it was collected (True); by key.
 
-        Outputs that a repair replaced may be there or not.
+        Outputs that a repair replaced may be there or not. What may be an output that is not listed by its name, but by
+        one that differs in case or in how accents are written alone, is none of them.
         """
         yield from self._rows(_UNNAMED)
 
@@ -207,8 +215,8 @@ class Ledger:
         for (source,) in self._rows("SELECT DISTINCT source FROM noted"):
             yield source
 
-    def unlisted(self) -> Iterator[tuple[str, str]]:
-        """Yield key and source of the expected outputs that are not listed; by key."""
+    def unlisted(self) -> Iterator[tuple[str, int, str]]:
+        """Yield key, expected size in bytes and source of the expected outputs that are not listed; by key."""
         yield from self._rows(_UNLISTED)
 
     def num_outputs(self, share: float = 1.0) -> int:

@@ -22,27 +22,34 @@ def check_listing(store: ObjectStore, ledger: Ledger, *, looks_at_orphans: bool)
     sense where every planned image has its row, the headers of those are read whose source no row names.
     """
     for key, size_bytes, expected_bytes, source in ledger.other_sizes():
-        yield Finding("output_size", key, f"{size_bytes} bytes; its row says {expected_bytes}", source)
+        yield _other_size(key, size_bytes, expected_bytes, source)
     strangers: list[str] = []
     for key, was_collected in ledger.unnamed():
         if not was_collected and looks_at_orphans:
             strangers.append(key)
         elif not was_collected:
             yield Finding("orphan", key, ORPHAN_TEXT)
-        elif _is_there(store, key):
+        elif _size(store, key) is not None:
             yield Finding("orphan", key, "its rows say that it was collected; the next gc deletes it")
     yield from check_orphans(store, ledger, strangers)
-    for key, source in ledger.unlisted():
-        if not _is_there(store, key):
+    for key, expected_bytes, source in ledger.unlisted():
+        found_bytes = _size(store, key)
+        if found_bytes is None:
             yield Finding("output_missing", key, "its row is there, the object is not", source)
+        elif found_bytes != expected_bytes:
+            yield _other_size(key, found_bytes, expected_bytes, source)
 
 
-def _is_there(store: ObjectStore, key: str) -> bool:
+def _other_size(key: str, size_bytes: int, expected_bytes: int, source: str) -> Finding:
+    return Finding("output_size", key, f"{size_bytes} bytes; its row says {expected_bytes}", source)
+
+
+def _size(store: ObjectStore, key: str) -> int | None:
+    """The object's size in bytes; None where it is not there."""
     try:
-        store.stat(key)
+        return store.stat(key).size_bytes
     except ObjectMissingError:
-        return False
-    return True
+        return None
 
 
 def check_contents(

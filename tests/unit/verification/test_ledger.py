@@ -98,7 +98,7 @@ def by_hand(case: Case, distrusted: set[str], listed: dict[str, int]) -> dict[st
         "current": sorted((source, key) for source, (key, is_given_up) in current.items() if is_given_up),
         "sizes": sorted((k, listed[k], v[0], v[1]) for k, v in expected.items() if k in listed and listed[k] != v[0]),
         "unnamed": sorted((k, k in collected) for k in listed if k not in expected and k not in replaced),
-        "unlisted": sorted((k, v[1]) for k, v in expected.items() if k not in listed),
+        "unlisted": sorted((k, v[0], v[1]) for k, v in expected.items() if k not in listed),
     }
 
 
