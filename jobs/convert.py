@@ -89,7 +89,7 @@ def run_conversion(
             job = _confirmed(job, reporter)
         atomic_create = None if job.record.has_conditional_create else False
         spec = WorkerSpec(
-            *(config, name, data),
+            *(_isolated(config, reporter) if lease.follows_death else config, name, data),
             atomic_create=atomic_create,
             epoch=lease.epoch,
             job_id=job.record.job_id,
@@ -221,6 +221,14 @@ def own_destination(job: Job, execution: ExecutionConfig, reporter: Reporter) ->
             is_weak=job.record.store_weakness is not None,
             on_wait=reporter.note,
         )
+
+
+def _isolated(config: ConversionConfig, reporter: Reporter) -> ConversionConfig:
+    """Let no decoder take down this process, as one may have taken down the driver before; workers of Ray's can go."""
+    if config.execution.executor != "local" or config.decode.isolate:
+        return config
+    reporter.note("the run before this one died: every image is decoded in a process of its own, should one be why")
+    return config.model_copy(update={"decode": config.decode.model_copy(update={"isolate": True})})
 
 
 def _run_all(

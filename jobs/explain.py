@@ -11,6 +11,7 @@ from pipeline.errors import (
     ManifestError,
     StuckError,
     SystemicError,
+    TooManyFailuresError,
     TransientStorageError,
     UsageError,
     WorkerLostError,
@@ -31,6 +32,11 @@ def explain(error: HdrfleetError) -> tuple[str, int]:
         hint = "; committed work is kept, run the same command again to carry on"
     elif isinstance(error, BudgetSpentError):
         hint = "; committed work is kept, run the same command again to carry on with another budget of this size"
+    elif isinstance(error, TooManyFailuresError):
+        hint = (
+            "; committed work is kept, run the same command again once this is mended, then hdrfleet retry with the "
+            "same change for the images that failed"
+        )
     elif isinstance(error, SystemicError) and not isinstance(error, WorkerLostError | StuckError | ManifestError):
         hint = "; committed work is kept, run the same command again once this is mended"
     elif isinstance(error, TransientStorageError):

@@ -48,10 +48,12 @@ class DriverLease:
     """One driver's ownership of a destination, kept alive by a thread until it is released.
 
     `check` raises LeaseLostError once another driver has taken over; ask it about once a second. A store that cannot be
-    reached is no loss: nobody else could take over either, and the epoch tells when it is back.
+    reached is no loss: nobody else could take over either, and the epoch tells when it is back. With `follows_death`
+    the driver before this one has not released its lease.
     """
 
-    def __init__(self, store: ObjectStore, record: LeaseRecord, timeout_s: float) -> None:
+    def __init__(self, store: ObjectStore, record: LeaseRecord, timeout_s: float, *, follows_death: bool) -> None:
+        self.follows_death = follows_death
         self._store = store
         self._record = record
         self._beat_every_s = timeout_s / _BEATS_PER_TIMEOUT
@@ -154,7 +156,8 @@ def acquire_lease(
     if there is None or there.holder != record.holder:
         raise _in_use(store, there or record)
     fault_point("lease.created")
-    lease = DriverLease(store, record, timeout_s)
+    follows_death = newest is not None and not newest.released
+    lease = DriverLease(store, record, timeout_s, follows_death=follows_death)
     # A store that lets one create and not replace would let this lease grow old unnoticed: better no start at all.
     lease.confirm()
     return lease

@@ -75,6 +75,12 @@ def worker_event(name: str, worker: str, message: str | None = None) -> Executio
     return ExecutionEvent(name, fields, is_warning=message is not None)
 
 
+def wait_event(why: str, timeout_s: float) -> ExecutionEvent:
+    """No worker can start at the moment; so long it may take."""
+    notice = f"no worker can start yet: {why}; waiting for up to {timeout_s:.0f} s"
+    return ExecutionEvent("workers_wait", {"message": why}, is_warning=True, notice=notice)
+
+
 def node_event(node: str, address: str, reason: str) -> ExecutionEvent:
     """No worker is started on this node any more; those that are sound there go on."""
     notice = f"no more workers are started on node {address} ({node[:12]}): {reason}"

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.execution.ray_session import WorkerResources
-from pipeline.execution.ray_status import cluster_status, refused_requests
+from pipeline.execution.ray_status import cluster_status, refused_requests, starts_nodes
 
 # How far apart looks at the autoscaler's state are, which cost two requests each.
 CAPACITY_LOOK_S = 5.0
@@ -21,11 +21,13 @@ _UNITS = 10_000
 class Capacity:
     """Totals of the nodes that are alive with their labels, and what the autoscaler says that it can never start.
 
-    Both are resources and labels; `infeasible` is None where no autoscaler reports to the cluster.
+    Both are resources and labels; `infeasible` is None where no autoscaler reports to the cluster. With `may_be_full`
+    nodes that the autoscaler starts are up or on their way: what it says may hold for only as long as they stay.
     """
 
     nodes: tuple[tuple[dict[str, float], dict[str, str]], ...]
     infeasible: tuple[tuple[dict[str, float], dict[str, str]], ...] | None
+    may_be_full: bool = False
 
 
 def read_capacity() -> Capacity | None:
@@ -37,12 +39,16 @@ def read_capacity() -> Capacity | None:
         nodes = tuple((node["Resources"], node.get("Labels", {})) for node in ray.nodes() if node["Alive"])
     except (RayError, RuntimeError):
         return None
-    state = status.autoscaling_state
-    return Capacity(nodes, refused_requests(status) if state.autoscaler_state_version else None)
+    if not status.autoscaling_state.autoscaler_state_version:
+        return Capacity(nodes, None)
+    return Capacity(nodes, refused_requests(status), starts_nodes(status))
 
 
 def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> str | None:
-    """One sentence that says what `who` asked for and what there is, or None where a place is there or can come."""
+    """One sentence that says what `who` asked for and what there is, or None where a place is there or can come.
+
+    Where the capacity may be full, a place can come once others leave theirs; the sentence says that.
+    """
     if any(_fits(wanted, *node) for node in capacity.nodes):
         return None
     there = "; ".join(sorted({_describe(resources) for resources, _ in capacity.nodes})) or "no node"
@@ -51,7 +57,10 @@ def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each
         return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
     bundle = _bundle(wanted)
     if any(bundle == _reported(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
-        return f"{asked}, which none of the autoscaler's node types offers; running are: {there}"
+        refusal = "which none of the autoscaler's node types offers"
+        if capacity.may_be_full:
+            refusal += ", or for which others have to leave nodes first"
+        return f"{asked}, {refusal}; running are: {there}"
     return None
 
 

@@ -15,7 +15,7 @@ from pipeline.execution.account import RunAccount
 from pipeline.execution.base import Progress, WorkerSpec
 from pipeline.execution.belief import believed_megapixels_per_s
 from pipeline.execution.elastic import Scaler
-from pipeline.execution.events import ExecutionEvent, worker_event
+from pipeline.execution.events import ExecutionEvent, wait_event, worker_event
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.node_health import FailedStarts, NodeHealth, said
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
@@ -67,6 +67,7 @@ class WorkerPool:
         self._num_spawned = 0
         self._last_ready_at = -math.inf
         self._next_capacity_look_at = -math.inf
+        self._has_told_of_wait = False
         self._retired = Progress()
         self._events: list[ExecutionEvent] = []
 
@@ -178,7 +179,7 @@ class WorkerPool:
         if self.fallback is None or not self.num_ready:
             return None
         moved = [worker for worker in self if not worker.is_ready and worker.resources == self.fallback.second]
-        why = self._why_in_vain(moved)
+        why, _ = self._why_in_vain(moved)
         if why is None:
             return None
         self.fallback.give_up()
@@ -248,15 +249,19 @@ class WorkerPool:
     def expire_starts(self) -> None:
         """Raise WorkerLostError where nobody can start, or what nodes were barred for.
 
-        An actor that waits for a place is the autoscaler's demand: it may wait as long as others work.
+        An actor that waits for a place is the autoscaler's demand: it may wait as long as others work, and as long as a
+        start may take where others have all the nodes that there may be.
         """
         now = monotonic()
         if self.num_ready:
             self._last_ready_at = now
         elif self.scaler:
-            why = self._why_in_vain(self)
-            if why:
+            why, may_be_full = self._why_in_vain(self)
+            if why and not may_be_full:
                 raise WorkerLostError(f"no worker can start: {why}")
+            if why and not self._has_told_of_wait:
+                self._has_told_of_wait = True
+                self.report(wait_event(why, self.start_timeout_s))
         late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
             raise self.health.error or WorkerLostError(
@@ -264,18 +269,22 @@ class WorkerPool:
                 f"it asks for {late[-1].resources.describe()} per worker"
             )
 
-    def _why_in_vain(self, waiting: Iterable[ActorHandle]) -> str | None:
-        """Why a place that one of these waits for neither is there nor can come; None where that is not known."""
+    def _why_in_vain(self, waiting: Iterable[ActorHandle]) -> tuple[str | None, bool]:
+        """Why a place that one of these waits for neither is there nor can come; None where that is not known.
+
+        And whether it may come once others leave theirs.
+        """
         now = monotonic()
         asked = [worker.resources for worker in waiting if now - worker.asked_at > _IMPOSSIBLE_AFTER_S]
         if not asked or now < self._next_capacity_look_at:
-            return None
+            return None, False
         self._next_capacity_look_at = now + CAPACITY_LOOK_S
         capacity = read_capacity()
         if capacity is None:
-            return None
+            return None, False
         kinds = {resources.describe(): resources for resources in asked}.values()
-        return next((why for wanted in kinds if (why := why_impossible(wanted, capacity))), None)
+        why = next((why for wanted in kinds if (why := why_impossible(wanted, capacity))), None)
+        return why, capacity.may_be_full
 
     def sample(self, book: LeaseBook) -> None:
         """Record the state of the run in the metrics."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, ResourceRequest
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus, ResourceRequest
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 from ray.exceptions import RayError
 
 _TIMEOUT_S = 10.0
+_HEAD = "node:__internal_head__"  # the resource that Ray gives to no other node
 
 RequestShape = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, str], ...]]
 """Resources and labels that are asked for, each sorted by name."""
@@ -65,6 +66,19 @@ class Requests:
 def refused_requests(status: GetClusterStatusReply) -> tuple[tuple[dict[str, float], dict[str, str]], ...]:
     """Resources and labels of the requests that the autoscaler has no node for, whatever it starts."""
     return tuple((dict(resources), dict(labels)) for resources, labels in Requests.read(status).refused())
+
+
+def starts_nodes(status: GetClusterStatusReply) -> bool:
+    """Whether nodes that the autoscaler starts are up or on their way.
+
+    There may be no more of them than its configuration says, which it does not report: then it calls infeasible all
+    that they do not serve.
+    """
+    state, nodes = status.autoscaling_state, status.cluster_resource_state.node_states
+    return bool(state.pending_instances or state.pending_instance_requests) or any(
+        node.ray_node_type_name and node.status != NodeStatus.DEAD and _HEAD not in node.total_resources
+        for node in nodes
+    )
 
 
 def request_shape(resources: Mapping[str, float], labels: Mapping[str, str]) -> RequestShape:

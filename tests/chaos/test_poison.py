@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,22 @@ def test_an_isolated_jpeg_cannot_take_down_the_worker(tmp_path: Path) -> None:
     rows = open_manifest(open_store(str(dst), StorageConfig())).current.to_pylist()
     assert {row["source"]: row["error_code"] for row in rows} == {"a.jpg": None, "b.jpg": "decoder_crash"}
     assert "SIGSEGV" in str(rows)
+
+
+def test_a_jpeg_that_has_taken_down_the_local_executor_costs_its_row_in_the_next_run(tmp_path: Path) -> None:
+    src, dst = tmp_path / "photos", tmp_path / "out"
+    src.mkdir()
+    (src / "a.jpg").write_bytes(jpeg(picture(24, 32)))
+    (src / "b.jpg").write_bytes(poison_jpeg("segfault"))
+    died = hdrfleet("convert", src, dst, *OPTIONS, home=tmp_path, env={"HDRFLEET_FAULTS": "image.fetched@b.jpg=segv"})
+    assert died.returncode == -signal.SIGSEGV, died.stderr
+    again = hdrfleet("convert", src, dst, *OPTIONS, home=tmp_path, env=FAULTS)
+    assert again.returncode == 3, again.stderr
+    assert "every image is decoded in a process of its own" in again.stderr
+    rows = open_manifest(open_store(str(dst), StorageConfig())).current.to_pylist()
+    assert {row["source"]: row["error_code"] for row in rows} == {"a.jpg": None, "b.jpg": "decoder_crash"}
+    # The run before has ended as it should: nothing is slower than need be any more.
+    (src / "c.jpg").write_bytes(jpeg(picture(24, 32, seed=1)))
+    more = hdrfleet("convert", src, dst, *OPTIONS, home=tmp_path, env=FAULTS)
+    assert more.returncode == 3, more.stderr
+    assert "in a process of its own" not in more.stderr

@@ -218,6 +218,43 @@ def test_a_type_of_gpu_that_no_node_type_has_ends_the_job_and_says_so(
     assert run.num_nodes == 0
 
 
+# A job of somebody else's that has a node until it is told to leave it.
+HOLDER = """
+import pathlib, sys, time, ray
+ray.init(sys.argv[1], log_to_driver=False)
+@ray.remote(num_cpus=1, num_gpus=1, max_retries=0, label_selector={"market": "on-demand"})
+def work():
+    while not pathlib.Path(sys.argv[2]).exists():
+        time.sleep(0.2)
+ray.get(work.remote())
+"""
+
+
+def test_a_job_waits_for_a_kind_of_node_while_others_have_all_that_may_be_up(photos: Path, tmp_path: Path) -> None:
+    """The autoscaler calls our request infeasible all the while, as it does one that no node type is for."""
+    leave, log = tmp_path / "leave", tmp_path / "holder.log"
+    with autoscaled_cluster(tmp_path / "cluster", max_nodes=1) as full, log.open("wb") as output:
+        env = environment(tmp_path / "home", full.env)
+        command = [sys.executable, "-c", HOLDER.replace("sys.argv[2]", repr(str(leave))), full.address]
+        holder = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            wait_until(lambda: bool(full.raylets()), "the other job has the node", 90)
+            run = Run(full, photos, tmp_path, "--label", "market=spot", "--log-format", "json")
+            wait_until(lambda: bool(run.events("workers_wait")), "it says that it waits", 90)
+            (asked, *_), (told,) = run.events("worker_asked_for"), run.events("workers_wait")
+            times = [datetime.fromisoformat(event["time"]) for event in (asked, told)]
+            assert times[1] - times[0] <= timedelta(minutes=1), run.log.read_text()
+            assert "on a node with market=spot" in told["message"]
+            assert "or for which others have to leave nodes first" in told["message"]
+            leave.touch()
+            run.wait("the job ends")
+            run.require_whole()
+            assert holder.wait(60) == 0, log.read_text()
+        finally:
+            holder.kill()
+            holder.wait(20)
+
+
 def test_nodes_come_for_a_job_and_go_and_another_job_meets_them_on_their_way(
     cluster: AutoscaledCluster, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,8 +39,8 @@ def test_a_job_in_which_most_images_fail_stops_and_its_next_run_does_the_rest(
     assert out == ""
     said = re.fullmatch(
         r"hdrfleet: [78]\d% of (?P<seen>\d+) images failed, more than --max-failure-rate 60%; (?P<failed>\d+) of them "
-        r"with unsupported_format; committed work is kept, run the same command again once this is mended "
-        r"\[too_many_failures\]\n",
+        r"with unsupported_format; committed work is kept, run the same command again once this is mended, "
+        r"then hdrfleet retry with the same change for the images that failed \[too_many_failures\]\n",
         err,
     )
     assert said, err

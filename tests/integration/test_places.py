@@ -61,6 +61,12 @@ REFUSED_T4 = ({"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}, {})
             "1 CPU and 1 GPU of type T4, which none of the autoscaler's node types offers; running are: 2 CPU",
         ),
         (IN_B, Capacity((), (({"CPU": 1.0, "GPU": 1.0}, {"zone": "b"}),)), "running are: no node"),
+        (
+            IN_B,
+            Capacity((HEAD, T4_NODE), (({"CPU": 1.0, "GPU": 1.0}, {"zone": "b"}),), may_be_full=True),
+            "which none of the autoscaler's node types offers, or for which others have to leave nodes first; running "
+            "are: 2 CPU; 4 CPU and 1 GPU of type T4",
+        ),
     ],
 )
 def test_a_request_is_impossible_where_no_node_offers_it_and_none_can_come(

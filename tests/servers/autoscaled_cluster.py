@@ -50,20 +50,22 @@ def autoscaled_cluster(
     *,
     max_gpu_nodes: int = 3,
     has_spot: bool = True,
+    max_nodes: int | None = None,
     gate: Path | None = None,
     node_env: Mapping[str, str] | None = None,
 ) -> Iterator[AutoscaledCluster]:
     """Start a head without GPUs, whose autoscaler adds up to `max_gpu_nodes` nodes of one core and one fake GPU.
 
     Without `has_spot`, the node types are those of a cloud that refuses every spot machine: `spot`, which Ray prefers,
-    and `on-demand`, told apart by the label `market`. With `gate`, no node comes before that file is there.
+    and `on-demand`, told apart by the label `market`. With `max_nodes` they are those two, neither refused, and so many
+    nodes may be up at a time. With `gate`, no node comes before that file is there.
     `node_env` is in the environment of all nodes' workers.
     """
     from ray._private.services import get_node_ip_address
 
     home.mkdir(parents=True, exist_ok=True)
     address = f"{get_node_ip_address()}:{free_ports(1)[0]}"
-    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes, has_spot, gate)))
+    (home / "cluster.json").write_text(json.dumps(_config(address, max_gpu_nodes, has_spot, max_nodes, gate)))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_NUM_"))}
     env = {
         "RAY_FAKE_CLUSTER": "1",
@@ -104,7 +106,9 @@ def autoscaled_cluster(
             end(named_after(short))
 
 
-def _config(address: str, max_gpu_nodes: int, has_spot: bool, gate: Path | None) -> dict[str, Any]:
+def _config(
+    address: str, max_gpu_nodes: int, has_spot: bool, max_nodes: int | None, gate: Path | None
+) -> dict[str, Any]:
     empty_lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
     commands = ("setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands")
     resources = {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000}
@@ -115,7 +119,7 @@ def _config(address: str, max_gpu_nodes: int, has_spot: bool, gate: Path | None)
     return {
         **{name: [] for name in (*empty_lists, *commands, "worker_start_ray_commands")},
         "cluster_name": "fake",
-        "max_workers": 8,
+        "max_workers": max_nodes or 8,
         "idle_timeout_minutes": _IDLE_MINUTES,
         "upscaling_speed": 100.0,
         "provider": {
@@ -135,7 +139,7 @@ def _config(address: str, max_gpu_nodes: int, has_spot: bool, gate: Path | None)
         "file_mounts_sync_continuously": False,
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
-            **({"gpu": gpu} if has_spot else {"spot": spot, "on-demand": on_demand}),
+            **({"gpu": gpu} if has_spot and max_nodes is None else {"spot": spot, "on-demand": on_demand}),
         },
         "head_node_type": "ray.head.default",
     }
