@@ -205,6 +205,50 @@ def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
     assert digests[0] == digests[2] != digests[1]
 
 
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIAVERYSECRETKEYID1",
+    "AWS_SECRET_ACCESS_KEY": "aws-secret-canary",
+    "AWS_SESSION_TOKEN": "aws-session-canary",
+    "AZURE_STORAGE_ACCOUNT_KEY": "azure-key-canary",
+    "GOOGLE_API_KEY": "google-key-canary",
+    "HDRFLEET_DESTINATION__STORAGE__SECRET": "our-own-canary",
+}
+
+
+@pytest.mark.parametrize("place", [(), ("--use-image",)], ids=["packaged", "of the image"])
+def test_no_credential_of_this_machine_is_sent(
+    serve: Callable[..., Server],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[str, ...],
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    keys, home = "keys-in-a-file-canary", tmp_path / "home"
+    (home / ".aws").mkdir(parents=True)
+    (home / ".aws/credentials").write_text(f"[default]\naws_access_key_id=x\naws_secret_access_key={keys}\n")
+    monkeypatch.setenv("HOME", str(home))
+    src, dst = ("s3://b/in", "s3://b/out") if place else (str(photos), str(tmp_path / "out"))
+    new = job_id(dst, 1)
+    server = serve(**{"jobs/": (200, "[]"), f"jobs/{new}": (200, json.dumps(RUNNING | {"submission_id": new}))})
+    server.when_posted["/api/jobs/"] = json.dumps({"job_id": new, "submission_id": new})
+    assert hdrfleet_here("submit", src, dst, *place, "--address", server.url) == 0
+    sent = json.loads(server.got["/api/jobs/"])
+    assert set(sent["runtime_env"]) <= {"working_dir"}, "nothing of the environment goes along"
+    packages = [body for path, body in server.got.items() if path.startswith("/api/packages/")]
+    assert len(packages) == (0 if place else 1)
+    told = (
+        [server.got["/api/jobs/"].encode()] if isinstance(server.got["/api/jobs/"], str) else [server.got["/api/jobs/"]]
+    )
+    for package in packages:
+        with ZipFile(BytesIO(package)) as archive:
+            told += [name.encode() for name in archive.namelist()]
+            told += [archive.read(name) for name in archive.namelist()]
+    for secret in (*SECRETS.values(), keys):
+        assert not [text for text in told if secret.encode() in text], secret
+
+
 def test_a_slash_at_the_end_of_a_prefix_makes_no_other_conversion(
     serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import hdrfleet
-from photographs import write_library
+from photographs import jpeg, picture, write_library
 
 from pipeline.config import StorageConfig
 from pipeline.manifest import RUN_COLUMNS, open_manifest
@@ -100,6 +100,29 @@ def test_buckets_of_one_name_at_two_providers_do_not_overlap(
     told = json.loads(result.stdout)
     assert told["num_planned"] == len(contents(bucket.url)[0]) > 0
     assert sum(told["ignored_by_extension"].values()) == told["num_ignored"]
+
+
+# The longest that S3 takes are 1,024 bytes of UTF-8; the keys of their outputs would be longer, were they not mapped.
+LONG_KEYS = (
+    "in/" + "\u00e9" * 508 + ".jpeg",
+    "in/" + "deep/" * 203 + "a.jpg",
+)
+
+
+@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
+def test_keys_as_long_as_they_may_be_are_converted(s3_bucket: Any, tmp_path: Path) -> None:
+    assert {len(key.encode()) for key in LONG_KEYS} == {1024, 1023}
+    for seed, key in enumerate(LONG_KEYS):
+        s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=key, Body=jpeg(picture(16, 16, seed=seed)))
+    places = (f"{s3_bucket.url}/in", f"{s3_bucket.url}/out")
+    result = hdrfleet("convert", *places, *OPTIONS, "--executor", "local", home=tmp_path / "home")
+    assert result.returncode == 0, result.stderr
+    rows, images = contents(places[1])
+    assert sorted(str(row["source"]) for row in rows) == sorted(key.removeprefix("in/") for key in LONG_KEYS)
+    assert {str(row["output"]) for row in rows} == images.keys()
+    assert all(len(f"out/{key}".encode()) <= 1024 for key in images)
+    verified = hdrfleet("verify", places[1], "--deep", home=tmp_path / "home")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_no_secret_reaches_the_destination_or_the_output(
