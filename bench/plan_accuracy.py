@@ -6,6 +6,7 @@ Each job: pictures are generated, the first dozen are converted, `plan --through
 and the whole is converted into another destination. Processes of their own, timed from start to end, the network in one
 thread. Where other work shares the processors, a thread waits for one: (run + wait) / run of the busiest thread, by
 /proc/PID/task/*/schedstat, is the slow-down of a run, and the second error compares the two runs at the same slow-down.
+Exits with 1 where that error is more than 20 % for any of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 NUM_PART = 12
+MAX_ERROR = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ JOBS = (
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "AVIF": "avif"}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
@@ -59,6 +61,10 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+    wrong = [row["job"] for row in rows if abs(row["error_at_equal_slow_down"]) > MAX_ERROR]
+    if wrong:
+        print(f"more than {MAX_ERROR:.0%} off: {'; '.join(wrong)}")
+    return 1 if wrong else 0
 
 
 def compare(job: Job, folder: Path) -> dict[str, Any]:
@@ -74,10 +80,10 @@ def compare(job: Job, folder: Path) -> dict[str, Any]:
         "megapixels": round(found["source"]["megapixels"], 1),
         "predicted_s": round(predicted_s, 1),
         "measured_s": round(wall_s, 1),
-        "error": f"{predicted_s / wall_s - 1:+.1%}",
+        "error": round(predicted_s / wall_s - 1, 3),
         "slow_down_of_part": round(slow_part, 2),
         "slow_down_of_whole": round(slow_whole, 2),
-        "error_at_equal_slow_down": f"{predicted_s / slow_part * slow_whole / wall_s - 1:+.1%}",
+        "error_at_equal_slow_down": round(predicted_s / slow_part * slow_whole / wall_s - 1, 3),
     }
 
 
@@ -126,4 +132,4 @@ def write_pictures(job: Job, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
