@@ -10,6 +10,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from photographs import jpeg, picture, write_library
 
 from jobs.progress import ConsoleReporter
 from jobs.store_check import check_if_moved
+from pipeline.collection import collect
 from pipeline.config import StorageConfig
 from pipeline.driver_lease import acquire_lease
 from pipeline.job import read_job
@@ -254,11 +256,50 @@ def test_compactors_queries_and_commits_run_beside_each_other(
     assert is_sound(store)
 
 
+@pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
+def test_outputs_are_collected_beside_a_job_and_queries(photos: Path, dst: str) -> None:
+    """What newer revisions replace is deleted at once, while the next ones are made."""
+    changed = "trip 0/photo_000.jpg"
+    assert convert(photos, dst, "-q") == 0
+    stop = threading.Event()
+
+    def ask() -> int:
+        """Whatever is deleted meanwhile: every image has its current row, and what did not change its output."""
+        store, num_asked, num_sources = open_store(dst, StorageConfig()), 0, 0
+        while not stop.is_set() or not num_asked:
+            rows = open_manifest(store).current.to_pylist()
+            assert len({row["source"] for row in rows}) == len(rows) >= num_sources
+            num_sources = len(rows)
+            for row in rows:
+                assert row["source"] == changed or store.stat(row["output"]).size_bytes == row["output_bytes"]
+            num_asked += 1
+        return num_asked
+
+    def collect_all() -> int:
+        store, num_deleted = open_store(dst, StorageConfig()), 0
+        while not stop.is_set():
+            num_deleted += collect(store, keep_revisions=1, older_than=timedelta(0)).num_outputs
+        return num_deleted
+
+    with ThreadPoolExecutor(3) as pool:
+        asking, collecting = pool.submit(ask), pool.submit(collect_all)
+        try:
+            for seed in range(5):
+                change(photos, changed, 60 + seed)
+                assert convert(photos, dst, "-q") == 0
+        finally:
+            stop.set()
+        assert asking.result(timeout=60) >= 1
+        assert collecting.result(timeout=60) >= 2
+    store = open_store(dst, StorageConfig())
+    collect(store, keep_revisions=1, older_than=timedelta(0))
+    rows = open_manifest(store).current.to_pylist()
+    assert {row["output"] for row in rows} == images(store)
+    assert max(row["revision"] for row in rows) == 6
+    assert is_sound(store)
+
+
 def hdrfleet_collect(store: ObjectStore) -> bool:
-    from datetime import timedelta
-
-    from pipeline.collection import collect
-
     return collect(store, older_than=timedelta(0)).num_outputs == 0
 
 

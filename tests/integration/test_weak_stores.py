@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import hdrfleet_here
+from commands import hdrfleet_here, start_hdrfleet, wait_until
 from photographs import jpeg, picture
 
 from jobs.convert import run_conversion
@@ -55,6 +55,26 @@ def test_a_store_that_is_declared_weak_is_weak_to_every_command(
         assert hdrfleet_here(command, dst) == 0
     assert num_epochs(dst) == 4, "upkeep owns what does not decide races"
     assert not (dst / "_hdrfleet/store").exists()
+
+
+@pytest.mark.timeout(120)
+def test_the_second_of_two_drivers_on_a_weak_store_refuses_to_start(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dst, log = tmp_path / "out", tmp_path / "first.log"
+    command = ("convert", photos, dst, *OPTIONS, "--weak-store", "--lease-timeout", "3")
+    env = {"HDRFLEET_FAULTS": "image.inferred=hang"}
+    first = start_hdrfleet(*command, home=tmp_path / "home", log=log, env=env)
+    try:
+        wait_until((dst / "_hdrfleet/plan/1/plan.json").exists, "the first one is at work", 60)
+        capsys.readouterr()
+        assert hdrfleet_here(*command) == 2
+        assert "destination_in_use" in capsys.readouterr().err
+        assert first.poll() is None, log.read_text()
+    finally:
+        first.kill()
+        first.wait(20)
+    assert hdrfleet_here(*command) == 0, "the first one has died"
 
 
 def test_a_job_that_was_strong_can_be_declared_weak(
