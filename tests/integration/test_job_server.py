@@ -249,6 +249,29 @@ def test_no_credential_of_this_machine_is_sent(
         assert not [text for text in told if secret.encode() in text], secret
 
 
+@pytest.mark.parametrize("is_the_same", [True, False])
+def test_of_two_that_submit_at_the_same_time_one_has_the_job(
+    serve: Callable[..., Server], is_the_same: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is at work when it is looked; when it is sent, the name is taken."""
+    words = ("submit", "s3://b/in", "s3://b/out", "--use-image")
+    first = serve(**{"jobs/": (200, "[]"), f"jobs/{ID}": (200, json.dumps(RUNNING))})
+    first.when_posted["/api/jobs/"] = json.dumps({"job_id": ID, "submission_id": ID})
+    assert hdrfleet_here(*words, "--address", first.url) == 0
+    digest = json.loads(first.got["/api/jobs/"])["metadata"]["hdrfleet_command_sha256"]
+    metadata = RUNNING["metadata"] | {"hdrfleet_command_sha256": digest if is_the_same else "other"}
+    taken = json.dumps([RUNNING | {"metadata": metadata}])
+    capsys.readouterr()
+
+    second = serve(**{"jobs/": (200, "[]")})
+    said = f"ValueError: Job with submission_id {ID} already exists"
+    second.refusals["/api/jobs/"] = (500, said, {"/api/jobs/": (200, taken)})
+    code = hdrfleet_here(*words, "--address", second.url)
+    err = capsys.readouterr().err
+    assert (code, "is at work on it already" in err) == ((0, True) if is_the_same else (2, False)), err
+    assert is_the_same or f"{ID} is at work on s3://b/out with other options" in err
+
+
 def test_a_slash_at_the_end_of_a_prefix_makes_no_other_conversion(
     serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]
 ) -> None:

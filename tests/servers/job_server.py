@@ -20,6 +20,8 @@ class Server:
         self.asked: list[str] = []
         self.got: dict[str, bytes] = {}
         self.when_posted: dict[str, str] = {}
+        # By path what the first POST is refused with, and what is answered elsewhere from then on.
+        self.refusals: dict[str, tuple[int, str, dict[str, tuple[int, str]]]] = {}
         self.loop = asyncio.new_event_loop()
         self.url = ""
         self._is_up = threading.Event()
@@ -45,6 +47,10 @@ class Server:
             await socket.prepare(request)
             await socket.send_str("one word\n")
             await asyncio.sleep(3600)
+        if request.method == "POST" and request.path in self.refusals:
+            status, text, changed = self.refusals.pop(request.path)
+            self.answers.update(changed)
+            return web.Response(status=status, text=text)
         if request.method == "POST" and request.path in self.when_posted:
             return web.Response(text=self.when_posted[request.path])
         status, text = self.answers.get(request.path, (404, "nothing here"))
