@@ -80,7 +80,12 @@ def destination_of(id_or_dst: str, address: str | None) -> str:
         return id_or_dst
     if address is None:
         raise JobServerError(f"{id_or_dst} is a job's id; give --address of its cluster, or the job's DST")
-    return JobServer(address).find(id_or_dst).dst
+    try:
+        return JobServer(address).find(id_or_dst).dst
+    except JobServerError as error:
+        raise JobServerError(
+            f"{str(error).rstrip('.')}; given the job's DST instead of its id, this needs no cluster"
+        ) from error
 
 
 class JobServer:

@@ -14,6 +14,7 @@ import pytest
 from commands import hdrfleet_here
 from photographs import jpeg, picture
 from servers.job_server import VERSION, Server
+from servers.ports import free_ports
 
 import jobs.submission
 from jobs.submission import JobServer, job_id
@@ -203,6 +204,12 @@ def test_local_files_go_along_and_are_part_of_what_the_conversion_is(
             assert archive.read("prices/mine.toml") == prices.read_bytes()
             assert {"pipeline/__init__.py", "jobs/supervise.py"} <= set(archive.namelist())
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_where_the_cluster_is_gone_status_asks_for_the_destination(capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = free_ports(1)
+    assert hdrfleet_here("status", ID, "--address", f"http://127.0.0.1:{port}") == 2
+    assert "; given the job's DST instead of its id, this needs no cluster [job_server]" in capsys.readouterr().err
 
 
 SECRETS = {
