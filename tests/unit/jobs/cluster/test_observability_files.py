@@ -98,6 +98,7 @@ def test_fault_that_comes_in_is_found(apply: Break, expected: tuple[str, str], t
         (set_to("a:b", *RULE, "record"), (f"{R}.alert", "unknown_key")),
         (set_to("increse(up[5m]) > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
         (set_to("ray_hdrfleet_image_total > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
+        (set_to("hdrfleet_images_total > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
         (set_to("{{ $labels.job_id }", *RULE, "annotations", "summary"), (f"{R}.annotations.summary", "promql")),
         (set_to(7, *RULE, "labels", "severity"), (f"{R}.labels.severity", "wrong_type")),
         (set_to("x", *RULE, "labels", "se-verity"), (f"{R}.labels.se-verity", "unknown_value")),
@@ -132,6 +133,10 @@ def test_fault_of_the_rules_is_found(apply: Break, expected: tuple[str, str], tm
         (set_to([], "panels", 0, "targets"), ("panels[0].targets", "missing_key")),
         (set_to("", "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "missing_key")),
         (set_to("rate(x)", "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "promql")),
+        (
+            set_to("sum(hdrfleet_images_total)", "panels", 0, "targets", 0, "expr"),
+            ("panels[0].targets[0].expr", "promql"),
+        ),
         (set_to('x{a="$job"}', "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "unknown_variable")),
         (set_to(2, "panels", 0, "id"), ("panels[1].id", "not_unique")),
         (without("panels", 0, "type"), ("panels[0].type", "missing_key")),
@@ -208,14 +213,14 @@ def test_metrics_of_an_expression_are_named() -> None:
     assert metrics_of(parse_expression('sum by (a) (rate(b{c="d"}[5m])) / on(e) f')) == {"b", "f"}
 
 
-def test_alert_on_a_metric_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ray_hdrfleet_image_total", "hdrfleet_images_total"])
+def test_alert_on_a_metric_that_is_not_there_is_told_with_the_one_that_was_meant(name: str, tmp_path: Path) -> None:
     (document,) = documents(RULES)
     rule: dict[str, Any] = document["groups"][0]["rules"][0]
-    rule["expr"] = "increase(ray_hdrfleet_image_total[5m]) == 0"
+    rule["expr"] = f"increase({name}[5m]) == 0"
     path = tmp_path / RULES.name
     path.write_text(json.dumps(document))
     (finding,) = validate_file(path, []).findings
     assert finding.message == (
-        "hdrfleet has no metric ray_hdrfleet_image_total, and so this never has a value; "
-        "did you mean ray_hdrfleet_images_total?"
+        f"hdrfleet has no metric {name}, and so this never has a value; did you mean ray_hdrfleet_images_total?"
     )
