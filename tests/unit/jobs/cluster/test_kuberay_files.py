@@ -128,6 +128,10 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to({"cloud.google.com/gke-spot": "true"}, *WORKER, "nodeSelector"), without(*CONTAINER, "lifecycle")],
         (f"{C}.lifecycle.preStop", "no_node_agent"),
     ),
+    "spot pods whose agent waits for a notice": (
+        [set_to(["hdrfleet", "node-agent", "--grace", "85s"], *CONTAINER, "lifecycle", "preStop", "exec", "command")],
+        (f"{C}.lifecycle.preStop", "no_node_agent"),
+    ),
     "agent that is killed on its way": (
         [set_to(85, *WORKER, "terminationGracePeriodSeconds")],
         (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
