@@ -9,6 +9,7 @@ from typing import Any
 from jobs.cluster.bucket_policies import check_written_buckets
 from jobs.cluster.findings import Finding, at, is_everybody, leaves, listing, mapping, reach
 from jobs.cluster.iam import check_rights
+from jobs.cluster.node_roles import check_node_roles
 
 _BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 _CIDR_KEYS = ("CidrIp", "CidrIpv6")
@@ -38,6 +39,7 @@ def find_open(template: dict[str, Any]) -> Iterator[Finding]:
     for name, resource in mapping(template.get("Resources")).items():
         yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
     yield from check_written_buckets(template)
+    yield from check_node_roles(template)
 
 
 def has_linter() -> bool:
