@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.cluster.entrypoint import check_entrypoint, lacks_device
+from jobs.cluster.entrypoint_words import check_words
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
 from jobs.cluster.kuberay_token import check_token, check_token_in_pod
@@ -57,6 +58,7 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
     yield from check_entrypoint(spec)
+    yield from check_words(spec)
     if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
         yield Finding(
             "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
