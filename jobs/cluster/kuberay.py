@@ -9,7 +9,7 @@ from jobs.cluster.entrypoint import check_entrypoint, lacks_device
 from jobs.cluster.entrypoint_words import check_words
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
-from jobs.cluster.kuberay_token import check_token, check_token_in_pod
+from jobs.cluster.kuberay_token import check_redis, check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
 from jobs.cluster.market_order import check_group_order
 from jobs.cluster.pod_parts import check_mounts, check_ray_folder
@@ -83,6 +83,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the RayCluster spec at `place`."""
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
     yield from check_token(place, spec)
+    yield from check_redis(place, spec)
     yield from _check_autoscaler(place, spec)
     head, is_scaled = mapping(spec.get("headGroupSpec")), spec.get("enableInTreeAutoscaling") is True
     yield from _check_head(at(place, "headGroupSpec"), head)

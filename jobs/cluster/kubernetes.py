@@ -59,7 +59,7 @@ def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Fin
         if by_schema is None:
             findings += [*check_names(value), *check_pod_names(value)]
             notes.append(
-                "of the structure, only KubeRay's and pods' names were checked; give the cluster's own schema with --crd"
+                "of the structure, only KubeRay's and pods' names were checked; give the cluster's schema with --crd"
             )
         findings += [*check_free_names(value), *check_tolerations(value)]
         return findings + list(check_ray_object(value)), [*notes, *notes_on_ray_object(value)]

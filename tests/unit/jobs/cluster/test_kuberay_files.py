@@ -634,6 +634,36 @@ def test_patch_is_checked_as_what_it_makes_of_its_manifest(tmp_path: Path) -> No
     assert [(each.place, each.code) for each in found] == [("spec.authOptions.mode", "no_token")]
 
 
+@pytest.mark.parametrize(
+    ("apply", "places"),
+    [
+        (without("spec", "gcsFaultToleranceOptions", "redisPassword"), ["redisPassword"]),
+        (set_to({"backend": "x"}, "spec", "gcsFaultToleranceOptions"), []),
+    ],
+    ids=["Redis", "no Redis"],
+)
+def test_redis_without_a_password_is_found(apply: Break, places: list[str], tmp_path: Path) -> None:
+    (tmp_path / CLUSTER.name).write_text(CLUSTER.read_text())
+    expected = [(f"spec.gcsFaultToleranceOptions.{place}", "no_token") for place in places]
+    assert found_in_copy(PATCH, tmp_path, apply) == expected
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        set_to("$REDIS_PASSWORD", *("spec", "headGroupSpec", "rayStartParams", "redis-password")),
+        appended(
+            {"name": "REDIS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "r", "key": "p"}}},
+            *("spec", *HEAD, "containers", 0, "env"),
+        ),
+    ],
+    ids=["parameter", "variable"],
+)
+def test_password_of_redis_by_another_way_is_sound(apply: Break, tmp_path: Path) -> None:
+    redis = set_to({"redisAddress": "redis:6379"}, "spec", "gcsFaultToleranceOptions")
+    assert found_in_copy(CLUSTER, tmp_path, redis, apply) == []
+
+
 def test_patches_merge_as_rfc_7386_says() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
     assert merge(base, {"a": {"b": None, "c": [3]}, "e": {"f": None, "g": 1}}) == {
