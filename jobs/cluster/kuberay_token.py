@@ -27,7 +27,7 @@ def check_token(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_redis(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
-    """Yield where the RayCluster spec at `place` keeps the control plane's state in a Redis that asks for no password."""
+    """Yield where the RayCluster spec at `place` keeps the control plane's state in a Redis without a password."""
     options, head = mapping(spec.get("gcsFaultToleranceOptions")), mapping(spec.get("headGroupSpec"))
     containers = listing(reach(head, "template", "spec", "containers"))
     variables = [mapping(each).get("name") for container in containers for each in listing(reach(container, "env"))]
@@ -36,7 +36,7 @@ def check_redis(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             at(place, "gcsFaultToleranceOptions", "redisPassword"),
             "no_token",
-            "is not set: whoever reaches that Redis can write the control plane's state, and so run code in the cluster",
+            "is not set: whoever reaches that Redis writes the control plane's state, and so runs code in the cluster",
         )
 
 
