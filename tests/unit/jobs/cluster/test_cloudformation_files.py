@@ -30,6 +30,24 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             "open_security_group",
         ),
         (
+            "SourceSecurityGroupId: !GetAtt NodeGroup.GroupId",
+            "CidrIp: 10.0.0.0/8",
+            "Resources.NodesAmongEachOther.Properties.IpProtocol",
+            "open_security_group",
+        ),
+        (
+            "FromPort: 22\n          ToPort: 22",
+            "FromPort: 0\n          ToPort: 65535",
+            "Resources.NodeGroup.Properties.SecurityGroupIngress[0].ToPort",
+            "open_security_group",
+        ),
+        (
+            "          FromPort: 22\n          ToPort: 22\n",
+            "",
+            "Resources.NodeGroup.Properties.SecurityGroupIngress[0].ToPort",
+            "open_security_group",
+        ),
+        (
             '    AllowedPattern: "[0-9.]+/[0-9]+"',
             "    Default: 0.0.0.0/0",
             "Parameters.OperatorCidr.Default",
@@ -200,6 +218,9 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
     ],
     ids=[
         "group",
+        "nodes of a network",
+        "every port",
+        "every port by silence",
         "default",
         "public",
         "uploads",

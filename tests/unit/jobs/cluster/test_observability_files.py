@@ -22,6 +22,10 @@ RULE = ("groups", 0, "rules", 0)
 R = "groups[0].rules[0]"
 
 
+def dropped(names: str) -> dict[str, object]:
+    return {"source_labels": ["__name__"], "regex": names, "action": "drop"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -77,6 +81,29 @@ def test_fault_of_the_configuration_is_found(old: str, new: str, expected: tuple
         (
             set_to([{"regexp": "x"}], *SCRAPE, "metric_relabel_configs"),
             ("scrape_configs[0].metric_relabel_configs[0].regexp", "unknown_key"),
+        ),
+        (
+            set_to([dropped("ray_hdrfleet_.*")], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([dropped("ray_(hdrfleet|node)_.*_total")], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([{**dropped("ray_node_.*"), "action": "keep"}], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([{"source_labels": ["__name__"], "action": "drop"}], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].action", "promql"),
+        ),
+        (
+            set_to(
+                [{"source_labels": ["__name__"], "regex": "ray_(.*)", "target_label": "__name__"}],
+                *(*SCRAPE, "metric_relabel_configs"),
+            ),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
         ),
         (set_to({"password": "hunter2"}, *SCRAPE, "basic_auth"), ("scrape_configs[0].basic_auth.password", "secret")),
         (set_to({"alertmanager": []}, "alerting"), ("alerting.alertmanager", "unknown_key")),
@@ -188,6 +215,28 @@ def test_dashboard_of_another_name_is_known_by_its_keys(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps({**documents(DASHBOARD)[0], "panels": []}))
     assert [each.place for each in validate_file(path, []).findings] == ["panels"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        dropped("ray_node_.*"),
+        {**dropped("ray_.*"), "action": "keep"},
+        {**dropped("ray_.*"), "source_labels": ["job"]},
+        {**dropped("(?^x)")},
+        {"source_labels": ["__name__"], "regex": "ray_(.*)", "target_label": "short"},
+    ],
+)
+def test_rule_that_leaves_hdrfleet_s_metrics_is_sound(rule: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / RULES.name).write_text(RULES.read_text())
+    assert found_in_copy(CONFIG, tmp_path, set_to([rule], *SCRAPE, "metric_relabel_configs")) == []
+
+
+def test_other_targets_may_be_kept_to_what_they_have(tmp_path: Path) -> None:
+    (tmp_path / RULES.name).write_text(RULES.read_text())
+    kept = {**dropped("node_.*"), "action": "keep"}
+    other = {"job_name": "x", "static_configs": [{"targets": ["a:1"]}], "metric_relabel_configs": [kept]}
+    assert found_in_copy(CONFIG, tmp_path, appended(other, "scrape_configs")) == []
 
 
 @pytest.mark.parametrize("name", ["prometheus.yml", "alert-rules.yml"])
