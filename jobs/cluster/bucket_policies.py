@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 from jobs.cluster.findings import Finding, at, leaves, mapping, reach
 from jobs.cluster.iam import statements
+from jobs.cluster.node_roles import Right, allows, is_of, references, roles_of
 
-_FILLED_IN = re.compile(r"\$\{(\w+)")
-_REFERENCE = re.compile(r'(?<![A-Za-z])(?:Ref|GetAtt)(?:"\])?(?:\[0\])?$')  # how a place ends
 _BY_ARN = re.compile(r":s3:::([^/*$]+)")
-_WRITES = "s3:putobject"
+_WRITES = ("s3:putobject",)
 _BUCKET, _POLICY = "AWS::S3::Bucket", "AWS::S3::BucketPolicy"
 
 
@@ -25,6 +23,7 @@ def check_written_buckets(template: dict[str, Any]) -> Iterator[Finding]:
     resources = {name: mapping(each) for name, each in mapping(template.get("Resources")).items()}
     policies = [mapping(each.get("Properties")) for each in resources.values() if each.get("Type") == _POLICY]
     rights = [mapping(each.get("Properties")) for each in resources.values() if each.get("Type") != _POLICY]
+    roles = roles_of(template)
     for name, resource in resources.items():
         names = {name, *_names_in(reach(resource, "Properties", "BucketName"))}
         if resource.get("Type") != _BUCKET or not any(_may_write(each, names) for each in rights):
@@ -34,36 +33,54 @@ def check_written_buckets(template: dict[str, Any]) -> Iterator[Finding]:
         place = at("Resources", name)
         if not any(_asks(each, "Bool", "aws:securetransport", "false") for each in denied):
             yield Finding(place, "open_bucket", "no policy of it denies what comes without TLS (aws:SecureTransport)")
-        if not any(_asks(each, "Null", "s3:if-none-match", "true") for each in denied):
+        create_only = [
+            each for each in denied if is_of(each, _WRITES) and _asks(each, "Null", "s3:if-none-match", "true")
+        ]
+        unbound = _unbound_writers(template, roles, names, create_only)
+        if unbound or not create_only:
             yield Finding(
                 place,
                 "overwritable",
-                "roles may write to it, and no policy of it denies writes without If-None-Match (s3:if-none-match): "
-                "whoever takes over a node can overwrite outputs",
+                f"{', '.join(unbound) or 'roles'} may write to it, and no policy of it denies them writes without "
+                "If-None-Match (s3:if-none-match): whoever takes over a node can overwrite outputs",
             )
 
 
 def _may_write(properties: dict[str, Any], names: set[str]) -> bool:
-    for _, statement in statements("", properties):
-        actions = [str(text).lower() for _, text in leaves(statement.get("Action"))]
-        is_write = any(fnmatchcase(_WRITES, action) for action in actions)
-        if statement.get("Effect") == "Allow" and is_write and names & _names_in(statement.get("Resource")):
-            return True
-    return False
+    return any(_is_write(statement, names) for _, statement in statements("", properties))
+
+
+def _is_write(statement: dict[str, Any], names: set[str]) -> bool:
+    return allows(statement, _WRITES) and bool(names & _names_in(statement.get("Resource")))
+
+
+def _unbound_writers(
+    template: dict[str, Any], roles: dict[str, list[Right]], names: set[str], denied: list[dict[str, Any]]
+) -> list[str]:
+    """The roles that may write to the bucket of these names, and that none of the statements is about."""
+    unbound = []
+    for name, rights in roles.items():
+        own_name = reach(template, "Resources", name, "Properties", "RoleName")
+        is_writer = any(_is_write(right.statement, names) for right in rights)
+        if is_writer and not any(_is_about(each.get("Principal"), name, own_name) for each in denied):
+            unbound.append(name)
+    return unbound
+
+
+def _is_about(principal: Any, role: str, own_name: Any) -> bool:
+    """Whether a principal is this role of the template, by a reference or by an ARN, or everybody."""
+    endings = tuple(f":role/{text}" for _, text in leaves(own_name) if isinstance(text, str))
+    texts = [str(text) for _, text in leaves(principal)]
+    return role in references(principal) or any(text == "*" or text.endswith(endings) for text in texts)
 
 
 def _names_in(value: Any) -> set[str]:
     """Resources and parameters that a value refers to, and the names of buckets in it."""
-    found: set[str] = set()
+    found = references(value)
     for place, text in leaves(value):
-        if not isinstance(text, str):
-            continue
-        found |= {*_FILLED_IN.findall(text), *_BY_ARN.findall(text)}
-        if _REFERENCE.search(place):
-            found.add(text.partition(".")[0])
-        elif not place:
-            found.add(text)
-    return found - {"AWS"}  # of ${AWS::Partition} and the like
+        if isinstance(text, str):
+            found |= {*_BY_ARN.findall(text), *([] if place else [text])}
+    return found
 
 
 def _asks(statement: dict[str, Any], operator: str, key: str, value: str) -> bool:

@@ -9,9 +9,12 @@ from typing import Any
 from jobs.cluster.bucket_policies import check_written_buckets
 from jobs.cluster.findings import Finding, at, is_everybody, leaves, listing, mapping, reach
 from jobs.cluster.iam import check_rights
+from jobs.cluster.node_roles import check_node_roles
 
 _BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 _CIDR_KEYS = ("CidrIp", "CidrIpv6")
+_ALL_PROTOCOLS = "-1"
+_WITHOUT_PORTS = frozenset({"icmp", "icmpv6", "1", "58"})
 
 
 def is_template(document: Any) -> bool:
@@ -38,6 +41,7 @@ def find_open(template: dict[str, Any]) -> Iterator[Finding]:
     for name, resource in mapping(template.get("Resources")).items():
         yield from _check_resource(at("Resources", name, "Properties"), mapping(resource))
     yield from check_written_buckets(template)
+    yield from check_node_roles(template)
 
 
 def has_linter() -> bool:
@@ -61,9 +65,30 @@ def _check_resource(place: str, resource: dict[str, Any]) -> Iterator[Finding]:
     for where, value in leaves(properties, place):
         if is_everybody(value) and where.rpartition(".")[2] in _CIDR_KEYS and "Egress" not in where:
             yield Finding(where, "open_security_group", "lets the whole world in; name your own network")
+    yield from _check_ports(place, resource)
     if resource.get("Type") == "AWS::S3::Bucket":
         yield from _check_bucket(place, properties)
     yield from check_rights(place, properties)
+
+
+def _check_ports(place: str, resource: dict[str, Any]) -> Iterator[Finding]:
+    """A network gets in on one port at a time; on all of them only the group's own nodes do."""
+    properties = mapping(resource.get("Properties"))
+    rules = [(place, properties)] if resource.get("Type") == "AWS::EC2::SecurityGroupIngress" else []
+    if resource.get("Type") == "AWS::EC2::SecurityGroup":
+        listed = enumerate(map(mapping, listing(properties.get("SecurityGroupIngress"))))
+        rules += [(at(place, "SecurityGroupIngress", index), each) for index, each in listed]
+    for where, rule in rules:
+        first, last, protocol = (rule.get(key) for key in ("FromPort", "ToPort", "IpProtocol"))
+        if not any(key in rule for key in _CIDR_KEYS) or str(protocol) in _WITHOUT_PORTS:
+            continue
+        if str(protocol) == _ALL_PROTOCOLS or first is None or str(first) != str(last):
+            said = "every port" if str(protocol) == _ALL_PROTOCOLS or first is None else "more than one port"
+            yield Finding(
+                at(where, "IpProtocol" if str(protocol) == _ALL_PROTOCOLS else "ToPort"),
+                "open_security_group",
+                f"opens {said} to a network; name the one port, and for nodes the group (SourceSecurityGroupId)",
+            )
 
 
 def _check_bucket(place: str, bucket: dict[str, Any]) -> Iterator[Finding]:

@@ -48,11 +48,11 @@ def validate(
     unreadable file.
     """
     from jobs.cluster.crd import load_schemas
-    from jobs.cluster.validate import find_files, validate_file
+    from jobs.cluster.validate import find_files, validate_files
     from jobs.tables import print_json
 
     schemas = [each for path in crd or () for each in load_schemas(path)]
-    reports = [validate_file(path, schemas, is_named=is_named) for path, is_named in find_files(files)]
+    reports = validate_files(find_files(files), schemas)
     is_sound = all(report.is_sound for report in reports)
     if json:
         print_json({"sound": is_sound, "files": [report.to_json() for report in reports]})

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.cluster.findings import Finding, at, listing
+from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
 
 _EVERYWHERE = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d.])|(?<![\w:])\[?::\]?(?![\w:])")
 # Docker takes a value right behind a short option, and several short options behind one dash.
@@ -24,6 +24,7 @@ _LONG = re.compile(r"--([a-z-]+)(?:=(.*))?", re.DOTALL)
 _SHORT = re.compile(r"-[ditq]*([uv])=?(.*)", re.DOTALL)
 _LONG_OF = {"u": "user", "v": "volume"}
 _HOST_NAMESPACES = frozenset({"pid", "ipc", "uts", "userns", "cgroupns"})
+_GIVES_GPUS = frozenset({"gpus", "runtime", "device"})
 _SOURCE = re.compile(r"(?:^|,)(?:source|src)=([^,]+)")
 _ROOT_USER = re.compile(r"(?:0+|root)(?::.*)?")
 # Whole trees of a machine that hold its programs, its secrets or its daemons' sockets; whatever lies below the second.
@@ -47,6 +48,30 @@ def check_run_options(docker: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(place, "privileged", "gives the container rights over its host; hdrfleet needs none")
         for index, option, value in _values(options):
             yield from _check_value(at("docker", name, index), option, value)
+
+
+def check_gpus_in_container(prepared: dict[str, Any]) -> Iterator[Finding]:
+    """Yield where a prepared cluster file offers GPUs that Docker does not give to the container.
+
+    Ray gives them by itself (`--runtime=nvidia`), unless it is told not to look.
+    """
+    docker = mapping(prepared.get("docker"))
+    types = mapping(prepared.get("available_node_types"))
+    if docker.get("disable_automatic_runtime_detection") is not True:
+        return
+    for name, node_type in types.items():
+        own = mapping(mapping(node_type).get("docker"))
+        options = [*listing(docker.get("run_options")), *listing(docker.get("worker_run_options"))]
+        given = {
+            option for _, option, _ in _values([*map(str, options), *map(str, listing(own.get("worker_run_options")))])
+        }
+        if number(reach(node_type, "resources", "GPU")) > 0 and not given & _GIVES_GPUS:
+            yield Finding(
+                "docker.disable_automatic_runtime_detection",
+                "gpu_unsatisfiable",
+                f"is true, and no run option gives containers of {name} its GPUs; take it out, or write --gpus all",
+            )
+            return
 
 
 def _check_value(place: str, option: str, value: str) -> Iterator[Finding]:
@@ -74,8 +99,8 @@ def _is_of_the_machine(path: str) -> bool:
 def _values(options: list[str]) -> Iterator[tuple[int, str, str]]:
     """Each option by its long name, with its value and where it stands; Ray puts all entries into one command."""
     words = [(index, word) for index, option in enumerate(options) for word in _words(option)]
-    for number, (index, word) in enumerate(words):
-        after = words[number + 1][1] if number + 1 < len(words) else ""
+    for position, (index, word) in enumerate(words):
+        after = words[position + 1][1] if position + 1 < len(words) else ""
         if match := _LONG.fullmatch(word):
             yield index, match[1], after if match[2] is None else match[2]
         elif match := _SHORT.fullmatch(word):

@@ -28,7 +28,7 @@ def check_names(parsed: Dockerfile) -> Iterator[Finding]:
     earlier: list[str] = []
     for stage in parsed.stages:
         for each in stage.instructions:
-            yield from _check_flags(each)
+            yield from _checkflags_of(each)
             for source in _sources(each):
                 yield from _check_source(each, expand(source, parsed.arguments | arguments_of(stage)), earlier)
         earlier.append(stage.name.lower())
@@ -45,7 +45,7 @@ def arguments_of(stage: Stage) -> dict[str, str | None]:
     return found
 
 
-def _flags(each: Instruction) -> tuple[dict[str, str | None], str]:
+def flags_of(each: Instruction) -> tuple[dict[str, str | None], str]:
     """The flags before what an instruction is about, and that."""
     flags: dict[str, str | None] = {}
     rest = each.value
@@ -55,11 +55,11 @@ def _flags(each: Instruction) -> tuple[dict[str, str | None], str]:
     return flags, rest
 
 
-def _check_flags(each: Instruction) -> Iterator[Finding]:
+def _checkflags_of(each: Instruction) -> Iterator[Finding]:
     if each.name not in _FLAGS:
         return
     place, known = f"line {each.line}: {each.name}", sorted(_FLAGS[each.name])
-    flags, rest = _flags(each)
+    flags, rest = flags_of(each)
     for name, value in flags.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -80,7 +80,7 @@ def _check_health_value(place: str, name: str, value: str) -> Iterator[Finding]:
 
 def _sources(each: Instruction) -> list[str]:
     if each.name == "COPY":
-        return [value for name, value in _flags(each)[0].items() if name == "from" and value]
+        return [value for name, value in flags_of(each)[0].items() if name == "from" and value]
     return _MOUNT_FROM.findall(each.value) if each.name == "RUN" else []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pipeline
 from jobs.cluster.dockerfile import Dockerfile, Instruction, Stage, expand, parse_dockerfile
+from jobs.cluster.dockerfile_copies import check_copies
 from jobs.cluster.dockerfile_names import arguments_of, check_names
 from jobs.cluster.findings import Finding
 from jobs.cluster.images import check_versions_in_command
@@ -22,6 +23,7 @@ _AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE(?:=|\s+)[\"']?(\w*)")
 _PASSES_ON = re.compile(
     r"""\[\s*(?:\]|"(?:[\w./-]*/)?(?:tini|dumb-init|catatonit|nvidia_entrypoint\.sh)"(?:\s*,\s*"-[^"]*")*\s*\])"""
 )
+_INDEX = re.compile(r"\bPIP_(?:TRUSTED_HOST\b|(?:EXTRA_)?INDEX_URL[= ][\"']?http://)")
 _VERSION_LABEL = re.compile(r"org\.opencontainers\.image\.version=[\"']?([^\s\"']+)")
 
 
@@ -35,7 +37,7 @@ def check_dockerfile(text: str) -> list[Finding]:
     if not parsed.stages:
         return [*findings, Finding("", "docker_syntax", "there is no FROM")]
     findings += _check_bases(parsed)
-    findings += check_names(parsed)
+    findings += [*check_names(parsed), *check_copies(parsed)]
     for stage in parsed.stages:
         findings += _check_versions(stage, parsed.arguments | arguments_of(stage))
         for each in stage.instructions:
@@ -143,6 +145,9 @@ def _check_shell(each: Instruction) -> Iterator[Finding]:
 
 
 def _check_pip(each: Instruction) -> Iterator[Finding]:
+    place = f"line {each.line}: {each.name}"
+    if each.name in {"ARG", "ENV"} and _INDEX.search(each.value):
+        yield Finding(place, "untrusted_index", "pip would take packages from whoever is on the way; use https")
     if each.name == "RUN":
         yield from check_pinned_packages(f"line {each.line}: RUN", each.value)
 

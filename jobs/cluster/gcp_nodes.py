@@ -9,6 +9,7 @@ from typing import Any
 from jobs.cluster.aws_nodes import COMMON_PROVIDER_KEYS, check_stopped_nodes
 from jobs.cluster.findings import Finding, at, listing, mapping, reach
 from jobs.cluster.gcp_fields import check_fields
+from jobs.cluster.market import is_spot
 from jobs.cluster.ray_nodes import built_in_gpus
 from jobs.cluster.ray_yaml import unknown_keys
 
@@ -21,6 +22,8 @@ _DISKS = {
 }
 _DEFAULT_ACCOUNT = re.compile(r"default|\d+-compute@developer\.gserviceaccount\.com")
 _STOPPED = "Ray stops nodes and does not delete them, and the disks of a stopped machine go on costing"
+# The scopes with which a machine may write objects, by Google's names and by gcloud's.
+_WRITES = re.compile(r"(?:.*/auth/)?(?:cloud-platform|devstorage\.(?:read_write|full_control)|storage-(?:rw|full))")
 _SCOPE = re.compile(r"https://www\.googleapis\.com/auth/[\w.-]+|[a-z-]+")
 _IN_ZONE, _IN_REGION = re.compile(r"(?:^|/)zones/([^/]+)/"), re.compile(r"(?:^|/)regions/([^/]+)/")
 
@@ -86,6 +89,7 @@ def _check_node(place: str, node: dict[str, Any]) -> Iterator[Finding]:
             "unknown_value",
             "must be TERMINATE: Compute Engine starts no machine with a GPU otherwise",
         )
+    yield from _check_spot(at(place, "scheduling"), node)
     yield from _check_disks(at(place, "disks"), node)
     yield from _check_metadata(at(place, "metadata"), mapping(node.get("metadata")))
 
@@ -109,6 +113,33 @@ def _check_account(place: str, account: dict[str, Any]) -> Iterator[Finding]:
                 "unknown_value",
                 f"{scope} is no scope; write https://www.googleapis.com/auth/cloud-platform",
             )
+    if scopes and not any(_WRITES.fullmatch(str(scope)) for scope in scopes):
+        yield Finding(
+            at(place, "scopes"),
+            "narrow_scope",
+            "let the node write no object, whatever its account may do; "
+            "write https://www.googleapis.com/auth/cloud-platform",
+        )
+
+
+def _check_spot(place: str, node: dict[str, Any]) -> Iterator[Finding]:
+    """A machine that is taken back is another's place by then; stopped, it is counted by nobody, and its disks cost."""
+    if not is_spot(node):
+        return
+    scheduling = mapping(node.get("scheduling"))
+    if scheduling.get("instanceTerminationAction") != "DELETE":
+        yield Finding(
+            at(place, "instanceTerminationAction"),
+            "spot_returns",
+            "must be DELETE: Compute Engine stops a machine that it takes back, Ray forgets it, and its disks go on "
+            "costing",
+        )
+    if scheduling.get("automaticRestart") is True:
+        yield Finding(
+            at(place, "automaticRestart"),
+            "spot_returns",
+            "must be false: Compute Engine takes no spot machine that is to start again by itself",
+        )
 
 
 def _check_metadata(place: str, metadata: dict[str, Any]) -> Iterator[Finding]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.cluster.entrypoint import check_entrypoint, lacks_device
+from jobs.cluster.entrypoint_words import check_words
 from jobs.cluster.findings import Finding, at, listing, mapping, number, one_of, reach
 from jobs.cluster.images import check_ray_version
-from jobs.cluster.kuberay_token import check_token, check_token_in_pod
+from jobs.cluster.kuberay_token import check_redis, check_token, check_token_in_pod
 from jobs.cluster.market import check_group_market, check_head_market, notes_on_head
 from jobs.cluster.market_order import check_group_order
 from jobs.cluster.pod_parts import check_mounts, check_ray_folder
@@ -57,6 +58,7 @@ def _check_job(value: dict[str, Any], spec: dict[str, Any]) -> Iterator[Finding]
     if not spec.get("entrypoint"):
         yield Finding("spec.entrypoint", "missing_key", "a job needs a command")
     yield from check_entrypoint(spec)
+    yield from check_words(spec)
     if number(spec.get("backoffLimit")) < 1 and "clusterSelector" not in spec:
         yield Finding(
             "spec.backoffLimit", "no_retry", "is 0: a driver that dies is not started again, though it could go on"
@@ -81,6 +83,7 @@ def check_cluster_spec(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with the RayCluster spec at `place`."""
     yield from check_ray_version(at(place, "rayVersion"), spec.get("rayVersion"))
     yield from check_token(place, spec)
+    yield from check_redis(place, spec)
     yield from _check_autoscaler(place, spec)
     head, is_scaled = mapping(spec.get("headGroupSpec")), spec.get("enableInTreeAutoscaling") is True
     yield from _check_head(at(place, "headGroupSpec"), head)

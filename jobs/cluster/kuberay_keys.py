@@ -1,7 +1,7 @@
 """The names of KubeRay's own fields (API v1), for files that are checked without the schema that a cluster serves.
 
 Taken from KubeRay's CustomResourceDefinitions. They say whether a field is there at all, not what it may hold; what
-Kubernetes defines below them (pod templates, resources) is left to `--crd`.
+Kubernetes defines below them is left to `--crd`, but for the names in pod templates (`pod_keys`).
 """
 
 from __future__ import annotations

@@ -26,6 +26,20 @@ def check_token(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
         yield from check_token_in_pod(where, mapping(reach(group, "template", "spec")))
 
 
+def check_redis(place: str, spec: dict[str, Any]) -> Iterator[Finding]:
+    """Yield where the RayCluster spec at `place` keeps the control plane's state in a Redis without a password."""
+    options, head = mapping(spec.get("gcsFaultToleranceOptions")), mapping(spec.get("headGroupSpec"))
+    containers = listing(reach(head, "template", "spec", "containers"))
+    variables = [mapping(each).get("name") for container in containers for each in listing(reach(container, "env"))]
+    is_given = reach(head, "rayStartParams", "redis-password") or "REDIS_PASSWORD" in variables
+    if options.get("redisAddress") and not options.get("redisPassword") and not is_given:
+        yield Finding(
+            at(place, "gcsFaultToleranceOptions", "redisPassword"),
+            "no_token",
+            "is not set: whoever reaches that Redis writes the control plane's state, and so runs code in the cluster",
+        )
+
+
 def check_token_in_pod(place: str, pod: dict[str, Any]) -> Iterator[Finding]:
     """Yield the variables by which a container of the pod at `place` does without the token."""
     for kind in ("initContainers", "containers"):

@@ -14,6 +14,7 @@ from jobs.cluster.kuberay import check_ray_object, notes_on_ray_object
 from jobs.cluster.kuberay_keys import check_free_names, check_names
 from jobs.cluster.network_reach import check_reach, manifests_beside
 from jobs.cluster.plain_kinds import check_plain_object
+from jobs.cluster.pod_keys import check_metadata, check_pod_names, check_tolerations
 from jobs.cluster.ray_traffic import check_traffic
 
 _RAY_KINDS = frozenset({"RayCluster", "RayJob"})
@@ -50,17 +51,17 @@ def check_kubernetes(
 
 def _check(value: dict[str, Any], schemas: list[ObjectSchema]) -> tuple[list[Finding], list[str]]:
     notes: list[str] = []
-    findings: list[Finding] = []
+    findings = [*check_metadata("metadata", value.get("metadata"))]
     by_schema = check_object(value, schemas)
     if by_schema is not None:
         findings += by_schema
     if one_of(value["kind"], _RAY_KINDS):
         if by_schema is None:
-            findings += check_names(value)
+            findings += [*check_names(value), *check_pod_names(value)]
             notes.append(
-                "of the structure, only KubeRay's names were checked; give the cluster's own schema with --crd"
+                "of the structure, only KubeRay's and pods' names were checked; give the cluster's schema with --crd"
             )
-        findings += check_free_names(value)
+        findings += [*check_free_names(value), *check_tolerations(value)]
         return findings + list(check_ray_object(value)), [*notes, *notes_on_ray_object(value)]
     checked: Iterator[Finding] | None = check_plain_object(value)
     if checked is None:

@@ -10,6 +10,7 @@ from jobs.cluster.findings import Finding, at, listing, mapping, number, reach
 from jobs.cluster.market import is_spot, selects_spot_labels
 
 _AGENT = "hdrfleet node-agent"
+_AT_ONCE = "--now"
 _WORKER_COMMANDS = "worker_start_ray_commands"
 _GRACE_PERIOD_S = 30.0  # Kubernetes' own
 _COST = "a node that is taken away costs its leases' attempt"
@@ -19,8 +20,12 @@ def check_launcher(prepared: dict[str, Any]) -> Iterator[Finding]:
     """Yield where a prepared cluster file for Ray's launcher has spot types whose nodes run no agent."""
     types = mapping(prepared.get("available_node_types"))
     spot = [name for name, each in types.items() if is_spot(mapping(mapping(each).get("node_config")))]
-    commands = " ".join(map(str, listing(prepared.get(_WORKER_COMMANDS))))
-    if spot and _AGENT not in commands:
+    commands = list(map(str, listing(prepared.get(_WORKER_COMMANDS))))
+    for index, command in enumerate(commands):
+        if _AT_ONCE in command.partition(_AGENT)[2].split():
+            where = at(_WORKER_COMMANDS, index)
+            yield Finding(where, "no_node_agent", f"has {_AT_ONCE}: each node is drained as soon as it is there")
+    if spot and not any(_AGENT in command for command in commands):
         yield Finding(
             _WORKER_COMMANDS,
             "no_node_agent",
@@ -36,11 +41,12 @@ def check_group(place: str, group: dict[str, Any]) -> Iterator[Finding]:
     where = at(place, "template", "spec")
     containers = [mapping(each) for each in listing(pod.get("containers"))]
     command = listing(reach(containers[0] if containers else {}, "lifecycle", "preStop", "exec", "command"))
-    if _AGENT not in " ".join(map(str, command)):
+    words = " ".join(map(str, command)).split()
+    if _AGENT not in " ".join(words) or _AT_ONCE not in words:
         yield Finding(
             at(where, "containers", 0, "lifecycle", "preStop"),
             "no_node_agent",
-            f"does not run `{_AGENT} --now`, and the group's nodes may be taken back: {_COST}",
+            f"does not run `{_AGENT} {_AT_ONCE}`, and the group's nodes may be taken back: {_COST}",
         )
         return
     has_s, wants_s = number(pod.get("terminationGracePeriodSeconds"), _GRACE_PERIOD_S), _grace_s(command)

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.cluster import prometheus_keys as known
 from jobs.cluster.findings import Finding, at, listing, mapping, one_of, text_duration_s
+from jobs.cluster.prometheus_relabel import check_relabelling
 from jobs.cluster.ray_yaml import unknown_keys
 
 _DURATIONS = frozenset(
@@ -79,11 +80,7 @@ def _check_scrape(place: str, scrape: dict[str, Any], whole: dict[str, Any]) -> 
         yield from _check_targets(at(place, "static_configs", index), group)
     for index, group in enumerate(map(mapping, listing(scrape.get("file_sd_configs")))):
         yield from _check_target_files(at(place, "file_sd_configs", index), group)
-    for name in ("relabel_configs", "metric_relabel_configs"):
-        for index, rule in enumerate(map(mapping, listing(scrape.get(name)))):
-            yield from unknown_keys(at(place, name, index), rule, known.RELABEL)
-            if not one_of(rule.get("action", "replace"), known.RELABEL_ACTIONS):
-                yield Finding(at(place, name, index, "action"), "unknown_value", f"there is no {rule['action']!r}")
+    yield from check_relabelling(place, scrape)
 
 
 def _check_targets(place: str, group: dict[str, Any]) -> Iterator[Finding]:

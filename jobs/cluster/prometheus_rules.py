@@ -19,7 +19,7 @@ from jobs.cluster.scrape_labels import labels_added
 _FILE_NAME = re.compile(r"(?:[\w.-]*[_.-])?rules\.ya?ml")
 _METRIC = re.compile(r"[A-Za-z_:][\w:]*")
 _LABEL = re.compile(r"[A-Za-z_]\w*")
-_OURS = "ray_hdrfleet_"
+_OURS = re.compile(r"(?:ray_)?hdrfleet_")  # Ray puts its own name before that of each metric
 
 
 def is_rule_file(document: Any, path: Path) -> bool:
@@ -102,7 +102,7 @@ def check_expression(place: str, expression: str, added: frozenset[str] | None =
         return
     ours = metrics_of_hdrfleet()
     for name in sorted(metrics_of(parsed)):
-        if name.startswith(_OURS) and name not in ours:
+        if _OURS.match(name) and name not in ours:
             near = difflib.get_close_matches(name, ours, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield Finding(place, "promql", f"hdrfleet has no metric {name}, and so this never has a value{hint}")

@@ -9,6 +9,7 @@ from typing import Any
 from jobs.cluster.findings import Finding, at, listing, reach
 
 _START = re.compile(r"\bray\s+start\b([^;&|]*)")
+_BLOCKS = re.compile(r"\bray\s+start\b(?:[^;&|]|\d>&\d)*\s--block\b(?:[^;&|]|\d>&\d)*(?:$|[;|]|&&)")
 _HEAD_PORT = re.compile(r"--port[= ]\s*['\"]?(\d+)")
 _ADDRESS = re.compile(r"--address[= ]\s*['\"]?([^\s'\"]+)")
 _HEAD = re.compile(r"\$\{?RAY_HEAD_IP\}?")
@@ -23,6 +24,7 @@ def check_starts(prepared: dict[str, Any]) -> Iterator[Finding]:
     for name, starts in ((_HEAD_COMMANDS, heads), (_WORKER_COMMANDS, workers)):
         if not starts:
             yield Finding(name, "no_join", "has no `ray start`: the node costs and is not part of the cluster")
+        yield from _check_returns(name, prepared)
     if heads and not any("--head" in options.split() for _, options in heads):
         yield Finding(heads[0][0], "no_join", "ray start has no --head: there is no cluster to join")
     ports = {port for _, options in heads for port in _HEAD_PORT.findall(options)} or {_DEFAULT_PORT}
@@ -37,6 +39,17 @@ def check_starts(prepared: dict[str, Any]) -> Iterator[Finding]:
                     "no_node_agent",
                     f"listens for notices of {cloud}, and the nodes are of {kind}; write --cloud {kind}",
                 )
+
+
+def _check_returns(name: str, prepared: dict[str, Any]) -> Iterator[Finding]:
+    """The launcher runs one command after the other, and the node is ready when the last one has ended."""
+    for index, command in enumerate(map(str, listing(prepared.get(name)))):
+        if _BLOCKS.search(command):
+            yield Finding(
+                at(name, index),
+                "never_ready",
+                "ray start has --block and never ends: the launcher waits for it, and what follows never runs; drop it",
+            )
 
 
 def _check_worker(place: str, options: str, ports: set[str]) -> Iterator[Finding]:

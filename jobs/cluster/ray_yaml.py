@@ -29,6 +29,7 @@ def is_ray_cluster(document: Any) -> bool:
 
 def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     """Return what is wrong with a cluster file, and notes on what was not checked."""
+    from jobs.cluster.docker_options import check_gpus_in_container
     from jobs.cluster.launcher_machines import check_machines
     from jobs.cluster.market import check_launcher_markets
     from jobs.cluster.market_order import check_launcher_order
@@ -49,6 +50,7 @@ def check_ray_cluster(config: dict[str, Any]) -> tuple[list[Finding], list[str]]
     findings += check_commands(prepared, config)
     findings += check_images(prepared)
     findings += check_exposure(prepared, config)
+    findings += check_gpus_in_container(prepared)
     findings += check_synced_files(prepared)
     findings += check_starts(prepared)
     findings += check_launcher_markets(prepared)

@@ -8,9 +8,9 @@ from typing import Any
 from jobs.cluster.documents import documents_in
 from jobs.cluster.findings import listing, mapping, reach
 from jobs.cluster.prometheus import is_prometheus
+from jobs.cluster.prometheus_relabel import LIST_OF_RAY
 
 _RULES = ("relabel_configs", "metric_relabel_configs")
-_OF_RAY = "prom_metrics_service_discovery.json"  # holds the label job alone
 _TELLS_ALL = frozenset({"static_configs", "file_sd_configs", *_RULES})
 
 
@@ -37,7 +37,7 @@ def _may_add_any(scrape: dict[str, Any]) -> bool:
         str(name) for each in listing(scrape.get("file_sd_configs")) for name in listing(mapping(each).get("files"))
     ]
     is_asked = any(key.endswith("_sd_configs") and key not in _TELLS_ALL for key in scrape)
-    return is_asked or any(Path(name).name != _OF_RAY for name in files)
+    return is_asked or any(Path(name).name != LIST_OF_RAY for name in files)  # which holds the label job alone
 
 
 def _labels_of(scrape: dict[str, Any]) -> set[str]:

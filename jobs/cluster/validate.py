@@ -18,13 +18,35 @@ from jobs.cluster.prometheus import check_prometheus, is_prometheus
 from jobs.cluster.prometheus_rules import check_rules, is_rule_file
 from jobs.cluster.ray_yaml import check_ray_cluster, is_ray_cluster
 from jobs.cluster.secrets import find_shapes
+from jobs.cluster.stack_names import check_stack
 from pipeline.errors import ConfigError
 
 _YAML = frozenset({".yaml", ".yml"})
+_CLUSTER, _TEMPLATE = "Ray cluster", "CloudFormation"
 _KINDS = (
     "a Ray cluster file, Kubernetes manifests, a CloudFormation template, a Dockerfile, Prometheus' configuration or "
     "rules, or a Grafana dashboard"
 )
+
+
+def validate_files(files: Iterable[tuple[Path, bool]], schemas: list[ObjectSchema]) -> list[FileReport]:
+    """Check the files that `find_files` found, each by itself, and cluster files together with the templates.
+
+    Raises ConfigError as `validate_file` does.
+    """
+    reports = {path: validate_file(path, schemas, is_named=is_named) for path, is_named in files}
+    templates = [_only_document(path) for path, report in reports.items() if report.kind == _TEMPLATE]
+    for path, report in reports.items():
+        if templates and report.kind == _CLUSTER:
+            cluster = _only_document(path)
+            more = [finding for template in templates for finding in check_stack(cluster, template)]
+            reports[path] = _report(path, report.kind, [*report.findings, *more], report.notes)
+    return list(reports.values())
+
+
+def _only_document(path: Path) -> Any:
+    (document,) = parse_documents(read_text(path), path)
+    return document
 
 
 def find_files(paths: Iterable[Path]) -> list[tuple[Path, bool]]:
@@ -84,9 +106,9 @@ def _check_documents(
         return None
     (document,) = documents
     if is_ray_cluster(document):
-        return "Ray cluster", *check_ray_cluster(document)
+        return _CLUSTER, *check_ray_cluster(document)
     if is_template(document):
-        return "CloudFormation", *check_template(document, path)
+        return _TEMPLATE, *check_template(document, path)
     return _check_observability(document, path)
 
 

@@ -30,6 +30,24 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             "open_security_group",
         ),
         (
+            "SourceSecurityGroupId: !GetAtt NodeGroup.GroupId",
+            "CidrIp: 10.0.0.0/8",
+            "Resources.NodesAmongEachOther.Properties.IpProtocol",
+            "open_security_group",
+        ),
+        (
+            "FromPort: 22\n          ToPort: 22",
+            "FromPort: 0\n          ToPort: 65535",
+            "Resources.NodeGroup.Properties.SecurityGroupIngress[0].ToPort",
+            "open_security_group",
+        ),
+        (
+            "          FromPort: 22\n          ToPort: 22\n",
+            "",
+            "Resources.NodeGroup.Properties.SecurityGroupIngress[0].ToPort",
+            "open_security_group",
+        ),
+        (
             '    AllowedPattern: "[0-9.]+/[0-9]+"',
             "    Default: 0.0.0.0/0",
             "Parameters.OperatorCidr.Default",
@@ -150,6 +168,48 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
             "open_bucket",
         ),
         (
+            "              - s3:PutObject\n",
+            "              - s3:PutObject\n              - s3:DeleteObject\n",
+            "Resources.WorkerRole.Properties.ManagedPolicyArns[0]",
+            "broad_role",
+        ),
+        (
+            "      ManagedPolicyArns: [!Ref NodePolicy]\n\n",
+            "      ManagedPolicyArns: [!Ref NodePolicy, !Ref UpkeepPolicy]\n\n",
+            "Resources.WorkerRole.Properties.ManagedPolicyArns[1]",
+            "broad_role",
+        ),
+        (
+            "      Description: Delete objects in the destination of hdrfleet.\n",
+            "      Description: Delete objects.\n      Roles: [!Ref HeadRole]\n",
+            "Resources.UpkeepPolicy.Properties.Roles",
+            "broad_role",
+        ),
+        (
+            "${DestinationBucketName}/*_hdrfleet/probe/*",
+            "${DestinationBucketName}/*",
+            f"{HEAD}.Policies[0].PolicyDocument.Statement[0]",
+            "broad_role",
+        ),
+        (
+            "Principal: {AWS: !GetAtt WorkerRole.Arn}",
+            "Principal: {AWS: !GetAtt HeadRole.Arn}",
+            "Resources.DestinationBucket",
+            "overwritable",
+        ),
+        (
+            "Principal: {AWS: !GetAtt HeadRole.Arn}\n            Action: s3:PutObject",
+            "Principal: {AWS: !GetAtt HeadRole.Arn}\n            Action: s3:GetObject",
+            "Resources.DestinationBucket",
+            "overwritable",
+        ),
+        (
+            "Principal: {AWS: !GetAtt HeadRole.Arn}",
+            "Principal: {AWS: !GetAtt WorkerRole.Arn}",
+            "Resources.DestinationBucket",
+            "overwritable",
+        ),
+        (
             "iam:PassedToService: ec2.amazonaws.com",
             "aws:RequestedRegion: eu-west-1",
             f"{HEAD}.Policies[1].PolicyDocument.Statement[5].Condition",
@@ -158,6 +218,9 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
     ],
     ids=[
         "group",
+        "nodes of a network",
+        "every port",
+        "every port by silence",
         "default",
         "public",
         "uploads",
@@ -178,6 +241,13 @@ def broken(resource: dict[str, object]) -> list[tuple[str, str]]:
         "any machine tagged, without a word",
         "overwriting",
         "no TLS",
+        "deleting",
+        "deleting for workers",
+        "deleting for the head, by the policy",
+        "deleting more than probes",
+        "overwriting by workers",
+        "reading where writing was meant",
+        "overwriting by the head",
         "every service",
     ],
 )
@@ -193,6 +263,22 @@ def test_destination_without_its_policy_is_found() -> None:
     del template["Resources"]["DestinationBucketPolicy"]
     found = [(each.place, each.code) for each in find_open(template)]
     assert found == [("Resources.DestinationBucket", "open_bucket"), ("Resources.DestinationBucket", "overwritable")]
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        {"AWS": ["*"]},
+        {"AWS": {"Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/${ClusterName}-worker"}},
+        {"AWS": {"Fn::GetAtt": ["WorkerRole", "Arn"]}},
+        {"AWS": [{"Sub": "${HeadRole.Arn}"}, {"Sub": "${WorkerRole.Arn}"}]},
+    ],
+)
+def test_role_that_may_not_overwrite_is_told_in_any_words(principal: dict[str, object]) -> None:
+    (template,) = parse_documents(TEMPLATE.read_text(), TEMPLATE)
+    policy = template["Resources"]["DestinationBucketPolicy"]["Properties"]["PolicyDocument"]
+    policy["Statement"][1]["Principal"] = principal
+    assert list(find_open(template)) == []
 
 
 def test_policy_of_another_bucket_does_not_count() -> None:

@@ -40,8 +40,8 @@ def test_sound_files_exit_with_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out.splitlines() == [
         f"{AWS}: sound (Ray cluster)",
         f"{KUBERAY / 'rayjob.yaml'}: sound (Kubernetes)",
-        "  note: RayJob/hdrfleet-convert: of the structure, only KubeRay's names were checked; "
-        "give the cluster's own schema with --crd",
+        "  note: RayJob/hdrfleet-convert: of the structure, only KubeRay's and pods' names were checked; "
+        "give the cluster's schema with --crd",
     ]
 
 

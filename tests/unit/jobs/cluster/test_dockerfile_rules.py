@@ -13,7 +13,7 @@ from jobs.cluster.dockerfile_rules import check_dockerfile
 DIGEST = "sha256:" + "0" * 64
 SOUND = f"""
 FROM debian:13@{DIGEST} AS builder
-RUN apt-get update && apt-get install --no-install-recommends -y gcc && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --no-install-recommends -y gcc && gcc -o /a && rm -rf /var/lib/apt/lists/*
 FROM debian:13@{DIGEST}
 COPY --from=builder /a /a
 USER 1000
@@ -58,6 +58,24 @@ def test_small_file_is_sound() -> None:
         ("RUN python3 -m venv /opt/hdrfleet", "RUN apt-get upgrade", "image_unpinned"),
         ("RUN python3 -m venv /opt/hdrfleet", "RUN sudo true", "privileged"),
         (" --constraint constraints.txt --constraint constraints-image.txt", "", "unpinned_packages"),
+        (" --constraint constraints-image.txt '.[", " '.[", "unpinned_packages"),
+        (
+            " --constraint constraints.txt --constraint constraints-image",
+            " --constraint constraints-image",
+            "unpinned_packages",
+        ),
+        (
+            "--no-cache-dir --constraint constraints.txt torch",
+            "--trusted-host x -c constraints.txt torch",
+            "untrusted_index",
+        ),
+        ("constraints.txt torch", "constraints.txt --extra-index-url=http://x/simple torch", "untrusted_index"),
+        ("PYTHONUNBUFFERED=1", "PIP_INDEX_URL=http://x/simple", "untrusted_index"),
+        ("PYTHONUNBUFFERED=1", "PIP_TRUSTED_HOST=x", "untrusted_index"),
+        ("COPY --from=builder", "COPY --chown=1000:1000 --from=builder", "writable_root"),
+        ("COPY --from=builder", "COPY --from=builder --chown=hdrfleet", "writable_root"),
+        ("--from=builder /opt/hdrfleet /", "--from=builder /opt/hdrflet /", "docker_stage"),
+        ("--from=builder /opt/hdrfleet /", "--from=builder /venv /", "docker_stage"),
         ("constraints.txt torch", "constraints.txt torch 'ray[default]==2.50.0'", "ray_version"),
         ("constraints.txt torch", "constraints.txt torch hdrfleet==9.9.9", "package_version"),
         ("COPY --from=builder", "COPY --from=bulider", "docker_stage"),
@@ -135,6 +153,27 @@ def test_stage_is_told_that_was_meant() -> None:
 def test_stage_or_pinned_image_is_sound(source: str) -> None:
     text = "ARG STAGE=builder\n" + SOUND.replace("--from=builder", f"--chown=0:0 --from={source}")
     assert codes(text) == []
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "COPY --from=builder /usr/share/fonts /usr/share/fonts",  # of the image below
+        "COPY --from=builder /a/b/c /a",
+        "COPY --from=builder --chown=1000 /a /home/me/a",
+        "COPY --from=builder --chown=root:root /a /b",
+        "COPY --from=0 /a /a",
+    ],
+)
+def test_copy_of_what_may_be_there_is_sound(copy: str) -> None:
+    assert codes(SOUND.replace("COPY --from=builder /a /a", copy)) == []
+
+
+def test_what_a_stage_below_made_is_there() -> None:
+    above = f"FROM builder AS two\nRUN true\nFROM debian:13@{DIGEST}\nCOPY --from=two"
+    text = SOUND.replace(f"FROM debian:13@{DIGEST}\nCOPY --from=builder", above)
+    assert codes(text) == []
+    assert codes(text.replace("/a /a", "/b /a")) == ["docker_stage"]
 
 
 def test_version_by_an_argument_is_seen() -> None:

@@ -134,6 +134,22 @@ ON_GCP: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to(["https://googleapis.com/auth/x"], *NODE, "serviceAccounts", 0, "scopes")],
         (f"{SPOT_NODE}.serviceAccounts[0].scopes[0]", "unknown_value"),
     ),
+    "scope that cannot write outputs": (
+        [set_to(["https://www.googleapis.com/auth/devstorage.read_only"], *NODE, "serviceAccounts", 0, "scopes")],
+        (f"{SPOT_NODE}.serviceAccounts[0].scopes", "narrow_scope"),
+    ),
+    "spot machine that is stopped": (
+        [set_to("STOP", *NODE, "scheduling", "instanceTerminationAction")],
+        (f"{SPOT_NODE}.scheduling.instanceTerminationAction", "spot_returns"),
+    ),
+    "spot machine that is stopped by default": (
+        [without(*NODE, "scheduling", "instanceTerminationAction")],
+        (f"{SPOT_NODE}.scheduling.instanceTerminationAction", "spot_returns"),
+    ),
+    "spot machine that starts again": (
+        [set_to(True, *NODE, "scheduling", "automaticRestart")],
+        (f"{SPOT_NODE}.scheduling.automaticRestart", "spot_returns"),
+    ),
     "serial console": (
         [set_to({"items": [{"key": "serial-port-enable", "value": "TRUE"}]}, *NODE, "metadata")],
         (f"{SPOT_NODE}.metadata.items[0]", "public_port"),
@@ -176,6 +192,12 @@ def test_serial_console_that_stays_shut_is_sound(value: str, tmp_path: Path) -> 
     assert found_in_copy(GCP, tmp_path, set_to(metadata, *NODE, "metadata")) == []
 
 
+@pytest.mark.parametrize("scope", ["devstorage.read_write", "devstorage.full_control", "cloud-platform"])
+def test_scope_that_can_write_outputs_is_sound(scope: str, tmp_path: Path) -> None:
+    scopes = ["https://www.googleapis.com/auth/logging.write", f"https://www.googleapis.com/auth/{scope}"]
+    assert found_in_copy(GCP, tmp_path, set_to(scopes, *NODE, "serviceAccounts", 0, "scopes")) == []
+
+
 @pytest.mark.parametrize("scheduling", [{"preemptible": True}, {"provisioningModel": "SPOT"}])
 def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Path) -> None:
     def only_one(document: Any) -> None:
@@ -183,7 +205,8 @@ def test_google_has_two_words_for_spot(scheduling: dict[str, Any], tmp_path: Pat
             node_type["node_config"]["scheduling"] = {"onHostMaintenance": "TERMINATE"}
             del node_type["labels"]["hdrfleet-market"]
             node_type.pop("priority", None)
-        document[TYPES]["gpu_l4_on_demand"]["node_config"]["scheduling"].update(scheduling)
+        spot = {**scheduling, "instanceTerminationAction": "DELETE"}
+        document[TYPES]["gpu_l4_on_demand"]["node_config"]["scheduling"].update(spot)
         del document["worker_start_ray_commands"][2]
 
     assert found_in_copy(GCP, tmp_path, only_one) == [("worker_start_ray_commands", "no_node_agent")]

@@ -128,6 +128,10 @@ IN_SPEC: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to({"cloud.google.com/gke-spot": "true"}, *WORKER, "nodeSelector"), without(*CONTAINER, "lifecycle")],
         (f"{C}.lifecycle.preStop", "no_node_agent"),
     ),
+    "spot pods whose agent waits for a notice": (
+        [set_to(["hdrfleet", "node-agent", "--grace", "85s"], *CONTAINER, "lifecycle", "preStop", "exec", "command")],
+        (f"{C}.lifecycle.preStop", "no_node_agent"),
+    ),
     "agent that is killed on its way": (
         [set_to(85, *WORKER, "terminationGracePeriodSeconds")],
         (f"{W}.terminationGracePeriodSeconds", "no_node_agent"),
@@ -374,6 +378,7 @@ def test_account_that_no_file_beside_makes_is_found(
 
 
 CONVERT = "hdrfleet convert s3://a/b s3://c/d --address auto"
+ENDS = "|| case $? in 3|4) ;; *) exit 1 ;; esac"
 IN_JOB = ("spec", "rayClusterSpec", "workerGroupSpecs")
 
 
@@ -394,7 +399,7 @@ IN_JOB = ("spec", "rayClusterSpec", "workerGroupSpecs")
 def test_fixed_number_of_workers_that_a_new_cluster_does_not_have_is_found(
     options: str, breaks: list[Break], tmp_path: Path
 ) -> None:
-    found = found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks)
+    found = found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options} {ENDS}", "spec", "entrypoint"), *breaks)
     assert ("spec.entrypoint", "not_elastic") in found
 
 
@@ -402,14 +407,16 @@ def test_fixed_number_of_workers_that_a_new_cluster_does_not_have_is_found(
     ("options", "breaks"),
     [
         ("--device cuda --max-workers=8", []),
-        ("--executor local --workers 2", []),
+        ("--executor local --workers 1", []),
         ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
         ("--device cuda --workers 2", [set_to(2, *IN_JOB, 0, "minReplicas"), set_to(2, *IN_JOB, 0, "replicas")]),
         ("--accelerator-type L4 --label hdrfleet-market=spot --workers 2", [set_to(2, *IN_JOB, 0, "replicas")]),
     ],
 )
 def test_workers_that_are_up_or_asked_for_are_sound(options: str, breaks: list[Break], tmp_path: Path) -> None:
-    assert found_in_copy(JOB, tmp_path, set_to(f"{CONVERT} {options}", "spec", "entrypoint"), *breaks) == []
+    convert = CONVERT.removesuffix(" --address auto") if "local" in options else CONVERT
+    entrypoint = set_to(f"{convert} {options} {ENDS}", "spec", "entrypoint")
+    assert found_in_copy(JOB, tmp_path, entrypoint, *breaks) == []
 
 
 @pytest.mark.parametrize(
@@ -627,6 +634,36 @@ def test_patch_is_checked_as_what_it_makes_of_its_manifest(tmp_path: Path) -> No
     assert [(each.place, each.code) for each in found] == [("spec.authOptions.mode", "no_token")]
 
 
+@pytest.mark.parametrize(
+    ("apply", "places"),
+    [
+        (without("spec", "gcsFaultToleranceOptions", "redisPassword"), ["redisPassword"]),
+        (set_to({"backend": "x"}, "spec", "gcsFaultToleranceOptions"), []),
+    ],
+    ids=["Redis", "no Redis"],
+)
+def test_redis_without_a_password_is_found(apply: Break, places: list[str], tmp_path: Path) -> None:
+    (tmp_path / CLUSTER.name).write_text(CLUSTER.read_text())
+    expected = [(f"spec.gcsFaultToleranceOptions.{place}", "no_token") for place in places]
+    assert found_in_copy(PATCH, tmp_path, apply) == expected
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        set_to("$REDIS_PASSWORD", *("spec", "headGroupSpec", "rayStartParams", "redis-password")),
+        appended(
+            {"name": "REDIS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "r", "key": "p"}}},
+            *("spec", *HEAD, "containers", 0, "env"),
+        ),
+    ],
+    ids=["parameter", "variable"],
+)
+def test_password_of_redis_by_another_way_is_sound(apply: Break, tmp_path: Path) -> None:
+    redis = set_to({"redisAddress": "redis:6379"}, "spec", "gcsFaultToleranceOptions")
+    assert found_in_copy(CLUSTER, tmp_path, redis, apply) == []
+
+
 def test_patches_merge_as_rfc_7386_says() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
     assert merge(base, {"a": {"b": None, "c": [3]}, "e": {"f": None, "g": 1}}) == {
@@ -663,7 +700,7 @@ def test_head_that_may_be_moved_is_a_note(path: Path, tmp_path: Path) -> None:
 
 
 def test_job_that_leaves_the_device_to_chance_is_a_note(tmp_path: Path) -> None:
-    command = "hdrfleet convert s3://a s3://b --address auto --max-workers 4"
+    command = f"hdrfleet convert s3://a s3://b --address auto --max-workers 4 {ENDS}"
     (note,) = notes_of(JOB, tmp_path, set_to(command, "spec", "entrypoint"))
     assert "spec.entrypoint has no --device" in note
     assert notes_of(JOB, tmp_path, set_to(f"{command} --device cuda", "spec", "entrypoint")) == []

@@ -63,6 +63,22 @@ FAULTS: dict[str, tuple[list[Break], tuple[str, str]]] = {
         [set_to(["ray start --port=6379 --autoscaling-config=x"], "head_start_ray_commands")],
         ("head_start_ray_commands[0]", "no_join"),
     ),
+    "head that never ends its command": (
+        [set_to(["ray start --head --block --port=6379 --autoscaling-config=x; true"], "head_start_ray_commands")],
+        ("head_start_ray_commands[0]", "never_ready"),
+    ),
+    "worker that never ends its command": (
+        [set_to("ray start --address=$RAY_HEAD_IP:6379 --block > x 2>&1", "worker_start_ray_commands", 1)],
+        ("worker_start_ray_commands[1]", "never_ready"),
+    ),
+    "GPUs that Docker keeps to itself": (
+        [set_to(True, "docker", "disable_automatic_runtime_detection")],
+        ("docker.disable_automatic_runtime_detection", "gpu_unsatisfiable"),
+    ),
+    "agent that drains at once": (
+        [appended("hdrfleet node-agent --now", "worker_start_ray_commands")],
+        ("worker_start_ray_commands[3]", "no_node_agent"),
+    ),
     "agent for another cloud": (
         [appended("hdrfleet node-agent --cloud azure", "worker_start_ray_commands")],
         ("worker_start_ray_commands[3]", "no_node_agent"),
@@ -96,6 +112,19 @@ def test_fault_is_found_at_its_place(name: str, path: Path, tmp_path: Path) -> N
 def test_mount_of_a_folder_of_its_own_is_sound(tmp_path: Path) -> None:
     options = ["-v /mnt/nvme:/scratch", "--mount type=volume,source=cache,target=/c", "-v cache:/c", "--user 1000"]
     assert found_in_copy(AWS, tmp_path, *[appended(option, *OPTIONS) for option in options]) == []
+
+
+def test_start_that_is_left_behind_is_sound(tmp_path: Path) -> None:
+    start = "ray start --address=$RAY_HEAD_IP:6379 --block > /tmp/x 2>&1 &"
+    assert found_in_copy(AWS, tmp_path, set_to(start, "worker_start_ray_commands", 1)) == []
+
+
+@pytest.mark.parametrize("where", ["run_options", "worker_run_options"])
+@pytest.mark.parametrize("option", ["--gpus all", "--gpus=all", "--runtime=nvidia"])
+def test_gpus_that_docker_is_told_of_are_sound(option: str, where: str, tmp_path: Path) -> None:
+    told = set_to(True, "docker", "disable_automatic_runtime_detection")
+    given = appended(option, *OPTIONS) if where == "run_options" else set_to([option], "docker", where)
+    assert found_in_copy(AWS, tmp_path, told, given) == []
 
 
 def test_other_ports_on_both_sides_are_sound(tmp_path: Path) -> None:

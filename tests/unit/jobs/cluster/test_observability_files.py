@@ -22,6 +22,10 @@ RULE = ("groups", 0, "rules", 0)
 R = "groups[0].rules[0]"
 
 
+def dropped(names: str) -> dict[str, object]:
+    return {"source_labels": ["__name__"], "regex": names, "action": "drop"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -78,6 +82,29 @@ def test_fault_of_the_configuration_is_found(old: str, new: str, expected: tuple
             set_to([{"regexp": "x"}], *SCRAPE, "metric_relabel_configs"),
             ("scrape_configs[0].metric_relabel_configs[0].regexp", "unknown_key"),
         ),
+        (
+            set_to([dropped("ray_hdrfleet_.*")], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([dropped("ray_(hdrfleet|node)_.*_total")], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([{**dropped("ray_node_.*"), "action": "keep"}], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
+        (
+            set_to([{"source_labels": ["__name__"], "action": "drop"}], *SCRAPE, "metric_relabel_configs"),
+            ("scrape_configs[0].metric_relabel_configs[0].action", "promql"),
+        ),
+        (
+            set_to(
+                [{"source_labels": ["__name__"], "regex": "ray_(.*)", "target_label": "__name__"}],
+                *(*SCRAPE, "metric_relabel_configs"),
+            ),
+            ("scrape_configs[0].metric_relabel_configs[0].regex", "promql"),
+        ),
         (set_to({"password": "hunter2"}, *SCRAPE, "basic_auth"), ("scrape_configs[0].basic_auth.password", "secret")),
         (set_to({"alertmanager": []}, "alerting"), ("alerting.alertmanager", "unknown_key")),
     ],
@@ -98,6 +125,7 @@ def test_fault_that_comes_in_is_found(apply: Break, expected: tuple[str, str], t
         (set_to("a:b", *RULE, "record"), (f"{R}.alert", "unknown_key")),
         (set_to("increse(up[5m]) > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
         (set_to("ray_hdrfleet_image_total > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
+        (set_to("hdrfleet_images_total > 0", *RULE, "expr"), (f"{R}.expr", "promql")),
         (set_to("{{ $labels.job_id }", *RULE, "annotations", "summary"), (f"{R}.annotations.summary", "promql")),
         (set_to(7, *RULE, "labels", "severity"), (f"{R}.labels.severity", "wrong_type")),
         (set_to("x", *RULE, "labels", "se-verity"), (f"{R}.labels.se-verity", "unknown_value")),
@@ -132,6 +160,10 @@ def test_fault_of_the_rules_is_found(apply: Break, expected: tuple[str, str], tm
         (set_to([], "panels", 0, "targets"), ("panels[0].targets", "missing_key")),
         (set_to("", "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "missing_key")),
         (set_to("rate(x)", "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "promql")),
+        (
+            set_to("sum(hdrfleet_images_total)", "panels", 0, "targets", 0, "expr"),
+            ("panels[0].targets[0].expr", "promql"),
+        ),
         (set_to('x{a="$job"}', "panels", 0, "targets", 0, "expr"), ("panels[0].targets[0].expr", "unknown_variable")),
         (set_to(2, "panels", 0, "id"), ("panels[1].id", "not_unique")),
         (without("panels", 0, "type"), ("panels[0].type", "missing_key")),
@@ -185,6 +217,28 @@ def test_dashboard_of_another_name_is_known_by_its_keys(tmp_path: Path) -> None:
     assert [each.place for each in validate_file(path, []).findings] == ["panels"]
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        dropped("ray_node_.*"),
+        {**dropped("ray_.*"), "action": "keep"},
+        {**dropped("ray_.*"), "source_labels": ["job"]},
+        {**dropped("(?^x)")},
+        {"source_labels": ["__name__"], "regex": "ray_(.*)", "target_label": "short"},
+    ],
+)
+def test_rule_that_leaves_hdrfleet_s_metrics_is_sound(rule: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / RULES.name).write_text(RULES.read_text())
+    assert found_in_copy(CONFIG, tmp_path, set_to([rule], *SCRAPE, "metric_relabel_configs")) == []
+
+
+def test_other_targets_may_be_kept_to_what_they_have(tmp_path: Path) -> None:
+    (tmp_path / RULES.name).write_text(RULES.read_text())
+    kept = {**dropped("node_.*"), "action": "keep"}
+    other = {"job_name": "x", "static_configs": [{"targets": ["a:1"]}], "metric_relabel_configs": [kept]}
+    assert found_in_copy(CONFIG, tmp_path, appended(other, "scrape_configs")) == []
+
+
 @pytest.mark.parametrize("name", ["prometheus.yml", "alert-rules.yml"])
 def test_file_with_no_known_key_is_known_by_its_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -208,14 +262,14 @@ def test_metrics_of_an_expression_are_named() -> None:
     assert metrics_of(parse_expression('sum by (a) (rate(b{c="d"}[5m])) / on(e) f')) == {"b", "f"}
 
 
-def test_alert_on_a_metric_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ray_hdrfleet_image_total", "hdrfleet_images_total"])
+def test_alert_on_a_metric_that_is_not_there_is_told_with_the_one_that_was_meant(name: str, tmp_path: Path) -> None:
     (document,) = documents(RULES)
     rule: dict[str, Any] = document["groups"][0]["rules"][0]
-    rule["expr"] = "increase(ray_hdrfleet_image_total[5m]) == 0"
+    rule["expr"] = f"increase({name}[5m]) == 0"
     path = tmp_path / RULES.name
     path.write_text(json.dumps(document))
     (finding,) = validate_file(path, []).findings
     assert finding.message == (
-        "hdrfleet has no metric ray_hdrfleet_image_total, and so this never has a value; "
-        "did you mean ray_hdrfleet_images_total?"
+        f"hdrfleet has no metric {name}, and so this never has a value; did you mean ray_hdrfleet_images_total?"
     )
