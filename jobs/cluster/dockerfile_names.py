@@ -28,7 +28,7 @@ def check_names(parsed: Dockerfile) -> Iterator[Finding]:
     earlier: list[str] = []
     for stage in parsed.stages:
         for each in stage.instructions:
-            yield from _checkflags_of(each)
+            yield from _check_flags(each)
             for source in _sources(each):
                 yield from _check_source(each, expand(source, parsed.arguments | arguments_of(stage)), earlier)
         earlier.append(stage.name.lower())
@@ -55,7 +55,7 @@ def flags_of(each: Instruction) -> tuple[dict[str, str | None], str]:
     return flags, rest
 
 
-def _checkflags_of(each: Instruction) -> Iterator[Finding]:
+def _check_flags(each: Instruction) -> Iterator[Finding]:
     if each.name not in _FLAGS:
         return
     place, known = f"line {each.line}: {each.name}", sorted(_FLAGS[each.name])
