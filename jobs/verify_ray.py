@@ -76,7 +76,7 @@ def check_on_ray(
 
 def _require_possible() -> None:
     capacity = read_capacity()
-    why = why_impossible(_TASK, capacity, "each task") if capacity else None
+    why = why_impossible(_TASK, capacity, "each task") if capacity and not capacity.may_be_full else None
     if why:
         raise WorkerLostError(f"no output can be checked on Ray: {why}; verify with --executor local, or start a node")
 

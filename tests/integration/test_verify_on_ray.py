@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from commands import hdrfleet_here
+from dying_check import DIED, die_once
 from photographs import jpeg, picture
 
 from jobs import verify_ray
@@ -47,6 +48,18 @@ def test_findings_are_those_of_one_process(ray_here: None, damaged: Path, capsys
         report["findings"].sort(key=lambda finding: (finding["code"], finding["key"]))
     assert on_ray[1] == here[1]
     assert on_ray[1]["num_decoded"] == NUM_PHOTOS - 1, "one is missing"
+
+
+def test_a_task_that_is_lost_is_done_again(
+    ray_here: None, damaged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = verified(capsys, damaged, "--deep")
+    monkeypatch.setattr(verify_ray, "_check_batch", die_once)
+    on_ray = verified(capsys, damaged, "--deep", "--executor", "ray")
+    assert (damaged.parent / DIED).exists()
+    for _, report in (here, on_ray):
+        report["findings"].sort(key=lambda finding: (finding["code"], finding["key"]))
+    assert on_ray == here
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])
