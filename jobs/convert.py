@@ -89,7 +89,7 @@ def run_conversion(
             job = _confirmed(job, reporter)
         atomic_create = None if job.record.has_conditional_create else False
         spec = WorkerSpec(
-            *(_isolated(config, reporter) if lease.follows_death else config, name, data),
+            *(_isolated(config, reporter) if lease.follows_deaths else config, name, data),
             atomic_create=atomic_create,
             epoch=lease.epoch,
             job_id=job.record.job_id,
@@ -224,10 +224,10 @@ def own_destination(job: Job, execution: ExecutionConfig, reporter: Reporter) ->
 
 
 def _isolated(config: ConversionConfig, reporter: Reporter) -> ConversionConfig:
-    """Let no decoder take down this process, as one may have taken down the driver before; workers of Ray's can go."""
+    """Let no decoder take down this process, as one may have taken down two drivers before; workers of Ray's can go."""
     if config.execution.executor != "local" or config.decode.isolate:
         return config
-    reporter.note("the run before this one died: every image is decoded in a process of its own, should one be why")
+    reporter.note("the last two runs died: every image is decoded in a process of its own, should one be why")
     return config.model_copy(update={"decode": config.decode.model_copy(update={"isolate": True})})
 
 

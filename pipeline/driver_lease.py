@@ -48,12 +48,12 @@ class DriverLease:
     """One driver's ownership of a destination, kept alive by a thread until it is released.
 
     `check` raises LeaseLostError once another driver has taken over; ask it about once a second. A store that cannot be
-    reached is no loss: nobody else could take over either, and the epoch tells when it is back. With `follows_death`
-    the driver before this one has not released its lease.
+    reached is no loss: nobody else could take over either, and the epoch tells when it is back. With
+    `follows_deaths` neither of the two drivers before this one has released its lease.
     """
 
-    def __init__(self, store: ObjectStore, record: LeaseRecord, timeout_s: float, *, follows_death: bool) -> None:
-        self.follows_death = follows_death
+    def __init__(self, store: ObjectStore, record: LeaseRecord, timeout_s: float, *, follows_deaths: bool) -> None:
+        self.follows_deaths = follows_deaths
         self._store = store
         self._record = record
         self._beat_every_s = timeout_s / _BEATS_PER_TIMEOUT
@@ -126,6 +126,14 @@ class DriverLease:
         self._store.replace(lease_key(self.epoch), self._record.model_dump_json().encode())
 
 
+def _is_second_death(store: ObjectStore, newest: LeaseRecord | None) -> bool:
+    """Whether the driver of the newest lease and the one before it ended without releasing theirs."""
+    if newest is None or newest.released or newest.epoch == 1:
+        return False
+    before = read_epoch(store, newest.epoch - 1)
+    return before is not None and not before.released
+
+
 def acquire_lease(
     store: ObjectStore,
     *,
@@ -156,8 +164,7 @@ def acquire_lease(
     if there is None or there.holder != record.holder:
         raise _in_use(store, there or record)
     fault_point("lease.created")
-    follows_death = newest is not None and not newest.released
-    lease = DriverLease(store, record, timeout_s, follows_death=follows_death)
+    lease = DriverLease(store, record, timeout_s, follows_deaths=_is_second_death(store, newest))
     # A store that lets one create and not replace would let this lease grow old unnoticed: better no start at all.
     lease.confirm()
     return lease

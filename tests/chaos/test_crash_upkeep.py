@@ -98,7 +98,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 
 UPKEEP = [
-    pytest.param(world, *step, marks=() if step in SHORT_ON_UPKEEP and world != "swift" else pytest.mark.long)
+    pytest.param(world, *step, marks=() if step in SHORT_ON_UPKEEP and world == "files" else pytest.mark.long)
     for step in ON_UPKEEP
     for world in ("files", "moto", "swift")
 ]
@@ -120,7 +120,7 @@ def test_upkeep_that_died_is_done_by_the_next_one(world: World, command: str, po
 
 
 REPAIRS = [
-    pytest.param(world, point, marks=() if point in SHORT_ON_REPAIR and world != "swift" else pytest.mark.long)
+    pytest.param(world, point, marks=() if point in SHORT_ON_REPAIR and world == "files" else pytest.mark.long)
     for point in ON_REPAIR
     for world in ("files", "moto", "swift")
     if world != "swift" or point in ON_REPAIR_ON_SWIFT

@@ -77,8 +77,9 @@ def test_a_node_whose_device_fails_is_left_and_the_other_does_everything(
     assert "3 workers lost on the way" in text, text
 
 
+@pytest.mark.long
 @pytest.mark.timeout(580)
-@pytest.mark.parametrize(("num_nodes", "num_photos"), [(1, 2), pytest.param(2, NUM_PHOTOS, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("num_nodes", "num_photos"), [(1, 2), (2, NUM_PHOTOS)])
 def test_an_image_that_every_device_is_lost_with_is_quarantined(
     cluster: Cluster, tmp_path: Path, num_nodes: int, num_photos: int
 ) -> None:

@@ -272,13 +272,14 @@ def convert_with_patience_for_one_attempt(library: Library) -> None:
     run_conversion(config, ConsoleReporter(quiet=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [
         Fault("black_hole", "PutObject", "^out/images/", skip=3),
-        pytest.param(Fault("black_hole", "PutObject", "^out/manifest/", skip=1), marks=pytest.mark.long),
-        pytest.param(Fault("black_hole", key="^out/(images|manifest)/", skip=5), marks=pytest.mark.long),
-        pytest.param(Fault("lost_answer", "PutObject", "^out/(images|manifest)/", skip=4), marks=pytest.mark.long),
+        Fault("black_hole", "PutObject", "^out/manifest/", skip=1),
+        Fault("black_hole", key="^out/(images|manifest)/", skip=5),
+        Fault("lost_answer", "PutObject", "^out/(images|manifest)/", skip=4),
     ],
     ids=["outputs", "parts", "all", "nothing heard"],
 )

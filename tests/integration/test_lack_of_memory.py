@@ -75,6 +75,7 @@ def test_an_image_that_memory_does_not_suffice_for_costs_its_own_row_and_says_so
     }
 
 
+@pytest.mark.long
 def test_an_output_that_memory_does_not_suffice_for_is_not_called_damaged(tmp_path: Path) -> None:
     save_file(dict(tiny_network().state_dict()), tmp_path / "tiny.safetensors")
     small, photos, hdr = tmp_path / "small", tmp_path / "photos", tmp_path / "hdr"

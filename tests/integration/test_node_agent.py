@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from commands import environment, hdrfleet, rows_of, start_hdrfleet, wait_until
 from photographs import jpeg, picture
 from ray_nodes import START_TIMEOUT_S, Cluster, running_cluster
@@ -217,6 +218,17 @@ def test_a_preemption_on_compute_engine_drains_the_node_and_the_job_loses_nothin
     assert any("wait_for_change=true" in path for path in gce.requests)
 
 
+def words_of_the_hook() -> list[str]:
+    """The options of what Kubernetes runs in a pod of infra/kuberay that it is about to end, the same in all."""
+    manifest = Path(__file__).parents[2] / "infra/kuberay/raycluster.yaml"
+    (spec,) = (each["spec"] for each in yaml.safe_load_all(manifest.read_text()) if each["kind"] == "RayCluster")
+    pods = [group["template"]["spec"] for group in spec["workerGroupSpecs"]]
+    hooks = {tuple(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]) for pod in pods}
+    ((program, command, *options),) = hooks
+    assert (program, command) == ("hdrfleet", "node-agent")
+    return options
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_now_drains_a_node_without_work_and_a_node_that_comes_late_is_drained(
@@ -237,7 +249,7 @@ def test_now_drains_a_node_without_work_and_a_node_that_comes_late_is_drained(
         early.wait_for("node_draining", START_TIMEOUT_S)
         wait_until_gone(cluster, "127.0.0.2", token)
     add_node(cluster, "127.0.0.3", token)
-    leaving = agent("--now", "--grace", "60s", "--address", cluster.address, "--node-ip", "127.0.0.3", env=token)
+    leaving = agent(*words_of_the_hook(), "--address", cluster.address, "--node-ip", "127.0.0.3", env=token)
     assert leaving.process.wait(60) == 0, leaving.log.read_text()
     assert len(leaving.events("nodes_gone")) == 1
 
