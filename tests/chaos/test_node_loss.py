@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import descendants, start_hdrfleet, wait_until
+from commands import descendants, hdrfleet, start_hdrfleet, wait_until
 from forked import forked
 from independent_checker import Durable, Folder, Row, comparable, require_whole
 from photographs import jpeg, picture
@@ -92,6 +92,38 @@ def test_half_of_the_nodes_then_all_and_a_restart(cluster: Cluster, tmp_path: Pa
     again = {row["shard"] for row in rows if row["attempt"] > 1}
     assert 0 < len(again) <= NUM_NODES * LEASES_PER_WORKER, "more than was leased to the workers that were lost"
     assert sum(not row["adopted"] for row in rows if row["attempt"] > 1) <= SHARD_IMAGES * len(again)
+    require_as_undisturbed(tmp_path, inputs, rows)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_cluster_is_lost_with_its_head_and_another_goes_on(tmp_path: Path) -> None:
+    """The driver, on a machine of its own, is ended by Ray; the same command on a new cluster does the rest."""
+    photos, dst, log = tmp_path / "photos", tmp_path / "out", tmp_path / "log"
+    inputs = write_photos(photos)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    command = ("convert", photos, dst, *OPTIONS, "--workers", "2", "--address")
+    with running_cluster(tmp_path / "first") as lost:
+        lost.add_nodes(2)
+        driver = start_hdrfleet(*command, lost.address, home=tmp_path / "home", log=log)
+        try:
+            parts = dst / "manifest/plan=1"
+            wait_until(lambda: len(list(parts.glob("*"))) >= 4 or driver.poll() is not None, "a tenth is done", 240)
+            lost.close()
+            lost_at = Durable.of(Folder(dst))
+            assert driver.wait(120) != 0, log.read_text()
+            assert "Failed to connect to GCS within 60 seconds" in log.read_text()
+        finally:
+            driver.kill()
+            driver.wait(20)
+    assert 4 <= len(list(parts.glob("*"))) < NUM_PHOTOS // SHARD_IMAGES
+    with running_cluster(tmp_path / "second") as other:
+        other.add_nodes(2)
+        again = hdrfleet(*command, other.address, home=tmp_path / "home", timeout_s=400)
+        assert again.returncode == 0, again.stderr
+    rows = require_whole(Folder(dst), inputs, num_leftovers=4)
+    lost_at.require_kept(Folder(dst), rows)
     require_as_undisturbed(tmp_path, inputs, rows)
 
 
