@@ -302,10 +302,11 @@ def _executor(spec: WorkerSpec, on_scaling: ScalingLog, reporter: Reporter, acco
         ) as local:
             yield local
     else:
+        from pipeline.execution.head_watch import watching_head
         from pipeline.execution.ray_executor import RayExecutor
-        from pipeline.execution.ray_session import plan_resources, ray_session
+        from pipeline.execution.ray_session import head_address, plan_resources, ray_session
 
-        with ray_session(execution):
+        with ray_session(execution), watching_head(head_address(), reporter.warn):
             resources = plan_resources(spec.config)
             if resources.why:
                 hint = "" if resources.num_gpus else "; --device cuda waits for GPUs"

@@ -97,6 +97,11 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
             ray.shutdown()
 
 
+def head_address() -> str | None:
+    """Where the head of the cluster that this process uses is asked, host:port; None behind Ray Client (ray://)."""
+    return None if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
+
+
 @contextmanager
 def _few_tries() -> Iterator[None]:
     """Let Ray ask a head that does not answer twice, for 41 s each, and not twenty times."""
