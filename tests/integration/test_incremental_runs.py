@@ -256,7 +256,8 @@ def test_compactors_queries_and_commits_run_beside_each_other(
     assert is_sound(store)
 
 
-@pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("dst", ["files", "moto"], indirect=True)
 def test_outputs_are_collected_beside_a_job_and_queries(photos: Path, dst: str) -> None:
     """What newer revisions replace is deleted at once, while the next ones are made."""
     changed = "trip 0/photo_000.jpg"
