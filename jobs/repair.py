@@ -19,7 +19,6 @@ from jobs.verify import run_verify
 from jobs.weights import read_weights
 from pipeline.config import ConversionConfig
 from pipeline.errors import StorageError, TransientStorageError
-from pipeline.execution.address import check_address, ray_address
 from pipeline.job import Job, JobRecord, PlannedWork
 from pipeline.job_record import require_same
 from pipeline.manifest import open_manifest
@@ -106,7 +105,6 @@ def run_repair(
         if on_ray is not None:
             from pipeline.execution.ray_session import ray_session
 
-            check_address(ray_address(on_ray))
             stack.enter_context(ray_session(on_ray))  # one for all that follows
         before = verify(share)
         report_findings(reporter, before)

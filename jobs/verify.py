@@ -13,7 +13,6 @@ from rich.progress import Progress
 from jobs.progress import plural
 from jobs.units import byte_size
 from pipeline.config import ExecutionConfig, StorageConfig
-from pipeline.execution.address import check_address, ray_address
 from pipeline.job import JobRecord
 from pipeline.storage import ObjectStore
 from pipeline.verification import VerifyReport, verify_destination
@@ -44,7 +43,6 @@ def run_verify(
             from jobs.verify_ray import check_on_ray
             from pipeline.execution.ray_session import ray_session
 
-            check_address(ray_address(on_ray))
             stack.enter_context(ray_session(on_ray))
             check = partial(check_on_ray, storage=storage or StorageConfig())
         on_progress = stack.enter_context(_progress(quiet=quiet))

@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import StorageConfig
 from pipeline.errors import ConfigError, ObjectMissingError, WorkerLostError, first_line
-from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
+from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, find_refusal, read_capacity
 from pipeline.execution.ray_session import WorkerResources
 from pipeline.storage import ObjectStore, open_store
 from pipeline.verification.findings import Finding
@@ -76,9 +76,11 @@ def check_on_ray(
 
 def _require_possible() -> None:
     capacity = read_capacity()
-    why = why_impossible(_TASK, capacity, "each task") if capacity and not capacity.may_be_full else None
-    if why:
-        raise WorkerLostError(f"no output can be checked on Ray: {why}; verify with --executor local, or start a node")
+    refusal = find_refusal(_TASK, capacity, "each task") if capacity else None
+    if refusal and refusal.is_final:
+        raise WorkerLostError(
+            f"no output can be checked on Ray: {refusal.why}; verify with --executor local, or start a node"
+        )
 
 
 def _check_batch(url: str, storage: StorageConfig, outputs: list[ExpectedOutput]) -> _Checked:

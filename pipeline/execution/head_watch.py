@@ -39,7 +39,8 @@ class HeadWatch:
                 self._is_told = True
                 self._warn(
                     f"the head of the Ray cluster ({self._address}) has not answered for {silent_s:.0f} s, and Ray "
-                    "ends this process after 60 s; committed work is kept, run the same command again when it is up"
+                    "ends this process after 60 s (RAY_gcs_rpc_server_reconnect_timeout_s); committed work is kept, "
+                    "run the same command again when it is up"
                 )
         else:
             self._heard_at, self._is_told = monotonic(), False

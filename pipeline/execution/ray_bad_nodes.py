@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from pipeline.execution.events import node_event
-from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
+from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, find_refusal, read_capacity
 from pipeline.execution.ray_fallback import is_placeless
 from pipeline.execution.ray_pool import WorkerPool
 
@@ -52,7 +52,8 @@ class BadNodes:
         barred = self._pool.health.barred
         nodes = tuple(node for node in capacity.nodes if node[1].get(NODE_ID_LABEL_KEY) not in barred)
         left = replace(capacity, nodes=nodes)
-        return any(why_impossible(wanted, left) is None for wanted in self._pool.choices)
+        refusals = (find_refusal(wanted, left) for wanted in self._pool.choices)
+        return any(refusal is None or not refusal.is_final for refusal in refusals)
 
 
 def _address(node: str) -> str:

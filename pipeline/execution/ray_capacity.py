@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
@@ -30,6 +30,13 @@ class Capacity:
     may_be_full: bool = False
 
 
+class Refusal(NamedTuple):
+    """Why there is no place, in one sentence; final unless one can come once others leave their nodes."""
+
+    why: str
+    is_final: bool
+
+
 def read_capacity() -> Capacity | None:
     """Ask Ray; None where it does not answer at the moment, or not a driver behind Ray Client."""
     status = cluster_status()
@@ -44,24 +51,20 @@ def read_capacity() -> Capacity | None:
     return Capacity(nodes, refused_requests(status), starts_nodes(status))
 
 
-def why_impossible(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> str | None:
-    """One sentence that says what `who` asked for and what there is, or None where a place is there or can come.
-
-    Where the capacity may be full, a place can come once others leave theirs; the sentence says that.
-    """
+def find_refusal(wanted: WorkerResources, capacity: Capacity, who: str = "each worker") -> Refusal | None:
+    """What `who` asked for and what there is, where that is no place for it; None where one is there or can come."""
     if any(_fits(wanted, *node) for node in capacity.nodes):
         return None
     there = "; ".join(sorted({_describe(resources) for resources, _ in capacity.nodes})) or "no node"
     asked = f"{who} asks for {wanted.describe()}"
     if capacity.infeasible is None:
-        return f"{asked}, which no node offers and no autoscaler starts; there are: {there}"
+        return Refusal(f"{asked}, which no node offers and no autoscaler starts; there are: {there}", is_final=True)
     bundle = _bundle(wanted)
-    if any(bundle == _reported(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
-        refusal = "which none of the autoscaler's node types offers"
-        if capacity.may_be_full:
-            refusal += ", or for which others have to leave nodes first"
-        return f"{asked}, {refusal}; running are: {there}"
-    return None
+    if not any(bundle == _reported(refused) and wanted.labels == labels for refused, labels in capacity.infeasible):
+        return None
+    otherwise = ", or for which others have to leave nodes first" if capacity.may_be_full else ""
+    why = f"{asked}, which none of the autoscaler's node types offers{otherwise}; running are: {there}"
+    return Refusal(why, is_final=not capacity.may_be_full)
 
 
 def _bundle(wanted: WorkerResources) -> dict[str, int]:

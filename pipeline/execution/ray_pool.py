@@ -19,7 +19,7 @@ from pipeline.execution.events import ExecutionEvent, wait_event, worker_event
 from pipeline.execution.leases import LeaseBook
 from pipeline.execution.node_health import FailedStarts, NodeHealth, said
 from pipeline.execution.ray_actor import ActorHandle, kill_actor, spawn_actor
-from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, read_capacity, why_impossible
+from pipeline.execution.ray_capacity import CAPACITY_LOOK_S, Refusal, find_refusal, read_capacity
 from pipeline.execution.ray_fallback import Fallback, is_placeless, node_of
 from pipeline.execution.ray_metrics import driver_meter
 from pipeline.execution.ray_session import WorkerResources
@@ -179,15 +179,15 @@ class WorkerPool:
         if self.fallback is None or not self.num_ready:
             return None
         moved = [worker for worker in self if not worker.is_ready and worker.resources == self.fallback.second]
-        why, _ = self._why_in_vain(moved)
-        if why is None:
+        refusal = self._refusal(moved)
+        if refusal is None:
             return None
         self.fallback.give_up()
         for worker in moved:
             self.ask_anew(worker, self.fallback.first)
         return (
-            f"{len(moved)} workers have fallen back in vain, {why}; they ask for what they asked for first, and nobody "
-            "falls back any more: correct --fallback-label"
+            f"{len(moved)} workers have fallen back in vain, {refusal.why}; they ask for what they asked for first, "
+            "and nobody falls back any more: correct --fallback-label"
         )
 
     def started(self, worker: ActorHandle, sign: SignOfLife) -> None:
@@ -256,12 +256,12 @@ class WorkerPool:
         if self.num_ready:
             self._last_ready_at = now
         elif self.scaler:
-            why, may_be_full = self._why_in_vain(self)
-            if why and not may_be_full:
-                raise WorkerLostError(f"no worker can start: {why}")
-            if why and not self._has_told_of_wait:
+            refusal = self._refusal(self)
+            if refusal and refusal.is_final:
+                raise WorkerLostError(f"no worker can start: {refusal.why}")
+            if refusal and not self._has_told_of_wait:
                 self._has_told_of_wait = True
-                self.report(wait_event(why, self.start_timeout_s))
+                self.report(wait_event(refusal.why, self.start_timeout_s))
         late = [worker for worker in self if not worker.is_ready and now > worker.start_deadline]
         if late and len(late) == len(self._workers):
             raise self.health.error or WorkerLostError(
@@ -269,22 +269,18 @@ class WorkerPool:
                 f"it asks for {late[-1].resources.describe()} per worker"
             )
 
-    def _why_in_vain(self, waiting: Iterable[ActorHandle]) -> tuple[str | None, bool]:
-        """Why a place that one of these waits for neither is there nor can come; None where that is not known.
-
-        And whether it may come once others leave theirs.
-        """
+    def _refusal(self, waiting: Iterable[ActorHandle]) -> Refusal | None:
+        """Why one of these has waited so long for a place, where none is there; None where that is not known."""
         now = monotonic()
         asked = [worker.resources for worker in waiting if now - worker.asked_at > _IMPOSSIBLE_AFTER_S]
         if not asked or now < self._next_capacity_look_at:
-            return None, False
+            return None
         self._next_capacity_look_at = now + CAPACITY_LOOK_S
         capacity = read_capacity()
         if capacity is None:
-            return None, False
+            return None
         kinds = {resources.describe(): resources for resources in asked}.values()
-        why = next((why for wanted in kinds if (why := why_impossible(wanted, capacity))), None)
-        return why, capacity.may_be_full
+        return next((found for wanted in kinds if (found := find_refusal(wanted, capacity))), None)
 
     def sample(self, book: LeaseBook) -> None:
         """Record the state of the run in the metrics."""

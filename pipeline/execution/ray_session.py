@@ -59,18 +59,18 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
     An existing connection of this process is used and left alone. A token that the start needs is made for its owner
     alone; one that others can read is warned of. Raises ConfigError when no cluster answers.
     """
+    address = ray_address(execution)
+    check_address(address)  # where work came before this, once more: it may have taken its time
     if ray.is_initialized():
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    address = ray_address(execution)
     on_terminate = signal.getsignal(signal.SIGTERM)
     if not address:
         make_token()
     warn_of_loose_token()
-    check_address(address)  # once more: the work before this may have taken its time
     try:
         if address:
             with _few_tries():

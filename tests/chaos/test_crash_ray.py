@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,30 @@ CASES = [
 ]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A destination, what reads it without hdrfleet, and how many files a process that dies may leave there."""
+
+    url: str
+    reader: Reader
+    max_leftovers: int
+
+
+def on_files(tmp_path: Path, max_leftovers: int) -> Place:
+    return Place(str(tmp_path / "out"), Folder(tmp_path / "out"), max_leftovers)
+
+
+def in_bucket(bucket: Any) -> Place:
+    return Place(f"{bucket.url}/out", Bucket(bucket.client, bucket.name, "out/"), 0)
+
+
+@pytest.fixture(params=["files", "moto", "swift"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "files":
+        return on_files(tmp_path, max_leftovers=4)
+    return in_bucket(request.getfixturevalue("s3_bucket_on")(request.getfixturevalue(f"{request.param}_server")))
+
+
 def require_undisturbed(tmp_path: Path, rows: list[Row]) -> None:
     """The rows are those of a job that nothing happened to, with the same options but for where it runs."""
     whole = forked(
@@ -64,46 +89,34 @@ CLUSTER_STEPS = [step for step in DRIVER_STEPS if step not in RAYLET_STEPS]
 QUICK_LEASE = ("--lease-timeout", "3")
 
 
-def resume(tmp_path: Path, dst: str, reader: Reader, expected: dict[str, str | None], num_leftovers: int) -> list[Row]:
+def resume(tmp_path: Path, place: Place, expected: dict[str, str | None]) -> list[Row]:
     """Run the job again; return its rows once all is found whole and as without a fault, and nothing done again."""
-    photos, before = tmp_path / "photos", Durable.of(reader)
-    again = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", timeout_s=200)
+    photos, reader = tmp_path / "photos", place.reader
+    before = Durable.of(reader)
+    again = hdrfleet("convert", photos, place.url, *OPTIONS, home=tmp_path / "home", timeout_s=200)
     assert again.returncode == 3, again.stderr  # three inputs are bad
-    rows = require_whole(reader, {name: (photos / name).read_bytes() for name in expected}, num_leftovers=num_leftovers)
+    inputs = {name: (photos / name).read_bytes() for name in expected}
+    rows = require_whole(reader, inputs, num_leftovers=place.max_leftovers)
     assert {row["source"]: row["error_code"] for row in rows} == expected
     before.require_kept(reader, rows)
     require_undisturbed(tmp_path, rows)
     return rows
 
 
-def die_above_workers(tmp_path: Path, dst: str, reader: Reader, fault: tuple[str, int], num_leftovers: int) -> None:
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("fault", DRIVER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
+def test_a_job_whose_driver_dies_above_its_workers_is_resumed(
+    tmp_path: Path, place: Place, fault: tuple[str, int]
+) -> None:
     photos, (step, passes) = tmp_path / "photos", fault
     expected = write_library(photos, num_photos=6, size=(24, 32))
     options = (*OPTIONS, *QUICK_LEASE) if step == "lease.renewed" else OPTIONS
     env = {"HDRFLEET_FAULTS": f"{step}=kill:{passes}"}
-    first = hdrfleet("convert", photos, dst, *options, home=tmp_path / "home", env=env, timeout_s=150)
+    first = hdrfleet("convert", photos, place.url, *options, home=tmp_path / "home", env=env, timeout_s=150)
     assert first.returncode == -9, f"the step was not reached: {first.stderr}"
     wait_for_workers(tmp_path / "home")
-    resume(tmp_path, dst, reader, expected, num_leftovers)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("fault", DRIVER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
-def test_a_job_whose_driver_dies_above_its_workers_is_resumed(tmp_path: Path, fault: tuple[str, int]) -> None:
-    dst = tmp_path / "out"
-    die_above_workers(tmp_path, str(dst), Folder(dst), fault, num_leftovers=4)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
-@pytest.mark.parametrize("fault", DRIVER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
-def test_a_job_on_s3_whose_driver_dies_above_its_workers_is_resumed(
-    tmp_path: Path, s3_bucket: Any, fault: tuple[str, int]
-) -> None:
-    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
-    die_above_workers(tmp_path, f"{s3_bucket.url}/out", reader, fault, num_leftovers=0)
+    resume(tmp_path, place, expected)
 
 
 def is_stopped(driver: subprocess.Popen[bytes]) -> bool:
@@ -111,14 +124,7 @@ def is_stopped(driver: subprocess.Popen[bytes]) -> bool:
 
 
 def lose_raylet(
-    tmp_path: Path,
-    dst: str,
-    reader: Reader,
-    fault: tuple[str, int],
-    num_leftovers: int,
-    cluster: Cluster | None = None,
-    *,
-    is_head_awaited: bool = False,
+    tmp_path: Path, place: Place, fault: tuple[str, int], cluster: Cluster | None = None, *, awaits_head: bool = False
 ) -> None:
     """The driver is held at the step, its only node's raylet is killed, and the driver goes on; then another run.
 
@@ -129,7 +135,7 @@ def lose_raylet(
     env = {"HDRFLEET_FAULTS": f"{step}=stop:{passes}", "HDRFLEET_FAULTS_ONCE": str(tmp_path)}
     where = () if cluster is None else ("--address", cluster.address)
     options = (*OPTIONS, *where, *(QUICK_LEASE if step == "lease.renewed" else ()))
-    driver = start_hdrfleet("convert", photos, dst, *options, home=home, log=log, env=env)
+    driver = start_hdrfleet("convert", photos, place.url, *options, home=home, log=log, env=env)
     everything: list[psutil.Process] = []
     try:
         wait_until(lambda: is_stopped(driver) or driver.poll() is not None, "the driver is held", 200)
@@ -138,7 +144,7 @@ def lose_raylet(
         nodes = everything if cluster is None else descendants(cluster.head.pid)
         (raylet,) = (process for process in nodes if Path(process.cmdline()[0]).name == "raylet")
         raylet.kill()
-        if cluster is not None and is_head_awaited:
+        if cluster is not None and awaits_head:
             cluster.head.wait(60)
         os.kill(driver.pid, signal.SIGCONT)
         code = driver.wait(200)
@@ -155,55 +161,31 @@ def lose_raylet(
     else:  # workers that end what they hold before they miss it may be all that there is to do
         assert code in {1, 3} if cluster is None else {1, 2, 3}, said
     assert "Traceback" not in said
-    resume(tmp_path, dst, reader, expected, num_leftovers)
+    resume(tmp_path, place, expected)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("fault", CLUSTER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
 def test_a_job_whose_cluster_loses_its_raylet_at_a_step_of_its_driver_is_resumed(
-    tmp_path: Path, fault: tuple[str, int]
+    tmp_path: Path, place: Place, fault: tuple[str, int]
 ) -> None:
-    dst = tmp_path / "out"
-    with running_cluster(tmp_path, None, "--num-cpus=2") as cluster:
-        cluster.wait_for_head_node()
-        lose_raylet(tmp_path, str(dst), Folder(dst), fault, 4, cluster)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(500)
-@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
-@pytest.mark.parametrize("fault", CLUSTER_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
-def test_a_job_on_s3_whose_cluster_loses_its_raylet_at_a_step_of_its_driver_is_resumed(
-    tmp_path: Path, s3_bucket: Any, fault: tuple[str, int]
-) -> None:
-    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
     (tmp_path / "cluster").mkdir()
     with running_cluster(tmp_path / "cluster", None, "--num-cpus=2") as cluster:
         cluster.wait_for_head_node()
-        lose_raylet(tmp_path, f"{s3_bucket.url}/out", reader, fault, 0, cluster, is_head_awaited=True)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("fault", RAYLET_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
-def test_a_job_whose_raylet_dies_at_a_step_of_its_driver_is_resumed(tmp_path: Path, fault: tuple[str, int]) -> None:
-    dst = tmp_path / "out"
-    lose_raylet(tmp_path, str(dst), Folder(dst), fault, num_leftovers=4)
+        lose_raylet(tmp_path, place, fault, cluster, awaits_head=isinstance(place.reader, Bucket))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("s3_server", ["moto", "swift"], indirect=True)
 @pytest.mark.parametrize("fault", RAYLET_STEPS, ids=lambda fault: f"{fault[0]}-{fault[1]}")
-def test_a_job_on_s3_whose_raylet_dies_at_a_step_of_its_driver_is_resumed(
-    tmp_path: Path, s3_bucket: Any, fault: tuple[str, int]
+def test_a_job_whose_raylet_dies_at_a_step_of_its_driver_is_resumed(
+    tmp_path: Path, place: Place, fault: tuple[str, int]
 ) -> None:
-    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
-    lose_raylet(tmp_path, f"{s3_bucket.url}/out", reader, fault, num_leftovers=0)
+    lose_raylet(tmp_path, place, fault)
 
 
-def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: str, num_leftovers: int) -> list[Row]:
+def die_and_resume(tmp_path: Path, place: Place, step: str, action: str) -> list[Row]:
     """Run a job whose worker or raylet dies at a step, run it again, and return its rows once all is found whole."""
     photos, once = tmp_path / "photos", tmp_path / "once"
     expected = write_library(photos, num_photos=6, size=(24, 32))
@@ -211,14 +193,14 @@ def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: 
     # Files are named by the driver too: job.json, the lease, the plan. Those of a worker are its outputs and parts.
     where = f"{step}@photo_001.jpg.exr" if step.startswith("file.") else step
     env = {"HDRFLEET_FAULTS": f"{where}={action}", "HDRFLEET_FAULTS_ONCE": str(once)}
-    first = hdrfleet("convert", photos, dst, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=200)
+    first = hdrfleet("convert", photos, place.url, *OPTIONS, home=tmp_path / "home", env=env, timeout_s=200)
     assert list(once.iterdir()), f"the step was not reached: {first.stderr}"
     assert "Traceback" not in first.stderr
     if action == "kill":
         assert first.returncode == 3, first.stderr  # a lost worker is replaced, and three inputs are bad
     else:
         assert first.returncode in {1, 3}, first.stderr
-    rows = resume(tmp_path, dst, reader, expected, num_leftovers)
+    rows = resume(tmp_path, place, expected)
     # What was begun again had been leased to the one worker that died.
     assert len({row["shard"] for row in rows if row["attempt"] > 1}) <= LEASES_PER_WORKER
     return rows
@@ -230,8 +212,7 @@ def die_and_resume(tmp_path: Path, dst: str, reader: Reader, step: str, action: 
 @pytest.mark.parametrize("action", ["kill", "kill-parent"])
 @pytest.mark.parametrize("step", [step for step in STEPS if not step.startswith("file.")])
 def test_a_job_on_s3_survives(tmp_path: Path, s3_bucket: Any, step: str, action: str) -> None:
-    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
-    rows = die_and_resume(tmp_path, f"{s3_bucket.url}/out", reader, step, action, num_leftovers=0)
+    rows = die_and_resume(tmp_path, in_bucket(s3_bucket), step, action)
     if action == "kill" and step != "part.created":  # there the shard was committed: nothing was left to try again
         assert max(row["attempt"] for row in rows) == 2
 
@@ -250,8 +231,8 @@ def test_an_upload_in_parts_survives(tmp_path: Path, s3_bucket: Any, step: str, 
     inputs = {"large.jpg": jpeg(picture(3000, 3100))}
     (photos / "large.jpg").write_bytes(inputs["large.jpg"])
     large = ("--weights", tmp_path / "tiny.safetensors", "--pixel-type", "float", "--compression", "none")
-    command = ("convert", photos, f"{s3_bucket.url}/out", *large, "--precision", "fp32", "--device", "cpu", "--quiet")
-    reader = Bucket(s3_bucket.client, s3_bucket.name, "out/")
+    place = in_bucket(s3_bucket)
+    command = ("convert", photos, place.url, *large, "--precision", "fp32", "--device", "cpu", "--quiet")
     env = {"HDRFLEET_FAULTS": f"{step}={action}", "HDRFLEET_FAULTS_ONCE": str(once)}
     first = hdrfleet(*command, home=home, env=env, timeout_s=200)
     assert list(once.iterdir()), f"the step was not reached: {first.stderr}"
@@ -259,13 +240,12 @@ def test_an_upload_in_parts_survives(tmp_path: Path, s3_bucket: Any, step: str, 
     wait_for_workers(home)
     again = hdrfleet(*command, home=home, timeout_s=200)
     assert again.returncode == 0, again.stderr
-    (row,) = require_whole(reader, inputs)
+    (row,) = require_whole(place.reader, inputs)
     assert row["output_bytes"] > MULTIPART_THRESHOLD_BYTES
-    assert reader.leftovers() == [], "what the dead one had sent is still there"
+    assert place.reader.leftovers() == [], "what the dead one had sent is still there"
 
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize(("step", "action"), CASES)
 def test_a_job_survives(tmp_path: Path, step: str, action: str) -> None:
-    dst = tmp_path / "out"
-    die_and_resume(tmp_path, str(dst), Folder(dst), step, action, num_leftovers=1)
+    die_and_resume(tmp_path, on_files(tmp_path, max_leftovers=1), step, action)

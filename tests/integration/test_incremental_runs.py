@@ -256,8 +256,7 @@ def test_compactors_queries_and_commits_run_beside_each_other(
     assert is_sound(store)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("dst", ["files", "moto"], indirect=True)
+@pytest.mark.parametrize("dst", ["files", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
 def test_outputs_are_collected_beside_a_job_and_queries(photos: Path, dst: str) -> None:
     """What newer revisions replace is deleted at once, while the next ones are made."""
     changed = "trip 0/photo_000.jpg"
@@ -276,27 +275,34 @@ def test_outputs_are_collected_beside_a_job_and_queries(photos: Path, dst: str) 
             num_asked += 1
         return num_asked
 
-    def collect_all() -> int:
-        store, num_deleted = open_store(dst, StorageConfig()), 0
-        while not stop.is_set():
-            num_deleted += collect(store, keep_revisions=1, older_than=timedelta(0)).num_outputs
-        return num_deleted
+    deleted: list[int] = []
 
+    def collect_all() -> None:
+        store = open_store(dst, StorageConfig())
+        while not stop.is_set():
+            deleted.append(collect(store, keep_revisions=1, older_than=timedelta(0)).num_outputs)
+
+    num_changes = num_beside = 0
     with ThreadPoolExecutor(3) as pool:
         asking, collecting = pool.submit(ask), pool.submit(collect_all)
         try:
-            for seed in range(5):
-                change(photos, changed, 60 + seed)
+            # A collector on a busy machine may come by seldom.
+            while num_changes < 5 or (num_beside < 2 and num_changes < 30):
+                change(photos, changed, 60 + num_changes)
+                before = sum(deleted)
                 assert convert(photos, dst, "-q") == 0
+                num_changes += 1
+                num_beside += sum(deleted) > before
         finally:
             stop.set()
         assert asking.result(timeout=60) >= 1
-        assert collecting.result(timeout=60) >= 2
+        collecting.result(timeout=60)
+    assert num_beside >= 2, "nothing was deleted while a job ran"
     store = open_store(dst, StorageConfig())
     collect(store, keep_revisions=1, older_than=timedelta(0))
     rows = open_manifest(store).current.to_pylist()
     assert {row["output"] for row in rows} == images(store)
-    assert max(row["revision"] for row in rows) == 6
+    assert max(row["revision"] for row in rows) == 1 + num_changes
     assert is_sound(store)
 
 

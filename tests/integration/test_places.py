@@ -18,7 +18,7 @@ from pipeline.execution.account import RunAccount
 from pipeline.execution.base import WorkerSpec
 from pipeline.execution.fallback import FallbackPolicy, LaunchReport, Refusal
 from pipeline.execution.ray_actor import ActorHandle, kill_actor
-from pipeline.execution.ray_capacity import Capacity, read_capacity, why_impossible
+from pipeline.execution.ray_capacity import Capacity, find_refusal, read_capacity
 from pipeline.execution.ray_drain import drain_node, draining_nodes
 from pipeline.execution.ray_executor import RayExecutor
 from pipeline.execution.ray_fallback import Fallback, is_placeless
@@ -72,8 +72,13 @@ REFUSED_T4 = ({"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}, {})
 def test_a_request_is_impossible_where_no_node_offers_it_and_none_can_come(
     wanted: WorkerResources, capacity: Capacity, says: str | None
 ) -> None:
-    why = why_impossible(wanted, capacity)
-    assert (why is None) if says is None else (why is not None and why.endswith(says))
+    refusal = find_refusal(wanted, capacity)
+    if says is None:
+        assert refusal is None
+    else:
+        assert refusal is not None
+        assert refusal.why.endswith(says)
+        assert refusal.is_final is not capacity.may_be_full
 
 
 def nothing() -> None:
@@ -98,9 +103,9 @@ def test_every_share_of_a_card_is_known_again_in_what_ray_reports(ray_here: None
         ray.cancel(ref, force=True)
     for number, share in shares.items():
         wanted = WorkerResources(9, max(1, number), 1, share)
-        assert why_impossible(wanted, Capacity((HEAD,), tuple(waiting))), f"1/{number} of a card"
-        others = tuple(each for each in waiting if abs(each[0]["GPU"] - share) > 1e-4)
-        assert why_impossible(wanted, Capacity((HEAD,), others)) is None, f"1/{number} of a card was refused to nobody"
+        assert find_refusal(wanted, Capacity((HEAD,), tuple(waiting))), f"1/{number} of a card"
+        others = tuple(each for each in waiting if abs(each[0].get("GPU", 0) - share) > 1e-4)
+        assert find_refusal(wanted, Capacity((HEAD,), others)) is None, f"1/{number} of a card was refused to nobody"
 
 
 @pytest.mark.timeout(120)
