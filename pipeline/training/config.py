@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 
 # Fields that came later, with what was done before there was a choice: left out of records and digests while they have
 # that value, so that older runs go on.
-_NEUTRAL = {"loss.gradient_weight": 0.0}
+_NEUTRAL = {"loss.gradient_weight": 0.0, "loss.fine_weight": 0.0}
 # What may differ from one start to the next on the same OUT: how long to train, and where and how to run.
 _FREE_FIELDS = frozenset(
     {

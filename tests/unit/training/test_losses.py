@@ -152,7 +152,7 @@ def test_huber_is_square_below_its_stops_and_absolute_less_half_of_them_above(de
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, 1e4, 1e30])
 def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
     config = with_log(peak_weight=0.1, huber_stops=0.5, overshoot_weight=2.0, area_weight=0.1, relative_weight=0.1)
-    config = replace(config, hue_weight=0.1, neutral_prior=0.5, gradient_weight=0.1)
+    config = replace(config, hue_weight=0.1, neutral_prior=0.5, gradient_weight=0.1, fine_weight=0.1)
     for truth in (0.0, 0.5, 141.0):
         loss, _ = training_loss(full(value), full(truth), full(1.0), config)
         assert math.isfinite(float(loss))
@@ -162,19 +162,22 @@ def test_loss_and_gradient_are_finite_for_any_output(value: float) -> None:
 def test_a_perfect_output_costs_nothing() -> None:
     truth = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 3
     config = with_log(peak_weight=1.0, overshoot_weight=2.0, huber_stops=0.2, area_weight=1.0, relative_weight=1.0)
+    config = replace(config, fine_weight=1.0)
     loss, parts = training_loss(truth.clone(), truth, truth.clamp(0, 1), config)
     assert float(loss) == 0
-    assert parts.keys() == {"tanh_l1", "log", "peak", "area", "relative"}
+    assert parts.keys() == {"tanh_l1", "log", "peak", "area", "relative", "fine"}
 
 
 def test_the_loss_is_the_weighted_sum_of_its_detached_terms() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand((2, 3, 16, 16), generator=generator) * 2
+    truth[:, :, :8] /= 2.1  # blocks without clipped pixels
     output = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).requires_grad_()
-    config = with_log(log_weight=0.3, peak_weight=0.7, area_weight=0.2, relative_weight=0.4)
+    config = with_log(log_weight=0.3, peak_weight=0.7, area_weight=0.2, relative_weight=0.4, fine_weight=0.6)
     loss, parts = training_loss(output, truth, truth.clamp(0, 1), config)
     expected = parts["tanh_l1"] + 0.3 * parts["log"] + 0.7 * parts["peak"]
-    expected += 0.2 * parts["area"] + 0.4 * parts["relative"]
+    expected += 0.2 * parts["area"] + 0.4 * parts["relative"] + 0.6 * parts["fine"]
+    assert float(parts["fine"]) > 0
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
     assert loss.requires_grad
     assert not any(part.requires_grad for part in parts.values())
@@ -306,6 +309,7 @@ ALL_TERMS = LossConfig(
     relative_weight=0.15,
     hue_weight=0.1,
     neutral_prior=0.5,
+    fine_weight=20.0,
 )
 
 
