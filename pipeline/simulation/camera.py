@@ -14,7 +14,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipeline.codecs.color import luminance
-from pipeline.simulation.response import ResponseCurve, draw_curve
+from pipeline.simulation.response import SRGB_PROBABILITY, ResponseCurve, draw_curve
 from pipeline.simulation.scenes import FloatArray, HdrScene
 from pipeline.simulation.sensor import Sensor
 from pipeline.simulation.views import MAX_ENLARGEMENT, box_downscale, sample_view
@@ -48,6 +48,8 @@ class CameraRanges:
     - `cast_sigma`: log-normal error of the white balance for red and for blue. The cast is part of the truth: the
       intended white is not in the picture, and the network must keep its hands off colours.
     - `correlated_noise_probability`: noise that demosaicing has smoothed; see `Sensor`.
+    - `srgb_probability`: the exact sRGB response curve; the other curves share the rest (`draw_curve`). Which one a
+      camera has is mostly not to be seen in its picture, so the others teach nothing but doubt about mid-tones.
     - `resample_probability`: taken at twice the size, averaged after the response curve as web scalers do.
     - `jpeg_probability`, `jpeg_quality`: otherwise lossless; quality uniform, chroma subsampling 4:4:4, 4:2:2 or 4:2:0.
     - `max_enlargement`: of the scene in the view, see `sample_view`. `max_resampled_enlargement`: the same where a shot
@@ -65,6 +67,7 @@ class CameraRanges:
     white_balance_gain: tuple[float, float] = (1.2, 2.2)
     cast_sigma: float = 0.03
     correlated_noise_probability: float = 0.5
+    srgb_probability: float = SRGB_PROBABILITY
     resample_probability: float = 0.3
     jpeg_probability: float = 0.8
     jpeg_quality: tuple[int, int] = (70, 98)
@@ -73,7 +76,7 @@ class CameraRanges:
 
     def __post_init__(self) -> None:
         shares = ("max_clipped_fraction", "unclipped_probability", "correlated_noise_probability")
-        for name in (*shares, "resample_probability", "jpeg_probability"):
+        for name in (*shares, "srgb_probability", "resample_probability", "jpeg_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} must be between 0 and 1, not {getattr(self, name)}"
                 raise ValueError(msg)
@@ -143,7 +146,7 @@ def draw_settings(ranges: CameraRanges, rng: np.random.Generator) -> CameraSetti
         read_noise_e=rng.uniform(*ranges.read_noise_e),
         white_balance=(float(red), 1.0, float(blue)),
         cast=(float(red_cast), 1.0, float(blue_cast)),
-        curve=draw_curve(rng),
+        curve=draw_curve(rng, ranges.srgb_probability),
         has_correlated_noise=bool(rng.random() < ranges.correlated_noise_probability),
         is_resampled=bool(rng.random() < ranges.resample_probability),
         jpeg_quality=int(rng.integers(ranges.jpeg_quality[0], ranges.jpeg_quality[1] + 1))

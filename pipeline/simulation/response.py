@@ -18,6 +18,7 @@ from pipeline.simulation.scenes import FloatArray
 CurveKind = Literal["srgb", "phone", "power", "rec709"]
 CURVE_PROBABILITIES: dict[CurveKind, float] = {"srgb": 0.5, "phone": 0.35, "power": 0.1, "rec709": 0.05}
 """How often each kind is drawn: the exact sRGB curve and its phone-like variants most often."""
+SRGB_PROBABILITY = CURVE_PROBABILITIES["srgb"]
 MAX_CONTRAST = 0.3
 MAX_BRIGHTNESS = 0.08
 MIN_POWER, MAX_POWER = 2.0, 2.4
@@ -66,9 +67,14 @@ class ResponseCurve:
         return bent
 
 
-def draw_curve(rng: np.random.Generator) -> ResponseCurve:
-    """Draw a curve: its kind by CURVE_PROBABILITIES, its parameters uniformly (contrast down to a third of -MAX)."""
-    kinds, weights = list(CURVE_PROBABILITIES), list(CURVE_PROBABILITIES.values())
+def draw_curve(rng: np.random.Generator, srgb_probability: float = SRGB_PROBABILITY) -> ResponseCurve:
+    """Draw a curve: its kind, then its parameters uniformly (contrast down to a third of -MAX).
+
+    sRGB has `srgb_probability`, 0 to 1; the other kinds share the rest in the proportions of CURVE_PROBABILITIES.
+    """
+    kinds = list(CURVE_PROBABILITIES)
+    share = (1 - srgb_probability) / (1 - SRGB_PROBABILITY)
+    weights = [srgb_probability if kind == "srgb" else CURVE_PROBABILITIES[kind] * share for kind in kinds]
     return ResponseCurve(
         kind=kinds[int(rng.choice(len(kinds), p=weights))],
         contrast=rng.uniform(-MAX_CONTRAST / 3, MAX_CONTRAST),

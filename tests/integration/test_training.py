@@ -96,6 +96,9 @@ def test_a_run_ends_with_weights_metrics_and_curves(
     assert hdrfleet_here("train", scenes, out, *longer, "--lr", "1e-3", "--loss", "log_weight=1") == 2
     message = capsys.readouterr().err
     assert "learning_rate is 0.002, not 0.001; loss.log_weight is 0.0, not 1.0" in message
+    assert "data.camera.srgb_probability" not in record, "as runs were recorded before there was a choice"
+    assert hdrfleet_here("train", scenes, out, *longer, "--camera", "srgb_probability=0.9") == 2
+    assert "data.camera.srgb_probability is null, not 0.9" in capsys.readouterr().err
 
 
 def test_weights_name_the_scenes_of_the_runs_before_theirs(scenes: Path, tmp_path: Path) -> None:

@@ -284,6 +284,7 @@ def test_clipped_fractions_stay_within_their_maximum(maximum: float) -> None:
         {"max_clipped_fraction": 1.1},
         {"unclipped_probability": -0.1},
         {"jpeg_probability": np.nan},
+        {"srgb_probability": 1.01},
         {"min_median": (0.0, 0.1)},
         {"full_well_e": (1000.0, 800.0)},
         {"read_noise_e": (-1.0, 2.0)},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import colour
 import numpy as np
@@ -101,3 +102,22 @@ def test_curves_are_drawn_as_often_and_from_where_it_says() -> None:
         values = np.array([getattr(curve, name) for curve in curves])
         assert low <= values.min() < low + 0.02 * (high - low)
         assert high - 0.02 * (high - low) < values.max() <= high
+
+
+@pytest.mark.parametrize("srgb_probability", [0.0, 0.9, 1.0])
+def test_the_other_kinds_share_what_srgb_leaves(srgb_probability: float) -> None:
+    rng, num_draws = np.random.default_rng(0), 3000
+    drawn = Counter(draw_curve(rng, srgb_probability).kind for _ in range(num_draws))
+    others = 1 - CURVE_PROBABILITIES["srgb"]
+    for kind, share in CURVE_PROBABILITIES.items():
+        probability = srgb_probability if kind == "srgb" else (1 - srgb_probability) * share / others
+        deviation = (probability * (1 - probability) / num_draws) ** 0.5
+        assert drawn[kind] / num_draws == pytest.approx(probability, abs=4 * deviation)
+
+
+def test_how_often_curves_are_srgb_changes_nothing_else_of_a_shot() -> None:
+    first, second = (np.random.default_rng(1) for _ in range(2))
+    curves = [(draw_curve(first), draw_curve(second, 0.9)) for _ in range(50)]
+    assert any(mine.kind != other.kind for mine, other in curves)
+    assert [replace(mine, kind="srgb") for mine, _ in curves] == [replace(other, kind="srgb") for _, other in curves]
+    assert first.bit_generator.state == second.bit_generator.state
