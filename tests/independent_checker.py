@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,11 +68,16 @@ class Bucket:
 
     def stamps(self) -> dict[str, object]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix)
-        return {
+        found = {
             item["Key"].removeprefix(self.prefix): (item["ETag"], item["LastModified"])
             for page in pages
             for item in page.get("Contents", ())
         }
+        # Times are whole seconds: what is written from here on shall have another than what was just written.
+        newest = max((changed.timestamp() for _, changed in found.values()), default=0.0)
+        while time.time() < int(newest) + 1:
+            time.sleep(0.02)
+        return found
 
     def read(self, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"].read())

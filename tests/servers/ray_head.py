@@ -24,12 +24,13 @@ _DASHBOARD = ("--dashboard-host=127.0.0.1", "--include-dashboard=true", "--disab
 
 @dataclass(frozen=True)
 class RayHead:
-    """`url` is the job server's; `env` is what a client of it needs in its environment."""
+    """`url` is the job server's, `env` what a client of it needs in its environment, `session` where Ray writes."""
 
     url: str
     token: str
     process: psutil.Process
     env: Mapping[str, str]
+    session: Path
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def ray_head(home: Path, env: Mapping[str, str], *, num_cpus: int = 2) -> Iterat
         try:
             url = f"http://127.0.0.1:{dashboard}"
             _wait_until_up(url, token, started, home / "head.log")
-            yield RayHead(url, token, process, client)
+            yield RayHead(url, token, process, client, Path(short))
         finally:
             below = process.children(recursive=True) if process.is_running() else []
             started.terminate()

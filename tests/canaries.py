@@ -1,0 +1,87 @@
+"""Secrets that tests plant wherever a user or a server can put them, and the search for them in what a run leaves."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from photographs import jpeg, picture
+
+from pipeline.config import StorageConfig
+from pipeline.manifest import open_manifest
+from pipeline.storage import open_store
+
+# All canaries hold this word, so that one search finds each of them, whole or in part.
+WORD = "CaNaRy"
+ACCESS_KEY, SECRET, TOKEN, PASSWORD, SIGNATURE = (
+    f"AKIA{WORD.upper()}234567",
+    f"{WORD}/secret+key/0123456789abcdefghijklmn",
+    f"{WORD}-session-token//0123456789==",
+    f"{WORD}-password",
+    f"{WORD}0123456789abcdef",
+)
+# Google's: an OAuth token, the id of an HMAC key, and a service account's key.
+GOOGLE = (
+    f"token ya29.{WORD}0123456789, GOOG1E{WORD.upper()}0123456789ABCDEF, "
+    f'{{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE{WORD}\\n-----END PRIVATE KEY-----\\n"}}'
+)
+USERINFO = f"{WORD}-user:{PASSWORD}@"
+QUERY = f"?X-Amz-Credential={ACCESS_KEY}%2F20260101&X-Amz-Security-Token={TOKEN}&X-Amz-Signature={SIGNATURE}"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": TOKEN}
+
+
+def plant_photos(bucket: Any) -> None:
+    """Store three photographs under in/, one of them cut."""
+    photo = jpeg(picture(24, 32))
+    for name, data in {"a.jpg": photo, "b.jpg": photo[:300], "c.jpg": jpeg(picture(24, 32, 1))}.items():
+        bucket.client.put_object(Bucket=bucket.name, Key=f"in/{name}", Body=data)
+
+
+def plant_list(bucket: Any) -> str:
+    """Store a list whose entries hold every kind of canary; one of its images is cut, and one is missing."""
+    entries = [
+        f"s3://{bucket.name}/in/a.jpg{QUERY}",
+        f"s3://{ACCESS_KEY}:{SECRET}@{bucket.name}/in/b.jpg",
+        f"s3://{USERINFO}{bucket.name}/in/c.jpg{QUERY}",
+        f"s3://{USERINFO}{bucket.name}/in/missing.jpg{QUERY}",
+    ]
+    bucket.client.put_object(Bucket=bucket.name, Key="lists/photos.txt", Body="\n".join(entries).encode())
+    return f"s3://{bucket.name}/lists/photos.txt"
+
+
+def is_clean(text: bytes | str) -> bool:
+    data = text.encode() if isinstance(text, str) else text
+    return WORD.lower().encode() not in data.lower()
+
+
+def assert_clean(result: subprocess.CompletedProcess[str], *folders: Path) -> None:
+    assert is_clean(result.stdout), result.stdout
+    assert is_clean(result.stderr), result.stderr
+    for folder in folders:
+        for path in folder.rglob("*"):
+            assert is_clean(str(path.relative_to(folder)))
+            assert not path.is_file() or is_clean(path.read_bytes()), path
+
+
+def assert_store_clean(dst: str) -> None:
+    store = open_store(dst, StorageConfig())
+    kept = {info.key: store.read(info.key) for info in store.list()}
+    assert {key.partition("/")[0] for key in kept} == {"_hdrfleet", "images", "manifest"}
+    for key, data in kept.items():
+        assert is_clean(key)
+        assert is_clean(data), key
+        assert is_clean(str(store.stat(key).metadata))
+    # Parquet compresses: what a reader sees is looked at as well.
+    assert is_clean(str(open_manifest(store).history.to_pylist()))
+    assert is_clean("".join(str(plan) for plan in read_plans(kept)))
+
+
+def read_plans(kept: dict[str, bytes]) -> list[Any]:
+    return [
+        pq.read_table(io.BytesIO(data)).to_pylist()
+        for key, data in kept.items()
+        if key.startswith("_hdrfleet/plan") and key.endswith(".parquet")
+    ]
