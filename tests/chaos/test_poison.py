@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import hdrfleet, hdrfleet_here
+from independent_checker import Folder, comparable, require_whole
 from photographs import jpeg, picture
 from poison import FAULTS, poison_jpeg, write_poisoned_library
 
@@ -46,6 +47,16 @@ def test_poison_is_quarantined_alone(num_sound: int, shard_images: int, tmp_path
             assert row["error_message"]
     assert list(dst.rglob("*.exr")) != []
     assert list(tmp_path.rglob("core*")) == []
+
+    # Without the faults the same files are sound: what the neighbours are in a run that nothing happens to.
+    inputs = {name: (src / name).read_bytes() for name in expected}
+    undisturbed = tmp_path / "undisturbed"
+    assert hdrfleet_here("convert", src, undisturbed, *OPTIONS, "--shard-images", str(shard_images), "--quiet") == 0
+    found, whole = (
+        [row for row in comparable(require_whole(Folder(folder), inputs)) if not expected[row["source"]]]
+        for folder in (dst, undisturbed)
+    )
+    assert found == whole
 
 
 @pytest.mark.timeout(200)
