@@ -11,7 +11,7 @@ DEFAULT = "default"
 BUILT_IN_WEIGHTS = (DEFAULT, "identity")
 """Names that stand for weights which need no file of the user's."""
 DEFAULT_FILE = "hdrunet-default.safetensors"
-DEFAULT_SHA256 = "441d3c40607056fa2a03d912f42c5e9c7ec312e16259d1c4e68f2cd6bacef28f"
+DEFAULT_SHA256 = "1030b157cd4f522fb4d4c0088b3ef1cdc6e2ca9e75589842315f8bc38699a4ee"
 
 
 def read_default_weights() -> tuple[str, bytes]:
