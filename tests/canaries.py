@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from photographs import jpeg, picture
 
 from pipeline.config import StorageConfig
@@ -33,11 +34,14 @@ QUERY = f"?X-Amz-Credential={ACCESS_KEY}%2F20260101&X-Amz-Security-Token={TOKEN}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": TOKEN}
 
 
-def plant_photos(bucket: Any) -> None:
-    """Store three photographs under in/, one of them cut."""
+def plant_photos(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Store three photographs under in/, one of them cut, put canaries for keys into the environment; the bucket."""
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
     photo = jpeg(picture(24, 32))
     for name, data in {"a.jpg": photo, "b.jpg": photo[:300], "c.jpg": jpeg(picture(24, 32, 1))}.items():
         bucket.client.put_object(Bucket=bucket.name, Key=f"in/{name}", Body=data)
+    return bucket
 
 
 def plant_list(bucket: Any) -> str:

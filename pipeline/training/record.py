@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from pipeline.errors import DestinationError, ObjectExistsError, ObjectMissingError
+from pipeline.simulation.response import SRGB_PROBABILITY
 from pipeline.storage import ObjectStore
 from pipeline.training.config import TrainingConfig
 
@@ -13,6 +14,8 @@ RECORD_KEY = "training.json"
 _CONVERSION_KEY = "_hdrfleet/job.json"
 _INIT_DIGEST = "data.init_sha256"
 _LATER = ("data.scenes_sha256",)
+# As `_NEUTRAL` of the configuration: what came later, with what was done before there was a choice.
+_NEUTRAL_DATA = {"camera.srgb_probability": SRGB_PROBABILITY}
 _MAX_NAMED = 6
 
 
@@ -62,7 +65,8 @@ def as_recorded(store: ObjectStore, config: TrainingConfig, data: Mapping[str, o
 
 def _fields(config: TrainingConfig, data: Mapping[str, object]) -> dict[str, object]:
     """The record as it will be read back: tuples become lists."""
-    fields = {**config.bound_fields(), **{f"data.{name}": value for name, value in data.items()}}
+    known = {name: value for name, value in data.items() if (name, value) not in _NEUTRAL_DATA.items()}
+    fields = {**config.bound_fields(), **{f"data.{name}": value for name, value in known.items()}}
     read_back: dict[str, object] = json.loads(json.dumps(fields))
     return read_back
 

@@ -16,7 +16,6 @@ from pipeline.errors import InterruptedJobError
 from pipeline.inference.precision import resolve_device
 from pipeline.models.origin import learnt_scenes
 from pipeline.simulation.camera import CameraRanges
-from pipeline.simulation.response import SRGB_PROBABILITY
 from pipeline.simulation.scenes import HdrScene, find_scenes, load_scene
 from pipeline.simulation.split import split_names
 from pipeline.storage import open_store
@@ -95,14 +94,10 @@ class TrainingJob:
 
     def describe_data(self, scenes: SceneFiles) -> dict[str, object]:
         """What the record of the run holds of its data and first weights."""
-        camera = asdict(self.camera)
-        # Records that are older than the choice know nothing of it.
-        if camera["srgb_probability"] == SRGB_PROBABILITY:
-            del camera["srgb_probability"]
         init = hashlib.sha256(self.init_data).hexdigest() if self.init_data is not None else self.init_name
         return {
             **scenes.describe(),
-            **{f"camera.{name}": value for name, value in camera.items()},
+            **{f"camera.{name}": value for name, value in asdict(self.camera).items()},
             "init_sha256": init,
         }
 

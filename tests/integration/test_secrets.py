@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from canaries import (
     ACCESS_KEY,
-    CREDENTIALS,
     GOOGLE,
     QUERY,
     SECRET,
@@ -37,12 +36,8 @@ QUICK_FAILURE = {"AWS_MAX_ATTEMPTS": "1", "AWS_RETRY_MODE": "standard"}
 
 @pytest.fixture
 def bucket(s3_bucket_on: Callable[[Any], Any], moto_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A bucket with photographs and a list of them, and an environment full of canaries."""
-    made = s3_bucket_on(moto_server)
-    plant_photos(made)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    return made
+    """A bucket with three photographs, one of them cut, and an environment full of canaries."""
+    return plant_photos(s3_bucket_on(moto_server), monkeypatch)
 
 
 @pytest.fixture

@@ -19,11 +19,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture
 def bucket(s3_bucket_on: Callable[[Any], Any], moto_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = s3_bucket_on(moto_server)
-    plant_photos(made)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return plant_photos(s3_bucket_on(moto_server), monkeypatch)
 
 
 @pytest.fixture
