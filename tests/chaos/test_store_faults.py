@@ -154,14 +154,16 @@ def after_start(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
     return tuple(replace(fault, skip=4) for fault in faults)
 
 
-def assert_ends_right(library: Library, least_met: int = 4) -> None:
-    assert hdrfleet_here(*library.command) == 0
-    num_met = sum(seen.kind is not None for proxy in (library.source, library.destination) for seen in proxy.seen)
-    assert num_met >= least_met
+def assert_ends_right(library: Library, *options: str, least_met: int = 4) -> Counter[str]:
+    """How many requests each kind of fault met, while the job ended as if there had been none."""
+    assert hdrfleet_here(*library.command, *options) == 0
+    met = Counter(seen.kind for proxy in (library.source, library.destination) for seen in proxy.seen if seen.kind)
+    assert met.total() >= least_met
     library.assert_whole()
     library.fault()
     assert hdrfleet_here(*library.command) == 0
     assert {key for key in library.written() if not key.startswith("_hdrfleet/lease/")} == set()
+    return met
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,20 @@ def test_noise_on_every_side_of_every_server(library: Library, noise: tuple[Faul
     else:
         library.fault(*(noise if sides == "both" else ()), destination=noise)
         assert_ends_right(library)
+
+
+# Of a second's patience: answers that come just in time, and requests that arrive when their sender has given them up,
+# so that the server does them beside or after the next try.
+LATE = (Fault("lost_answer", delay_s=1.4, probability=0.1), Fault("pass", delay_s=0.6, probability=0.5))
+
+
+@pytest.mark.long
+@on_servers
+@pytest.mark.parametrize("faults", [(Fault("pass", delay_s=0.6),), LATE], ids=["in time", "in time and too late"])
+def test_answers_about_as_late_as_the_timeout_change_nothing(library: Library, faults: tuple[Fault, ...]) -> None:
+    library.fault(*after_start(faults), destination=after_start(faults))
+    met = assert_ends_right(library, "--src-timeout", "1", "--dst-timeout", "1", least_met=20)
+    assert met.keys() == {fault.kind for fault in faults}
 
 
 @pytest.mark.long
