@@ -174,7 +174,7 @@ class CostOptions:
         price = node.spot_price_per_h if self.spot else node.price_per_h
         if price is None:
             raise ConfigError(f"--spot: {self.node_type} has no spot price; give one with --prices, or drop --spot")
-        return price / (node.num_workers * (workers_per_gpu or 1))
+        return price / node.shared(workers_per_gpu).num_workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def cost_of(prediction: Prediction, *, on_spot: bool) -> float | None:
 
 def make_plan(config: ConversionConfig, request: PlanRequest) -> ConversionPlan:
     """List the source, sample it and reckon. Changes nothing anywhere. Raises SourceError and ConfigError."""
-    types = choose(load_node_types(request.prices), request.node_type)
+    types = _for_placement(choose(load_node_types(request.prices), request.node_type), config)
     try:
         listing = open_source(config.source)
     except (StorageError, SystemicError) as error:
@@ -126,6 +126,18 @@ def make_plan(config: ConversionConfig, request: PlanRequest) -> ConversionPlan:
         )
         machines.append(_machine(work, node, speed, request.num_workers))
     return ConversionPlan(source, work, config.encode.compression, sizes, measured, tuple(machines))
+
+
+def _for_placement(types: Sequence[NodeType], config: ConversionConfig) -> tuple[NodeType, ...]:
+    """Those that the job could run on, with the workers on a card that it wants. Raises ConfigError for none."""
+    sharing = config.execution.placement.workers_per_gpu
+    if sharing is None:
+        return tuple(types)
+    fit = tuple(node.shared(sharing) for node in types if node.gpus)
+    if not fit:
+        names = ", ".join(node.name for node in types)
+        raise ConfigError(f"--workers-per-gpu {sharing}: {names} has no GPU; drop it, or name a machine with one")
+    return fit
 
 
 def _width(weights: str) -> int:

@@ -42,6 +42,9 @@ def plan(
         int | None, typer.Option(help="Of the sample: the same seed draws the same images (by default 0).")
     ] = None,
     workers: Annotated[str, typer.Option(help="Numbers of workers to reckon for.")] = "1,4,16,64",
+    workers_per_gpu: Annotated[
+        int | None, typer.Option(help="As for convert: so many workers part a card, its speed and its node's cores.")
+    ] = None,
     pixel_type: Annotated[str, typer.Option(help="half or float.")] = "half",
     compression: Annotated[str, typer.Option(help="none, zip, piz, dwaa:LEVEL or htj2k256.")] = "zip",
     shard_images: Annotated[int, typer.Option(help="Images per shard, the unit of commit.")] = 64,
@@ -84,6 +87,7 @@ def plan(
         model={"weights": weights},
         encode={"pixel_type": pixel_type, "compression": compression},
         sharding={"max_images": shard_images, "max_megapixels": shard_megapixels},
+        execution={"placement": opt.given(workers_per_gpu=workers_per_gpu)},
     )
     from jobs.plan import cost_of, make_plan
     from jobs.plan_print import print_plan
@@ -118,8 +122,9 @@ def require_within_cost(
     from jobs.plan_prices import choose, load_node_types
     from jobs.store_options import heeded
 
-    default = choose(load_node_types(cost.prices), cost.node_type)[0].num_workers
     execution = config.execution
+    (node,) = choose(load_node_types(cost.prices), cost.node_type)[:1]
+    default = node.shared(execution.placement.workers_per_gpu).num_workers
     most = execution.scaling.max_workers if execution.scaling else execution.num_workers
     counts = (1 if execution.executor == "local" else most or default,)
     # They were given for DST; the earlier job's may be another kind of store.

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from pipeline.config import FrozenModel, first_fault
 from pipeline.errors import ConfigError
@@ -29,7 +29,8 @@ def tflop_per_megapixel(width: int) -> float:
 class NodeType(FrozenModel):
     """One kind of machine. Speed is that of one worker's network, alone: either stated, or peak x share / FLOP.
 
-    `gpus` is the number of workers on it, 0 one on its processor. Prices are per node and hour in `currency`.
+    `gpus` is the number of workers on it, until `shared` says otherwise; 0 is one worker on its processor. Prices are
+    per node and hour in `currency`.
     """
 
     name: str = Field(min_length=1)
@@ -45,6 +46,8 @@ class NodeType(FrozenModel):
     peak_tflops: float | None = Field(None, ge=0.001, le=_MOST)
     source: Literal["estimated", "measured"]
     start_s: float = Field(240.0, ge=0, le=86_400)
+    # Of a job and not of a machine: no key of the table.
+    _workers_per_gpu: int = PrivateAttr(1)
 
     @model_validator(mode="after")
     def _one_speed(self) -> Self:
@@ -59,16 +62,25 @@ class NodeType(FrozenModel):
     @property
     def num_workers(self) -> int:
         """Workers on one node."""
-        return max(1, self.gpus)
+        return max(1, self.gpus * self._workers_per_gpu)
+
+    def shared(self, workers_per_gpu: int | None) -> Self:
+        """This machine with so many workers on each of its cards, which part the card's speed; None is one."""
+        copy = self.model_copy()
+        copy._workers_per_gpu = workers_per_gpu or 1
+        return copy
 
     def network_megapixels_per_s(self, width: int) -> tuple[float, float, float]:
         """The speed of a network of `width` channels in one worker: as taken, and the least and the most it may be."""
         if self.megapixels_per_s is not None:
             spread = 1.1 if self.source == "measured" else 2.0
-            return self.megapixels_per_s, self.megapixels_per_s / spread, self.megapixels_per_s * spread
-        assert self.peak_tflops is not None
-        full = self.peak_tflops / tflop_per_megapixel(width)
-        return full * PEAK_SHARE, full * LEAST_PEAK_SHARE, full * MOST_PEAK_SHARE
+            taken, least, most = (self.megapixels_per_s * factor for factor in (1.0, 1 / spread, spread))
+        else:
+            assert self.peak_tflops is not None
+            full = self.peak_tflops / tflop_per_megapixel(width)
+            taken, least, most = (full * share for share in (PEAK_SHARE, LEAST_PEAK_SHARE, MOST_PEAK_SHARE))
+        sharing = self.num_workers / max(1, self.gpus)
+        return taken / sharing, least / sharing, most / sharing
 
 
 def load_node_types(path: Path | None) -> tuple[NodeType, ...]:

@@ -172,6 +172,11 @@ def test_a_conversion_above_its_limit_does_not_start(
     many = ("--max-workers", "40", "--shard-images", "1")
     assert hdrfleet_here("convert", photos, tmp_path / "out", *elastic, "--max-cost", "0.5", *many) == 2
     assert "on 12 workers of mine are above" in capsys.readouterr().err  # as many as there are shards
+    shared = ("--workers-per-gpu", "2", "--prices", tmp_path / "four.toml")
+    assert (
+        hdrfleet_here("convert", photos, tmp_path / "out", *elastic[2:], *shared, "--max-cost", "0.01", *many[2:]) == 2
+    )
+    assert "on 8 workers of mine are above" in capsys.readouterr().err  # two on each of one machine's four cards
     assert not (tmp_path / "out").exists()
     assert hdrfleet_here("convert", photos, tmp_path / "out", *limit, "--max-cost", "50") == 3  # broken.jpg
     assert "of 50.00 allowed" in capsys.readouterr().err
@@ -185,6 +190,8 @@ def test_a_conversion_above_its_limit_does_not_start(
         (["plan", "{photos}", "--sample-headers", "-1"], "--sample-headers: "),
         (["plan", "{photos}", "--node-type", "x"], "--node-type x: not in the table"),
         (["plan", "{photos}", "--prices", "/none.toml"], "cannot be read"),
+        (["plan", "{photos}", "--prices", "{photos}/../mine.toml", "--workers-per-gpu", "2"], "mine has no GPU"),
+        (["plan", "{photos}", "--workers-per-gpu", "0"], "--workers-per-gpu"),
         (["plan", "{photos}", "--max-cost", "-1"], "--max-cost: -1 is no limit"),
         (
             ["plan", "{photos}", "--max-cost", "1", "--spot", "--prices", "{photos}/../mine.toml"],

@@ -133,6 +133,20 @@ def test_cards_that_workers_share_are_believed_to_do_a_part_each() -> None:
     assert believed(inference={"device": "cpu"}) == pytest.approx(8 * 0.3)
 
 
+def test_workers_that_share_a_card_part_its_speed_and_the_cores_of_its_node() -> None:
+    """As much work for as much money on the same nodes: only a part of a job may show that sharing pays."""
+    work = workload(SOURCE, config(), None)
+    alone, shared = NODE, NODE.shared(2)
+    assert (alone.num_workers, shared.num_workers) == (NODE.gpus, 2 * NODE.gpus)
+    one, two = node_speed(work, alone, config()), node_speed(work, shared, config())
+    assert one.limit == two.limit == "network"
+    assert (two.worker_s, two.worker_s_low) == pytest.approx((2 * one.worker_s, 2 * one.worker_s_low))
+    by_cards, by_workers = predict(work, one, alone, alone.num_workers), predict(work, two, shared, shared.num_workers)
+    assert by_workers.num_nodes == by_cards.num_nodes == 1
+    assert by_workers.cost == pytest.approx(by_cards.cost, rel=0.01)
+    assert NODE.num_workers == NODE.gpus
+
+
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_more_workers_are_never_slower(num_workers: int, more: int) -> None:
     work = workload(SOURCE, config(), None)
