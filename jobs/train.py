@@ -76,7 +76,8 @@ def train(
     loss_preset: Annotated[
         str,
         typer.Option(
-            help="paper (Tanh_L1), or balanced (what the default weights began with).", rich_help_panel=_RECIPE
+            help="paper (Tanh_L1), balanced or denoising (what the default weights began and ended with).",
+            rich_help_panel=_RECIPE,
         ),
     ] = "paper",
     loss: Annotated[

@@ -17,7 +17,7 @@ from pipeline.models.builtin import DEFAULT
 from pipeline.simulation.camera import CameraRanges
 from pipeline.simulation.split import read_names
 from pipeline.training.config import TrainingConfig, build_training_config
-from pipeline.training.losses import HEEDED_BY, LOSS_PRESETS, LossConfig
+from pipeline.training.loss_config import HEEDED_BY, LOSS_PRESETS, LossConfig
 from pipeline.training.metrics import require_tensorboard
 from pipeline.training.run import TrainingJob
 from pipeline.training.start import BUILT_IN_STARTS, starting_network

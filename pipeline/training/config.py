@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.config import FrozenModel, InferenceConfig, Precision, first_fault
 from pipeline.errors import ConfigError
-from pipeline.training.losses import LossConfig
+from pipeline.training.loss_config import LossConfig
 
 SCHEMA_VERSION = 2
 """Raised when the same configuration would train otherwise than before, or when checkpoints change their form."""

@@ -18,7 +18,8 @@ from pipeline.training import schedule
 from pipeline.training.average import WeightAverage
 from pipeline.training.batches import Patch
 from pipeline.training.config import TrainingConfig
-from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import training_loss
 from pipeline.training.peers import Peers
 from pipeline.training.precision import MixedPrecisionNetwork
 

@@ -12,7 +12,8 @@ from pipeline.inference.precision import ConcretePrecision
 from pipeline.models.hdrunet import HDRUNet
 from pipeline.training.batches import Patch
 from pipeline.training.loop import Validation
-from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import training_loss
 from pipeline.training.precision import MixedPrecisionNetwork
 
 

@@ -240,7 +240,10 @@ def faults(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
             "crops_per_view means nothing with pool_views",
         ),
         (["{s}", "{out}", "--validate-every", "0"], "num_validation_patches means nothing where"),
-        (["{s}", "{out}", "--loss-preset", "best"], "--loss-preset: there is no 'best'; give paper or balanced"),
+        (
+            ["{s}", "{out}", "--loss-preset", "best"],
+            "--loss-preset: there is no 'best'; give paper or balanced or denoising",
+        ),
         (["{s}", "{out}", "--loss", "log_weight=heavy"], "--loss log_weight: "),
         (["{s}", "{out}", "--camera", "iso=100"], "--camera iso: no such field"),
         (["{s}", "{out}", "--camera", "full_well_e=5"], "--camera full_well_e: give LOW,HIGH, not 5"),

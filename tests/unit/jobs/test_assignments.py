@@ -7,7 +7,7 @@ import pytest
 from jobs.assignments import assigned
 from pipeline.errors import ConfigError
 from pipeline.simulation.camera import CameraRanges
-from pipeline.training.losses import LossConfig
+from pipeline.training.loss_config import LossConfig
 
 
 def test_fields_are_changed_and_the_others_kept() -> None:

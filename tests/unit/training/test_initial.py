@@ -9,7 +9,8 @@ from torch import Tensor
 from pipeline.codecs.color import network_to_linear
 from pipeline.models.hdrunet import HDRUNet
 from pipeline.training.initial import initialise_hidden_layers, start_as_identity, start_as_srgb
-from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import training_loss
 from pipeline.training.start import starting_network
 
 # The layers that `start_as_identity` sets; whatever feeds a layer of zeros gets no gradient in the first step.

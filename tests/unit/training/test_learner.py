@@ -14,7 +14,8 @@ from training_runs import NumberedPatches, tiny_config
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.training.average import WeightAverage
 from pipeline.training.learner import Learner, LossFunction
-from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import training_loss
 from pipeline.training.peers import Peers
 from pipeline.training.precision import MixedPrecisionNetwork, resolve_training_precision
 from pipeline.training.start import starting_network

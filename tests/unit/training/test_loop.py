@@ -24,7 +24,8 @@ from pipeline.training.events import (
     Validated,
 )
 from pipeline.training.loop import Validation
-from pipeline.training.losses import LossConfig, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import training_loss
 
 
 class Killed(Exception):

@@ -13,7 +13,8 @@ from pipeline.codecs.color import network_to_linear
 from pipeline.errors import ConfigError
 from pipeline.evaluation.psnr import mu_psnr_db
 from pipeline.evaluation.pu21 import pu21_psnr_db
-from pipeline.training.losses import LossConfig, tanh_l1, training_loss
+from pipeline.training.loss_config import LossConfig
+from pipeline.training.losses import tanh_l1, training_loss
 
 TANH_ONLY = LossConfig()
 

@@ -7,7 +7,7 @@ from training_runs import tiny_config
 
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainingConfig, build_training_config
-from pipeline.training.losses import LossConfig
+from pipeline.training.loss_config import LossConfig
 
 DIGEST_OF_DEFAULTS = "15b6a1c4c35b54a9d1e323e6243321125bd19e65606fcc8404fd667e144dead8"
 
