@@ -57,7 +57,8 @@ _TABLES = f"""
 """
 _FORGET = "DELETE FROM distrusted; DELETE FROM noted; DELETE FROM outputs; DELETE FROM replaced"
 # The latest row that names an output counts for it. One of a source that was repaired since is nobody's: where all of
-# a repair's plan was made anew, whatever came before; else what was distrusted, once a later row names another.
+# a repair's plan was made anew, whatever came before; else what was distrusted, once a later row names another. Two
+# sources can share an output, and the current row of one that was not repaired still stands for it.
 _SETTLE = f"""
     INSERT INTO outputs SELECT source, output, {_AGREED}, plan FROM noted SEMI JOIN (
         SELECT max(number) AS number FROM noted WHERE output IS NOT NULL AND NOT is_collected GROUP BY output
@@ -76,6 +77,10 @@ _SETTLE = f"""
         ON outputs.source = repaired.source AND outputs.plan < repaired.plan
     UNION SELECT output FROM outputs SEMI JOIN distrusted ON output = key SEMI JOIN trusted
         ON outputs.source = trusted.source AND outputs.plan < trusted.plan;
+    DELETE FROM replaced WHERE key IN (
+        SELECT output FROM noted SEMI JOIN (SELECT max(number) AS number FROM noted GROUP BY source) USING (number)
+        WHERE output IS NOT NULL AND NOT is_collected
+    );
     DELETE FROM outputs WHERE output IN (SELECT key FROM replaced)
 """  # noqa: S608 - constants
 _CONTRADICTED = """

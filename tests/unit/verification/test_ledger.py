@@ -91,6 +91,7 @@ def by_hand(case: Case, distrusted: set[str], listed: dict[str, int]) -> dict[st
         trusted = last[source][0] if source in suspects and last[source][1] not in distrusted else 0
         if plan < repaired.get(source, 0) or (key in distrusted and plan < trusted):
             replaced.add(key)
+    replaced -= {key for key, is_given_up in current.values() if not is_given_up}
     expected = {key: value for key, value in outputs.items() if key not in replaced}
     return {
         "outputs": {key: (size, source, plan) for key, (size, source, plan) in expected.items()},
@@ -133,6 +134,27 @@ def test_every_answer_is_that_of_dictionaries(
     }
     assert found == by_hand(case, keys, sizes)
     assert ledger.num_outputs() == len(found["outputs"])
+
+
+@pytest.mark.parametrize("adopts_earlier", [True, False])
+def test_an_output_that_two_sources_share_counts_until_both_were_repaired(
+    ledger: Ledger, *, adopts_earlier: bool
+) -> None:
+    """`/a.jpg` adopted what `a.jpg` was converted to, and it alone was made anew when that was found bad."""
+    ledger.distrust(["images/a.jpg.exr"])
+    note(ledger, 1, row("a.jpg", "images/a.jpg.exr"))
+    note(ledger, 2, row("/a.jpg", "images/a.jpg.exr"))
+    note(ledger, 3, row("/a.jpg", "images/a.jpg.v2.exr"), adopts_earlier=adopts_earlier)
+    ledger.settle()
+    assert [key for key, *_ in ledger.unlisted()] == ["images/a.jpg.exr", "images/a.jpg.v2.exr"]
+    ledger.forget()
+    ledger.distrust(["images/a.jpg.exr"])
+    note(ledger, 1, row("a.jpg", "images/a.jpg.exr"))
+    note(ledger, 2, row("/a.jpg", "images/a.jpg.exr"))
+    note(ledger, 3, row("/a.jpg", "images/a.jpg.v2.exr"), adopts_earlier=adopts_earlier)
+    note(ledger, 4, row("a.jpg", "images/a.jpg.v3.exr"), adopts_earlier=adopts_earlier)
+    ledger.settle()
+    assert [key for key, *_ in ledger.unlisted()] == ["images/a.jpg.v2.exr", "images/a.jpg.v3.exr"]
 
 
 def test_what_was_noted_before_another_look_is_forgotten(ledger: Ledger) -> None:
