@@ -66,8 +66,20 @@ class OutputStore:
         self._distrusted.refresh()
 
     def _is_given_up(self, key: str) -> bool:
-        """Whether nobody may adopt this output, nor make another under its name: rows and records speak of it."""
-        return key in self._collected or key in self._distrusted
+        """Whether nobody may adopt this output, nor make another under its name: rows and records speak of it.
+
+        They may do so by another name where the store ignores case, or how accents are written.
+        """
+        return any(
+            key in given_up or any(self._are_one(key, other) for other in given_up.written_otherwise(key))
+            for given_up in (self._collected, self._distrusted)
+        )
+
+    def _are_one(self, key: str, other: str) -> bool:
+        try:
+            return self._store.stat(key).etag == self._store.stat(other).etag
+        except ObjectMissingError:
+            return False
 
     def find(
         self, task: ImageTask, identity: OutputIdentity, is_whole: IsWhole, *, first_revision: int = 1

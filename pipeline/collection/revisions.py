@@ -25,13 +25,15 @@ from pipeline.manifest.snapshot import Snapshot
 from pipeline.sharding import iter_shards, output_key, read_plan_summaries
 from pipeline.sharding.names import OUTPUT_FOLDER
 from pipeline.storage import ObjectStore
+from pipeline.storage.keys import folded
 
 _MAX_RACES = 5
 _COLUMNS = ("source", "plan", "output", "revision", "finished_at", "collected_at")
 
+# A store may take outputs for one whose names differ in case, or in how accents are written, alone.
+_KEPT = "SELECT DISTINCT lower(nfc_normalize(output)) AS folded FROM current WHERE output IS NOT NULL"
 # An output is superseded once its source has `keep` newer ones, since the first row of the oldest of these finished.
-# Sources whose names differ in a scheme alone can share an output: it goes when all of them are done with it. So can
-# those that differ in case alone, or in how accents are written, on a store that takes them for one.
+# Sources whose names differ in a scheme alone can share an output: it goes when all of them are done with it.
 _SUPERSEDED = """
     WITH outputs AS (
         SELECT source, revision, output, min(finished_at) AS first_at
@@ -43,16 +45,17 @@ _SUPERSEDED = """
         SELECT output FROM ranked GROUP BY output HAVING bool_and(coalesce(superseded_at <= $cutoff, false))
     ), free AS (
         SELECT output FROM superseded
-        ANTI JOIN (SELECT DISTINCT lower(nfc_normalize(output)) AS folded FROM current WHERE output IS NOT NULL)
-        ON lower(nfc_normalize(superseded.output)) = folded
+        ANTI JOIN ({kept}) ON lower(nfc_normalize(superseded.output)) = folded
     )
     SELECT source, output FROM ranked SEMI JOIN free USING (output)
 """
 _GIVEN_UP = """
     WITH given_up AS (
         SELECT output FROM history WHERE output IS NOT NULL GROUP BY output HAVING bool_and(collected_at IS NOT NULL)
+    ), free AS (
+        SELECT output FROM given_up ANTI JOIN ({kept}) ON lower(nfc_normalize(given_up.output)) = folded
     )
-    SELECT DISTINCT source, output FROM history SEMI JOIN given_up USING (output)
+    SELECT DISTINCT source, output FROM history SEMI JOIN free USING (output)
 """
 
 
@@ -93,7 +96,7 @@ def find_given_up(store: ObjectStore) -> set[str]:
     if head is None or not head.collected:
         return set()
     snapshot, manifest = open_snapshot(store, columns=("source", "plan", "output", "collected_at"))
-    return _free(store, snapshot, _pairs(manifest, _GIVEN_UP))
+    return _free(store, snapshot, _pairs(manifest, _GIVEN_UP.format(kept=_KEPT)))
 
 
 def sizes_of(store: ObjectStore, outputs: set[str]) -> dict[str, int]:
@@ -104,7 +107,7 @@ def sizes_of(store: ObjectStore, outputs: set[str]) -> dict[str, int]:
 
 
 def _superseded(manifest: Manifest, keep_revisions: int, cutoff: datetime) -> list[tuple[str, str]]:
-    return _pairs(manifest, _SUPERSEDED.format(keep=int(keep_revisions)), cutoff=cutoff)
+    return _pairs(manifest, _SUPERSEDED.format(keep=int(keep_revisions), kept=_KEPT), cutoff=cutoff)
 
 
 def _pairs(manifest: Manifest, sql: str, **parameters: object) -> list[tuple[str, str]]:
@@ -129,7 +132,7 @@ def _free(store: ObjectStore, snapshot: Snapshot, pairs: list[tuple[str, str]]) 
     """
     outputs_of: dict[str, set[str]] = {}
     for source, output in pairs:
-        outputs_of.setdefault(output_key(source, 1), set()).add(output)
+        outputs_of.setdefault(_name(source), set()).add(output)
     outputs = {output for _, output in pairs}
     if outputs:
         for name in _names_in_work(store, snapshot, outputs_of.__contains__):
@@ -138,13 +141,18 @@ def _free(store: ObjectStore, snapshot: Snapshot, pairs: list[tuple[str, str]]) 
 
 
 def _names_in_work(store: ObjectStore, snapshot: Snapshot, is_wanted: Callable[[str], bool]) -> Iterable[str]:
-    """First outputs, as a source's name among outputs, of the tasks in shards that are not committed."""
+    """The names of the tasks in shards that are not committed."""
     committed = snapshot.committed()
     for plan in read_plan_summaries(store):
         for shard in iter_shards(store, plan, skip=committed.get(plan.plan, set())):
             for task in shard.tasks:
-                if is_wanted(name := output_key(task.source, 1)):
+                if is_wanted(name := _name(task.source)):
                     yield name
+
+
+def _name(source: str) -> str:
+    """A source's name among outputs: that of its first, and one for all that a store may take for it."""
+    return folded(output_key(source, 1))
 
 
 def _with_marks(history: pa.Table, outputs: set[str], now: datetime) -> tuple[pa.Table, pa.ChunkedArray]:

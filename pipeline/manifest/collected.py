@@ -11,6 +11,7 @@ from pipeline.errors import ManifestError, ObjectMissingError
 from pipeline.manifest.generation import read_collected
 from pipeline.manifest.head import MAX_LOOKS, list_heads, newest_head
 from pipeline.storage.base import ObjectStore
+from pipeline.storage.keys import folded
 
 
 class CollectedOutputs:
@@ -25,6 +26,7 @@ class CollectedOutputs:
         self._store = store
         self._generation = -1
         self._outputs: pa.ChunkedArray = pa.chunked_array([], pa.string())
+        self._folded = self._outputs
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
@@ -37,6 +39,7 @@ class CollectedOutputs:
                     head = newest_head(self._store)
                     if head is not None and head.collected:
                         self._outputs = read_collected(self._store, head)
+                        self._folded = pc.utf8_lower(pc.utf8_normalize(self._outputs, form="NFC"))
                     self._generation = head.generation if head else 0
                 except ObjectMissingError:
                     continue  # superseded and collected in between
@@ -48,3 +51,8 @@ class CollectedOutputs:
         if self._generation < 0:
             self.refresh()
         return bool(self._outputs.length() and pc.index(self._outputs, key).as_py() >= 0)
+
+    def written_otherwise(self, key: str) -> list[str]:
+        """Collected outputs whose names differ from `key` in case, or in how accents are written, alone."""
+        alike = pc.equal(self._folded, folded(key))
+        return [output for output in self._outputs.filter(alike).to_pylist() if output != key]

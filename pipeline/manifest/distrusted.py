@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ManifestError, ObjectExistsError, first_line
 from pipeline.faults import fault_point
 from pipeline.storage.base import ObjectStore
+from pipeline.storage.keys import folded
 
 DISTRUST_PREFIX = "_hdrfleet/distrusted"
 _MAX_ROWS = 1_000_000
@@ -50,6 +51,7 @@ class DistrustedOutputs:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._outputs: set[str] = set()
+        self._by_folded: dict[str, set[str]] = {}
         self._known: set[str] | None = None
         self._lock = threading.Lock()
 
@@ -59,7 +61,10 @@ class DistrustedOutputs:
             known = self._known or set()
             for key in _records(self._store):
                 if key not in known:
-                    self._outputs.update(_read(self._store, key))
+                    outputs = _read(self._store, key)
+                    self._outputs.update(outputs)
+                    for output in outputs:
+                        self._by_folded.setdefault(folded(output), set()).add(output)
                     known.add(key)
             self._known = known
 
@@ -68,6 +73,10 @@ class DistrustedOutputs:
         if self._known is None:
             self.refresh()
         return key in self._outputs
+
+    def written_otherwise(self, key: str) -> list[str]:
+        """Distrusted outputs whose names differ from `key` in case, or in how accents are written, alone."""
+        return sorted(self._by_folded.get(folded(key), set()) - {key})
 
 
 def _records(store: ObjectStore) -> Iterator[str]:

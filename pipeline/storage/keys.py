@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -42,6 +43,11 @@ class DoesWithout(ListingObserver):
 
 
 logger = logging.getLogger(__name__)
+
+
+def folded(name: str) -> str:
+    """A name as file systems take it that ignore case and how accents are written (macOS, Windows, SMB)."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 class InvalidKeyError(ValueError):

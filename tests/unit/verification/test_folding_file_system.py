@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from photographs import jpeg, picture
-from test_verify import codes, convert, repair
+from test_verify import codes, convert, plan, repair
 
+from pipeline.collection import collect
+from pipeline.collection.revisions import find_given_up, mark_superseded
 from pipeline.config import StorageConfig
 from pipeline.manifest import open_manifest
+from pipeline.manifest.distrusted import record_distrust
+from pipeline.outputs import OutputStore
 from pipeline.storage import open_store
 from pipeline.storage.local import LocalStore
 
@@ -71,6 +76,66 @@ def test_no_output_is_deleted_beside_a_real_orphan(destination: Path) -> None:
     assert codes(destination) == {str(orphan.relative_to(destination)): "orphan"}
     assert repair(destination, delete_orphans=True).num_deleted == 1
     assert {path: path.read_bytes() for path in destination.joinpath("images").rglob("*.exr")} == before
+
+
+@pytest.fixture
+def with_old_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`photos/A.jpg` was changed, and a collection has marked its first output and then died."""
+    monkeypatch.setattr(LocalStore, "_path", preserving_path)
+    photos, destination = tmp_path / "photos", tmp_path / "hdr"
+    photos.mkdir()
+    for seed in (1, 2):
+        photos.joinpath("A.jpg").write_bytes(jpeg(picture(16, 24, seed=seed)))
+        convert(photos, destination)
+    store = open_store(str(destination), StorageConfig())
+    now = datetime.now(UTC) + timedelta(seconds=5)
+    assert mark_superseded(store, 1, now, now) == 1
+    photos.joinpath("A.jpg").unlink()
+    photos.joinpath("a.jpg").write_bytes(jpeg(picture(16, 24, seed=1)))  # what the marked output was made of
+    return destination
+
+
+def test_what_a_collection_gave_up_is_not_adopted_under_another_name(with_old_revision: Path, tmp_path: Path) -> None:
+    convert(tmp_path / "photos", with_old_revision)
+    assert outputs(with_old_revision)["a.jpg"].casefold() == "images/a.jpg.v3.exr"
+    removed = collect(open_store(str(with_old_revision), StorageConfig()), older_than=timedelta(0))
+    assert removed.num_outputs == 1
+    assert codes(with_old_revision) == {}
+
+
+def test_what_a_repair_found_bad_is_not_adopted_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStore, "_path", preserving_path)
+    photos, destination = tmp_path / "photos", tmp_path / "hdr"
+    photos.mkdir()
+    for name in ("A.jpg", "a.jpg"):
+        photos.joinpath(name).write_bytes(jpeg(picture(16, 24, seed=1)))
+        convert(photos, destination)
+        photos.joinpath(name).unlink()
+        record_distrust(open_store(str(destination), StorageConfig()), ["images/A.jpg.exr"])
+    assert outputs(destination) == {"A.jpg": "images/A.jpg.exr", "a.jpg": "images/a.jpg.v2.exr"}
+
+
+def test_what_was_adopted_under_another_name_is_not_collected(
+    with_old_revision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an attempt that did not know of the collection."""
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputStore, "_is_given_up", lambda _self, _key: False)
+        convert(tmp_path / "photos", with_old_revision)
+    assert outputs(with_old_revision)["a.jpg"] == "images/a.jpg.exr"
+    collect(open_store(str(with_old_revision), StorageConfig()), older_than=timedelta(0))
+    assert codes(with_old_revision) == {}
+
+
+def test_an_output_whose_source_is_in_work_under_another_name_is_not_collected(
+    with_old_revision: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(with_old_revision), StorageConfig())
+    assert find_given_up(store) == {"images/A.jpg.exr"}
+    plan(tmp_path / "photos", with_old_revision)
+    assert find_given_up(store) == set()
 
 
 @pytest.mark.parametrize("name", ["x", "z"])

@@ -53,8 +53,8 @@ WEIGHTS = "f" * 64
 SHARD = 1  # of the first plan: images that all convert
 
 
-def convert(photos: Path, destination: Path) -> Job:
-    """Convert what is new in `photos`, in shards of 4, without a network."""
+def plan(photos: Path, destination: Path) -> tuple[Job, ShardConverter]:
+    """Plan what is new in `photos` (a folder or a list), in shards of 4; the converter has no network."""
     config = build_config(
         source={"url": str(photos)}, destination={"url": str(destination)}, sharding={"max_images": 4}
     )
@@ -68,6 +68,12 @@ def convert(photos: Path, destination: Path) -> Job:
         provenance=Provenance("0", "fake", WEIGHTS, config.pixel_digest(), "w", "n"),
     )
     job.extend(listing)
+    return job, converter
+
+
+def convert(photos: Path, destination: Path) -> Job:
+    """Plan what is new in `photos`, and convert what is planned."""
+    job, converter = plan(photos, destination)
     for work in job.pending():
         for shard in job.shards(work):
             converter.run(shard)
