@@ -89,8 +89,10 @@ def photos(tmp_path: Path) -> Path:
 def dst(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "files":
         return str(tmp_path / "hdr")
-    server = request.getfixturevalue(f"{request.param}_server")
-    bucket = request.getfixturevalue("s3_bucket_on")(server)
+    kind, _, keeps_versions = request.param.partition(" ")
+    bucket = request.getfixturevalue("s3_bucket_on")(request.getfixturevalue(f"{kind}_server"))
+    if keeps_versions:
+        bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
     return f"{bucket.url}/hdr"
 
 
@@ -102,7 +104,9 @@ def change(photos: Path, name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "dst", ["files", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("moto", "swift"))], indirect=True
+    "dst",
+    ["files", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("moto", "moto with versions", "swift"))],
+    indirect=True,
 )
 def test_a_library_that_changes_is_followed_compacted_and_collected(
     photos: Path, dst: str, capsys: pytest.CaptureFixture[str]
