@@ -106,7 +106,7 @@ class Job:
                 # What is missing still is no reason for another plan.
                 task
                 for task in changed_tasks(listing.noting_vanished(tasks, known), known)
-                if task.source not in outside or task.etag or task.size_bytes
+                if task.source not in outside or task.is_there
             )
         return self._plan(tasks, listing)
 

@@ -21,7 +21,8 @@ class ImageTask:
 
     `source` is the name users see: the path relative to SRC, or the listed key, without userinfo or query.
     `key` addresses the object within the source store. `etag` identifies the planned version (S3 ETag without
-    quotes; locally `<mtime_ns>-<size>`); empty when the store has none.
+    quotes; locally `<mtime_ns>-<size>`); empty when the store has none. `is_there` is False where a look-up of an image
+    that was named outright did not find it; no plan keeps that.
     """
 
     source: str
@@ -29,6 +30,7 @@ class ImageTask:
     size_bytes: int
     etag: str
     revision: int = 1
+    is_there: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

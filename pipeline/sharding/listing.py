@@ -224,9 +224,9 @@ def _stat(store: ObjectStore, task: ImageTask) -> ImageTask:
     try:
         info = store.stat(task.key)
     except (ObjectMissingError, ObjectDeniedError):
-        return task
+        return replace(task, is_there=False)
     except StorageError:
         if not is_on_web(task.key):
             raise
-        return task  # one of any number of servers; whoever reads it says what is wrong
+        return replace(task, is_there=False)  # one of any number of servers; whoever reads it says what is wrong
     return replace(task, size_bytes=info.size_bytes, etag=info.etag)

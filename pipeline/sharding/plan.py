@@ -28,7 +28,7 @@ from pipeline.faults import fault_point
 from pipeline.records import ImageTask, Shard
 from pipeline.sharding.listing import SourceListing
 from pipeline.sharding.plan_summary import PLAN_SCHEMA_VERSION, PlanPart, PlanSummary, digest_of
-from pipeline.sharding.shards import estimate_megapixels
+from pipeline.sharding.shards import estimate_megapixels, planned_version
 from pipeline.storage import ObjectStore
 
 PLAN_PREFIX = "_hdrfleet/plan"
@@ -43,6 +43,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("revision", pa.int32(), nullable=False),
     ]
 )
+_INVENTORY_COLUMNS = ["source", "etag", "size_bytes", "revision"]
 _SHA_CHARS = 12
 _PLAN_KEY = re.compile(rf"{PLAN_PREFIX}/([1-9][0-9]*)/plan\.json")
 
@@ -149,7 +150,9 @@ def iter_shards(store: ObjectStore, plan: PlanSummary, skip: Container[int] = ()
 
 
 def load_inventory(store: ObjectStore, plans: Iterable[PlanSummary]) -> dict[str, tuple[str, int]]:
-    """Return the latest planned (etag, revision) by source over all `plans`; a higher plan wins.
+    """Return the latest planned (version, revision) by source over all `plans`; a higher plan wins.
+
+    The version is the etag, or where there is none what `planned_version` says.
 
     Holds every source in memory: 270 bytes each were measured with names of 43 characters and MD5 etags. Raises
     ManifestError as `iter_shards`.
@@ -157,9 +160,10 @@ def load_inventory(store: ObjectStore, plans: Iterable[PlanSummary]) -> dict[str
     inventory: dict[str, tuple[str, int]] = {}
     for plan in sorted(plans, key=lambda summary: summary.plan):
         for part in plan.parts:
-            for batch in _read_part(store, plan, part).select(["source", "etag", "revision"]).to_batches():
-                sources, etags, revisions = (column.to_pylist() for column in batch.columns)
-                inventory.update(zip(sources, zip(etags, revisions, strict=True), strict=True))
+            for batch in _read_part(store, plan, part).select(_INVENTORY_COLUMNS).to_batches():
+                sources, etags, sizes, revisions = (column.to_pylist() for column in batch.columns)
+                versions = map(planned_version, etags, sizes)
+                inventory.update(zip(sources, zip(versions, revisions, strict=True), strict=True))
     return inventory
 
 

@@ -27,6 +27,7 @@ PIXELS_PER_BYTE = {
 }
 JPEG_PIXELS_PER_BYTE = 8.0
 UNKNOWN_SIZE_MEGAPIXELS = 12.0
+_SIZE_ALONE = "\0size "  # begins no etag
 
 
 def estimate_megapixels(task: ImageTask) -> float:
@@ -62,14 +63,27 @@ def plan_shards(tasks: Iterable[ImageTask], plan: int, config: ShardingConfig) -
 
 
 def changed_tasks(listing: Iterable[ImageTask], known: Mapping[str, tuple[str, int]]) -> Iterator[ImageTask]:
-    """Yield what the next plan takes up: new sources as revision 1, changed ones (another etag) as the next revision.
+    """Yield what the next plan takes up: new sources as revision 1, changed ones as the next revision.
 
-    `known` holds the latest planned (etag, revision) by source, as `load_inventory` returns it. Planned sources that
-    are no longer listed are left alone.
+    Changed is what has another etag; where none was known when it was planned, another size, if both are known. `known`
+    holds the latest planned (version, revision) by source, as `load_inventory` returns it. Planned sources that are no
+    longer listed are left alone.
     """
     for task in listing:
         latest = known.get(task.source)
         if latest is None:
             yield task
-        elif latest[0] != task.etag:
+        elif _has_changed(latest[0], task):
             yield replace(task, revision=latest[1] + 1)
+
+
+def planned_version(etag: str, size_bytes: int) -> str:
+    """What tells a later listing of an image whether it has changed: its etag, or its size where there is none."""
+    return etag or f"{_SIZE_ALONE}{size_bytes}"
+
+
+def _has_changed(version: str, task: ImageTask) -> bool:
+    if not version.startswith(_SIZE_ALONE):
+        return version != task.etag
+    planned_bytes = int(version.removeprefix(_SIZE_ALONE))
+    return 0 not in (planned_bytes, task.size_bytes) and planned_bytes != task.size_bytes

@@ -38,11 +38,15 @@ from pipeline.storage.keys import (
 )
 from pipeline.storage.redact import redact_url
 from pipeline.storage.retry import RetryPolicy
+from pipeline.storage.web import WebReader, client_options
 
 T = TypeVar("T")
 
 # What identifies a version of an object, in the order of preference; clients name it differently.
-_VERSION_FIELDS = ("etag", "ETag", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "updated")
+_VERSION_FIELDS = (
+    *("etag", "ETag", "generation", "md5Hash", "Content-MD5", "Digest"),
+    *("LastModified", "Last-Modified", "last_modified", "mtime", "updated"),
+)
 _TIME_FIELDS = ("last_modified", "LastModified", "updated", "mtime")
 # These characters would end the path of a URL; what is percent-encoded already stays as it is.
 _SAFE_IN_URL = "/%:@!$&'()*+,;=~"
@@ -70,18 +74,11 @@ def _gcs_options(config: StorageConfig) -> dict[str, Any]:
     return options | ({"endpoint_url": config.endpoint_url} if config.endpoint_url else {})
 
 
-def _http_options(config: StorageConfig) -> dict[str, Any]:
-    import aiohttp  # noqa: PLC0415 - other protocols do not need it
-
-    timeout = aiohttp.ClientTimeout(sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s)
-    return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-
-
 # From the clients' sources: gcsfs 2026.10 sends ifGenerationMatch=0 in mode "create" and maps 412; adlfs 2026.8 hands
 # overwrite=False to the Azure SDK, which sends If-None-Match: * with the blob or its final block list.
 _GCS = Backend("gcs", {"mode": "create"}, retries=True, keeps_metadata=True, options=_gcs_options)
 _AZURE = Backend("azure", {"overwrite": False}, retries=True, options=lambda config: {"anon": config.anonymous})
-_HTTP = Backend(read_only=True, options=_http_options)
+_HTTP = Backend(read_only=True, options=client_options)
 _BACKENDS = {
     "gs": _GCS,
     "gcs": _GCS,
@@ -113,7 +110,14 @@ def open_generic(url: str, scheme: str, config: StorageConfig, *, atomic_create:
         raise ConfigError(msg) from error
     policy = RetryPolicy(max_attempts=1 if backend.retries else config.max_attempts, max_retry_s=config.max_retry_s)
     return GenericStore(
-        filesystem, root, url=shown, query=query, backend=backend, retry=policy, atomic_create=atomic_create
+        filesystem,
+        root,
+        url=shown,
+        query=query,
+        backend=backend,
+        retry=policy,
+        atomic_create=atomic_create,
+        web=WebReader(filesystem, config) if backend is _HTTP else None,
     )
 
 
@@ -135,11 +139,13 @@ class GenericStore:
         retry: RetryPolicy,
         query: str = "",
         atomic_create: bool | None = None,
+        web: WebReader | None = None,
     ) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._url = url.rstrip("/")
         self._query = query
+        self._web = web
         self._backend = backend
         self._retry = retry
         self._has_atomic_create = backend.create_options is not None and atomic_create is not False
@@ -163,16 +169,23 @@ class GenericStore:
             msg = f"{self._where(key)}: {before.size_bytes} bytes, more than the limit of {max_bytes}"
             raise ObjectTooLargeError(msg)
         path = self._path(key)
-        data: bytes = self._run(lambda: self._filesystem.cat_file(path), key)
-        if max_bytes is not None and len(data) > max_bytes:
-            msg = f"{self._where(key)}: {len(data)} bytes, more than the limit of {max_bytes}"
+        data: bytes | None = self._run(lambda: self._whole(path, max_bytes), key)
+        if data is None or (max_bytes is not None and len(data) > max_bytes):
+            size = f"{len(data)} bytes, more" if data is not None else "more"
+            msg = f"{self._where(key)}: {size} than the limit of {max_bytes}"
             raise ObjectTooLargeError(msg)
         if if_match:
             self._check_version(self.stat(key), if_match)
         return data
 
+    def _whole(self, path: str, max_bytes: int | None) -> bytes | None:
+        return self._web.read(path, max_bytes) if self._web else self._filesystem.cat_file(path)
+
     def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
-        """See ObjectStore. Looks at the size first, for clients differ beyond an object's end."""
+        """See ObjectStore. Looks at the size first, for clients differ beyond an object's end; the web has our own."""
+        if web := self._web:
+            address = self._path(key)
+            return self._run(lambda: web.read_range(address, start, num_bytes), key) if num_bytes > 0 else b""
         end = min(start + num_bytes, self.stat(key).size_bytes)
         if end <= start:
             return b""

@@ -15,6 +15,8 @@ from pipeline.errors import TransientStorageError
 
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 20.0
+SLOWEST_BYTES_PER_S = 128 * 2**10
+"""Slower transfers than this count as stalled: it turns a size into the longest time that its transfer may take."""
 
 T = TypeVar("T")
 

@@ -20,11 +20,10 @@ from s3fs import S3FileSystem
 
 from pipeline.config import StorageConfig
 from pipeline.storage.endpoints import custom_endpoint
+from pipeline.storage.retry import SLOWEST_BYTES_PER_S
 
 T = TypeVar("T")
 
-# Slower transfers than this count as stalled: it turns a size into the longest time that its transfer may take.
-_SLOWEST_BYTES_PER_S = 128 * 2**10
 _MAX_CONNECTIONS = 64
 
 # The families that S3 clients raise from; TimeoutError and ConnectionError are OSErrors.
@@ -84,7 +83,7 @@ class S3Client:
         return result
 
     async def _request(self, method: str, num_bytes: int, parameters: dict[str, Any]) -> dict[str, Any]:
-        async with asyncio.timeout(self._attempt_s + num_bytes / _SLOWEST_BYTES_PER_S):
+        async with asyncio.timeout(self._attempt_s + num_bytes / SLOWEST_BYTES_PER_S):
             client = await self._filesystem.set_session()
             answer: dict[str, Any] = await getattr(client, method)(**self._payer, **parameters)
             return answer
@@ -94,7 +93,7 @@ class S3Client:
         body, num_bytes = answer["Body"], int(answer["ContentLength"])
         try:
             accept(answer)
-            async with asyncio.timeout(self._attempt_s + num_bytes / _SLOWEST_BYTES_PER_S):
+            async with asyncio.timeout(self._attempt_s + num_bytes / SLOWEST_BYTES_PER_S):
                 data: bytes = await body.read()
         except BaseException:
             body.close()  # the connection carries an unread body and cannot be used again
