@@ -21,7 +21,7 @@ from pipeline.errors import (
     TooLargeError,
 )
 from pipeline.records import ImageResult, ImageTask
-from pipeline.sharding.locations import is_on_web
+from pipeline.sharding.web_parameters import is_on_web
 from pipeline.storage import ObjectStore
 from pipeline.storage.keys import DoesWithout
 

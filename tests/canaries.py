@@ -31,6 +31,26 @@ GOOGLE = (
 )
 USERINFO = f"{WORD}-user:{PASSWORD}@"
 QUERY = f"?X-Amz-Credential={ACCESS_KEY}%2F20260101&X-Amz-Security-Token={TOKEN}&X-Amz-Signature={SIGNATURE}"
+# Behind web addresses: credentials and sessions, and what content delivery networks and clouds sign with.
+WEB_QUERIES = (
+    *(
+        f"{name}={SIGNATURE}"
+        for name in ("auth", "Authorization", "key", "api_key", "access_key", "AccessKeyId", "jwt")
+    ),
+    *(f"{name}={SIGNATURE}" for name in ("session", "sessionid", "sid", "ticket", "code", "st", "sign", "auth_key")),
+    *(f"{name}={SIGNATURE}" for name in ("token", "access-token", "pass", "hmac", "__token__", "__gda__", "sig")),
+    *(f"{name}=st=1~exp=2~acl=/*~hmac={SIGNATURE}" for name in ("hdnts", "hdnea", "__cld_token__", "anything")),
+    QUERY.removeprefix("?"),
+    f"X-Goog-Algorithm=a&X-Goog-Credential={WORD}%40project&X-Goog-Signature={SIGNATURE}",
+    f"Policy={WORD}&Signature={SIGNATURE}&Key-Pair-Id=K{WORD}",
+    f"sv=2024-11-04&se=2026-01-01&sr=b&sp=r&skoid={WORD}&sig={SIGNATURE}%3D",
+    f"OSSAccessKeyId={WORD}&Expires=1700000000&Signature={SIGNATURE}",
+    f"q-sign-algorithm=sha1&q-ak={WORD}&q-key-time=1;2&q-signature={SIGNATURE}",
+    f"md5={SIGNATURE}&expires=1700000000",
+    f"wsSecret={SIGNATURE}&wsTime=1700000000",
+    f"from=http://{USERINFO}other/a.jpg?auth={SIGNATURE}",
+    f"from=http%3A%2F%2Fother%2Fa.jpg%3Fauth%3D{SIGNATURE}",
+)
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": TOKEN}
 
 

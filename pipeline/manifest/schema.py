@@ -67,7 +67,9 @@ def _statistic(name: str, unit: str, doc: str, section: str = "formulas") -> Col
 
 
 _SOURCE = (
-    _required("source", _STRING, "", "Path relative to SRC, or the listed key; without userinfo and query string."),
+    _required(
+        "source", _STRING, "", "Path relative to SRC, or the listed key; without userinfo and secret parameters."
+    ),
     _optional("source_etag", _STRING, "", "The planned version: S3 ETag without quotes; locally `<mtime_ns>-<size>`."),
     _required("source_bytes", _INT64, "bytes", "Size of the source object as planned."),
     _optional("source_sha256", _STRING, "hex", "SHA-256 of the source bytes; null where they could not be read."),

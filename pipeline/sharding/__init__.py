@@ -1,7 +1,7 @@
 """From a source to a plan: list the images, name their outputs, cut shards, store the plan."""
 
 from pipeline.sharding.listing import ListingCounts, SourceListing
-from pipeline.sharding.locations import SourceShape, is_on_web, source_shape
+from pipeline.sharding.locations import SourceShape, source_shape
 from pipeline.sharding.names import output_key, require_short_prefix
 from pipeline.sharding.plan import (
     iter_shards,
@@ -14,6 +14,7 @@ from pipeline.sharding.plan import (
 from pipeline.sharding.plan_summary import PlanPart, PlanSummary
 from pipeline.sharding.shards import changed_tasks, estimate_megapixels, plan_shards
 from pipeline.sharding.sources import open_source, source_is_there, source_store
+from pipeline.sharding.web_parameters import is_on_web
 
 __all__ = [
     "ListingCounts",

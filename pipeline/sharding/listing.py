@@ -13,10 +13,10 @@ from pipeline.config import SourceConfig
 from pipeline.errors import ObjectDeniedError, ObjectMissingError, SourceError, StorageError
 from pipeline.extensions import IMAGE_EXTENSIONS
 from pipeline.records import ImageTask
-from pipeline.sharding.locations import is_on_web
 from pipeline.sharding.names import unrooted
 from pipeline.sharding.patterns import name_filter
 from pipeline.sharding.wanted import WantedSources
+from pipeline.sharding.web_parameters import is_on_web
 from pipeline.storage import ObjectStore, redact_url
 from pipeline.storage.keys import is_valid_key, shown
 

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import SourceError, first_line
 from pipeline.records import ImageTask
-from pipeline.sharding.locations import Location, listed_name, resolve_entry, without_dots
+from pipeline.sharding.locations import Location, part_entry, resolve_entry, without_dots
 from pipeline.sharding.names import unrooted
+from pipeline.sharding.web_parameters import Parted, is_on_web, told_apart_by
 from pipeline.storage.keys import is_valid_key
 
 COLUMN_NAMES = ("source", "path", "key", "url", "uri")
@@ -49,21 +50,36 @@ def _resolve_all(entries: _Entries, location: Location) -> list[ImageTask]:
     folder = Location(location.scheme, location.root, posixpath.dirname(location.key))
     tasks: dict[str, ImageTask] = {}
     keys_by_output: dict[str, str] = {}
+    with_secrets: dict[str, Parted] = {}
     scheme = None
     for line, entry in entries:
-        place = _resolve(entry, folder, line)
+        parted = part_entry(entry, is_beside_web=is_on_web(folder.url))
+        place = _resolve(parted.url, folder, line)
         scheme = scheme or place.scheme
         if place.scheme != scheme:
             raise SourceError(
-                f"line {line}: {entry!r} is {place.scheme}, the entries before are {scheme}; split the list"
+                f"line {line}: {parted.url!r} is {place.scheme}, the entries before are {scheme}; split the list"
             )
-        key, name = place.url, _plain(listed_name(entry))
+        key, name = place.url, _plain(parted.url)
         if key in tasks:
+            with_secrets[key] = _one_image(with_secrets.get(key, Parted(parted.url)), parted, line)
             continue
+        if parted.secrets or parted.either:
+            with_secrets[key] = parted
         if keys_by_output.setdefault(unrooted(name), key) != key:
             raise SourceError(f"line {line}: the output of {name!r} would be that of an earlier entry; list full paths")
         tasks[key] = ImageTask(name, key, 0, "")
     return list(tasks.values())
+
+
+def _one_image(earlier: Parted, parted: Parted, line: int) -> Parted:
+    """Return what is known of two entries that are recorded as one. Raises SourceError where they may be two images."""
+    if names := told_apart_by(earlier, parted):
+        raise SourceError(
+            f"line {line}: {parted.url!r} is an earlier entry but for {', '.join(map(repr, names))}, which may be a "
+            "secret, and so is neither recorded nor sent; list addresses that differ in something else"
+        )
+    return earlier if earlier.secrets else parted
 
 
 def _plain(name: str) -> str:

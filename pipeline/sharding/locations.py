@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 from pipeline.errors import SourceError
 from pipeline.sharding.patterns import has_wildcard
+from pipeline.sharding.web_parameters import Parted, is_on_web, part_secrets
 from pipeline.storage.keys import WEB_QUERY
-from pipeline.storage.redact import redact_name, without_parameters, without_userinfo
+from pipeline.storage.redact import without_userinfo
 
 LIST_EXTENSIONS = frozenset({".txt", ".csv", ".parquet"})
 INVENTORY_NAME = "manifest.json"
@@ -24,12 +25,10 @@ LOCAL_SCHEME = "file"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 # Keys of other stores may hold question marks: what follows one belongs to the key, unless it holds a signature.
-_SIGNED = re.compile(r"\?(?:[\w.\-]+=[^?]*&)?(?:X-Amz-[\w\-]+|AWSAccessKeyId|Signature|sig|token)=.*\Z", re.IGNORECASE)
-_SIGNATURE = re.compile(r"(?:X-(?:Amz|Goog)-Signature|Signature|sig)=", re.IGNORECASE)
-# What a signature is made for and with: S3, Google (both forms of each), CloudFront, Azure.
-_SIGNING_PARAMETER = re.compile(
-    r"(?:X-(?:Amz|Goog)-[\w\-]+|AWSAccessKeyId|GoogleAccessId|Expires|Policy|Key-Pair-Id|"
-    r"sv|ss|srt|sr|st|se|sp|spr|sip|skoid|sktid|skt|ske|sks|skv)=",
+_SIGNED = re.compile(
+    r"\?(?:[\w.\-]+=[^?]*&)?"
+    r"(?:X-[A-Za-z]+-(?:Signature|Credential|Security-Token)|X-(?:Amz|Goog)-[\w\-]+"
+    r"|(?:AWS|OSS)AccessKeyId|GoogleAccessId|q-(?:sign-algorithm|ak|signature)|Signature|sig|token)=.*\Z",
     re.IGNORECASE,
 )
 _SCHEME_ALIASES = {"s3a": "s3", "gcs": "gs"}
@@ -134,10 +133,8 @@ def relative_to(inner: str, outer: str) -> str | None:
 def resolve_entry(entry: str, folder: Location) -> Location:
     """Locate one entry of a list that lies in `folder`: a URL, an absolute local path, or a path relative to it.
 
-    Of a web address's query, what is secret is dropped; elsewhere a query with a signature is, and any other `?`
-    belongs to the key. Raises SourceError when a relative path leaves the bucket.
+    The entry is one as `part_entry` gives it. Raises SourceError when a relative path leaves the bucket.
     """
-    entry = listed_name(entry)
     if _SCHEME.match(entry) or (folder.scheme == LOCAL_SCHEME and entry.startswith(("/", "~/"))):
         return locate(entry)
     if folder.scheme == LOCAL_SCHEME:
@@ -163,39 +160,26 @@ def without_dots(path: str) -> str:
 
 
 def listed_name(entry: str) -> str:
-    """Return an entry as it is recorded: without userinfo, signature and tokens.
+    """Return a URL or path as it is recorded; see `part_entry`."""
+    return part_entry(entry).url
 
-    A web address keeps the parameters of its query that say which resource is meant, and loses its fragment. A secret
-    key and a session token may hold slashes; so may a key, and it may hold a question mark.
+
+def part_entry(entry: str, *, is_beside_web: bool = False) -> Parted:
+    """Return an entry as it is recorded, without userinfo, signature and tokens, and which of them an image may need.
+
+    A web address keeps the parameters of its query that say which resource is meant, and loses its fragment; what has
+    no scheme is one where the list lies on the web. A secret key and a session token may hold slashes; so may a key of
+    another store, and it may hold a question mark.
     """
-    entry = without_parameters(entry)
     match = _SCHEME.match(entry)
     if match is None:
-        return entry
-    rest = entry[match.end() :]
-    rest = _without_secrets(rest) if is_on_web(match.group().lower()) else _SIGNED.sub("", rest)
-    return without_userinfo(match.group() + rest)
+        return part_secrets(entry, is_relative=True) if is_beside_web else Parted(entry)
+    if is_on_web(match.group().lower()):
+        return part_secrets(entry)
+    return Parted(without_userinfo(match.group() + _SIGNED.sub("", entry[match.end() :])))
 
 
 def split_query(url: str) -> tuple[str, str]:
     """Split a web address at the question mark of its query, which begins as `name=`; all else has none."""
     found = WEB_QUERY.search(url) if is_on_web(url.lower()) else None
     return (url[: found.start()], url[found.end() :]) if found else (url, "")
-
-
-def _without_secrets(rest: str) -> str:
-    """Drop the parameters of a web address's query that are secret, and those of a signature with it."""
-    found = WEB_QUERY.search(rest)
-    if found is None:
-        return rest
-    parameters = rest[found.end() :].split("&")
-    is_signed = any(_SIGNATURE.match(each) for each in parameters)
-    kept = [
-        each for each in parameters if redact_name(each) == each and not (is_signed and _SIGNING_PARAMETER.match(each))
-    ]
-    return rest[: found.start()] + ("?" + "&".join(kept) if any(kept) else "")
-
-
-def is_on_web(key: str) -> bool:
-    """Whether an absolute key is a web page's URL: each may be of a server of its own, and none can be listed."""
-    return key.startswith(("http://", "https://"))

@@ -23,9 +23,6 @@ _KEY_OR_TOKEN = re.compile(
     r"\b(?:(?:AKIA|ASIA|AROA|GOOG1?)[A-Z0-9]{12,}\b|ya29\.[\w.-]{8,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
-_SESSION_PARAMETER = re.compile(
-    r";(?:[\w.-]*sess(?:ion)?_?id|sid|[\w.-]*token|sig(?:nature)?|auth|key)=[^/;?#]*", re.IGNORECASE
-)
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 _ASSIGNMENT = re.compile(
     r"(?P<name>x-amz-(?:signature|credential|security-token)|aws[_-]?access[_-]?key[_-]?id|"
@@ -111,18 +108,6 @@ def _secrets_of_environment() -> list[str]:
     values += [part for value in values for part in _IN_CONNECTION_STRING.findall(value)]
     # A signature in a variable may begin with the question mark, and be sent without.
     return sorted({v.lstrip("?") for v in values if len(v.lstrip("?")) >= _SHORTEST_SECRET}, key=len, reverse=True)
-
-
-def without_parameters(url: str) -> str:
-    """Return a web address without its fragment and the `;name=value` parameters that hold a session or a token.
-
-    Other parameters say which resource is meant, and stay. Any other URL is returned as it is.
-    """
-    if not url.lower().startswith(("http://", "https://")):
-        return url
-    if not url.lower().endswith(tuple(IMAGE_EXTENSIONS)):
-        url = url.partition("#")[0]
-    return _SESSION_PARAMETER.sub("", url)
 
 
 def without_userinfo(url: str) -> str:

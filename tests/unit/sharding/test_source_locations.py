@@ -159,6 +159,13 @@ def test_relative_to_sees_through_links(tmp_path: Path) -> None:
             "s3://b/k.jpg",
         ),
         ("s3://b/k.jpg?signature=a//b&x=/", Location("s3", "s3://b", ""), "s3://b/k.jpg", "s3://b/k.jpg"),
+        (
+            "gs://b/k.jpg?X-Goog-Algorithm=a&X-Goog-Signature=a/b",
+            Location("gs", "gs://b", ""),
+            "gs://b/k.jpg",
+            "gs://b/k.jpg",
+        ),
+        ("oss://b/k.jpg?OSSAccessKeyId=a", Location("oss", "oss://b", ""), "oss://b/k.jpg", "oss://b/k.jpg"),
         ("s3://b/why?a=b/k.jpg", Location("s3", "s3://b", ""), "s3://b/why?a=b/k.jpg", "s3://b/why?a=b/k.jpg"),
         ("s3://b/a:b@c/k.jpg", Location("s3", "s3://b", ""), "s3://b/a:b@c/k.jpg", "s3://b/a:b@c/k.jpg"),
         ("s3://b/what?.jpg", Location("s3", "s3://b", ""), "s3://b/what?.jpg", "s3://b/what?.jpg"),
@@ -183,7 +190,7 @@ def test_relative_to_sees_through_links(tmp_path: Path) -> None:
     ],
 )
 def test_entries_of_a_list(entry: str, folder: Location, url: str, name: str) -> None:
-    assert resolve_entry(entry, folder).url == url
+    assert resolve_entry(listed_name(entry), folder).url == url
     assert listed_name(entry) == name
 
 
