@@ -13,7 +13,7 @@ from pipeline.codecs.dimensions import read_dimensions
 from pipeline.config import ShardingConfig
 from pipeline.errors import ImageError, ObjectDeniedError, ObjectMissingError, SourceError, StorageError, SystemicError
 from pipeline.records import ImageTask
-from pipeline.sharding import SourceListing, estimate_megapixels, plan_shards
+from pipeline.sharding import SourceListing, estimate_megapixels, is_on_web, plan_shards
 
 _NUM_THREADS = 8
 _NUM_EXAMPLES = 3
@@ -105,6 +105,10 @@ def _measure(listing: SourceListing, tasks: list[ImageTask]) -> list[tuple[Image
             size = read_dimensions(lambda start, num: listing.store.read_range(task.key, start, num))
         except (ImageError, ObjectMissingError, ObjectDeniedError):
             return task, 0.0, "unreadable"
+        except StorageError:
+            if not is_on_web(task.key):
+                raise
+            return task, 0.0, "unreadable"  # one of any number of servers
         return (
             (task, estimate_megapixels(task), "unknown") if size is None else (task, size[0] * size[1] / 1e6, "known")
         )

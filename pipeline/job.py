@@ -101,12 +101,12 @@ class Job:
         plans = read_plan_summaries(self.store)
         tasks: Iterator[ImageTask] = listing.iterate()
         if plans:
-            known, outside = self._known(plans)
+            known = self._known(plans)
             tasks = (
-                # What is missing still is no reason for another plan.
+                # What is named outright and not there now keeps the row that it has, as what is listed no more does.
                 task
                 for task in changed_tasks(listing.noting_vanished(tasks, known), known)
-                if task.source not in outside or task.is_there
+                if task.is_there or task.source not in known
             )
         return self._plan(tasks, listing)
 
@@ -153,15 +153,14 @@ class Job:
         plan = write_plan(self.store, number, shards, listing=listing, adopts_earlier=adopts_earlier)
         return PlannedWork(plan, frozenset(), resuming=False) if plan else None
 
-    def _known(self, plans: list[PlanSummary]) -> tuple[dict[str, tuple[str, int]], set[str]]:
-        """Etag and revision of what was planned, and the sources whose failure lay outside the file (no etag known)."""
+    def _known(self, plans: list[PlanSummary]) -> dict[str, tuple[str, int]]:
+        """Version and revision of what was planned; none that could come again where a failure lay outside the file."""
         known = load_inventory(self.store, plans)
         current = open_manifest(self.store, columns=("source", "plan", "error_code")).current
         failed = current.filter(pc.is_in(current["error_code"], pa.array(sorted(RETRIED_CODES))))
-        outside = known.keys() & set(failed["source"].to_pylist())
-        for source in outside:
+        for source in known.keys() & set(failed["source"].to_pylist()):
             known[source] = (_NO_ETAG, known[source][1] - 1)
-        return known, outside
+        return known
 
     def shards(self, work: PlannedWork) -> Iterator[Shard]:
         """The shards of `work` that are not committed, streamed from the plan's files."""

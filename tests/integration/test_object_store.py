@@ -21,6 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 from commands import hdrfleet_here
 from photographs import png
+from servers.serving import serving
 
 from pipeline.config import StorageConfig
 from pipeline.errors import (
@@ -546,16 +547,11 @@ def _fault(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[FaultyS3], ObjectStore]]:
     handler = type("Handler", (FaultyS3,), {"script": [], "seen": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    config = QUICK.model_copy(update={"endpoint_url": f"http://127.0.0.1:{server.server_port}", "max_attempts": 4})
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-    yield handler, open_store("s3://bucket", config)
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        config = QUICK.model_copy(update={"endpoint_url": f"http://127.0.0.1:{server.server_port}", "max_attempts": 4})
+        yield handler, open_store("s3://bucket", config)
 
 
 OK = (200, {"ETag": '"e1"'}, b"data")
@@ -661,10 +657,9 @@ def test_declared_weak_store_is_looked_at_first(s3_bucket: Any) -> None:
 def test_web_server_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a b#.jpg").write_bytes(b"pixels")
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+    ) as server:
         store = open_store(f"http://127.0.0.1:{server.server_port}/?token=secret", QUICK)
         assert "secret" not in store.url
         info = store.stat("a b#.jpg")
@@ -678,7 +673,3 @@ def test_web_server_can_be_read(tmp_path: Path) -> None:
             list(store.list())
         with pytest.raises(ObjectDeniedError, match="can only be read"):
             store.create("x", b"")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)

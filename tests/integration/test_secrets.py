@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from canaries import (
 )
 from commands import hdrfleet, hdrfleet_here
 from photographs import jpeg, picture
+from servers.serving import serving
 
 from pipeline.config import StorageConfig
 from pipeline.manifest import open_manifest
@@ -134,12 +134,8 @@ def echoing_server() -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join(10)
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)) as server:
+        yield f"127.0.0.1:{server.server_port}"
 
 
 @pytest.mark.parametrize(

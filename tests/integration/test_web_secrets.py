@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from canaries import WEB_QUERIES, WORD, assert_clean, assert_store_clean, is_clean
 from commands import hdrfleet, rows_of
 from photographs import jpeg, picture
+from servers.serving import serving
 
 OPTIONS = ("--weights", "identity", "--precision", "fp32", "--device", "cpu", "--executor", "local", "--json")
 PHOTO = jpeg(picture(8, 8))
@@ -47,12 +47,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(Server()) as running:
         yield running
-        running.shutdown()
-        thread.join(10)
 
 
 @pytest.mark.timeout(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import socket
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ from time import sleep
 import pytest
 from commands import hdrfleet_here, rows_of
 from photographs import jpeg, picture
+from servers.serving import serving
 
 from pipeline.config import StorageConfig
 from pipeline.manifest import open_manifest
@@ -74,12 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(Server()) as running:
         yield running
-        running.shutdown()
-        thread.join(10)
 
 
 def listed(tmp_path: Path, *urls: str) -> Path:
@@ -114,6 +112,16 @@ def test_faults_that_last_cost_their_images_and_the_next_run_takes_them_up(serve
         current = {row["source"]: row["error_code"] for row in manifest.current.to_pylist()}
         assert [source for source, code in current.items() if code] == [refused]
         assert len(current) == len(urls)
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_is_down_costs_a_plan_one_header(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = listed(tmp_path, server.url("200", 0), server.url("503", 99))
+    assert hdrfleet_here("plan", source, "--weights", "identity", "--src-attempts", "2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["source"]
+    assert (found["num_images"], found["num_unreadable"], found["megapixels"]) == (2, 1, 256 / 1e6)
 
 
 @pytest.mark.timeout(120)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from servers.serving import serving
+
 _GCP = "/computeMetadata/v1/"
 _MAX_WAIT_S = 30.0
 
@@ -117,11 +119,5 @@ def metadata_server(handler: type[_Handler], port: int = 0) -> Iterator[Metadata
     server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (handler,), {"state": state}))
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield state
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from servers.serving import serving
+
 
 @dataclass(frozen=True)
 class Page:
@@ -93,12 +95,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def odd_server() -> Iterator[OddServer]:
     """A running server, which is gone afterwards."""
-    with OddServer() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(OddServer()) as running:
         try:
             yield running
         finally:
             running.is_closing.set()
-            running.shutdown()
-            thread.join(10)

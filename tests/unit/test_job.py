@@ -230,6 +230,26 @@ def test_a_listed_file_that_stays_missing_makes_no_further_plan(store: ObjectSto
     assert job.extend(source) is None
 
 
+def test_a_listed_file_that_was_converted_and_is_missing_keeps_its_row(store: ObjectStore, photos: Path) -> None:
+    """Its server may be down: a failed row after the good one would say that there is no output."""
+    (photos / "wanted.txt").write_text("a.jpg\nb.jpg\n")
+    job = opened(store, photos)
+    source = open_source(SourceConfig(url=str(photos / "wanted.txt")))
+    work = job.extend(source)
+    assert work is not None
+    now = datetime.now(UTC)
+    for shard in job.shards(work):
+        results = [ImageResult(task, ConversionStatus.FAILED, now, now, "empty", "why") for task in shard.tasks]
+        commit_part(store, results, shard, 1, Provenance("0", "identity", "w" * 64, "p", "w", "n"))
+    content = (photos / "a.jpg").read_bytes()
+    (photos / "a.jpg").unlink()
+    assert job.extend(source) is None
+    (photos / "a.jpg").write_bytes(content + b" ")
+    again = job.extend(source)
+    assert again is not None
+    assert [(task.source, task.revision) for shard in job.shards(again) for task in shard.tasks] == [("a.jpg", 2)]
+
+
 def test_the_record_holds_no_query_string(store: ObjectStore) -> None:
     config = build_config(
         source={"url": "https://host/list.txt?token=SECRET"},
